@@ -1,0 +1,60 @@
+"""A memoryless policy: the network of the MAML paper's reinforcement learning experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from agents.errors import PolicyError
+from agents.policy import Output, Policy, State, layer
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class MLPPolicy(Policy):
+    """Action mean and value from two separate networks on the observation alone (Finn et al. 2017, appendix A.2)."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int] = (100, 100),
+        activation: str = "relu",
+        initial_std: float = 1.0,
+        max_length: int = 1,
+    ) -> None:
+        super().__init__(observation_size, action_size, "none", max_length, initial_std)
+        if activation not in ACTIVATIONS:
+            raise PolicyError(f"activation={activation}: unknown (valid: {', '.join(ACTIVATIONS)})")
+        if not hidden or min(hidden) < 1:
+            raise PolicyError(f"hidden={list(hidden)}: give at least one positive layer width")
+        sizes = [observation_size, *hidden]
+
+        def trunk() -> nn.Sequential:
+            modules: list[nn.Module] = []
+            for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+                modules += [layer(inputs, outputs, 2**0.5), ACTIVATIONS[activation]()]
+            return nn.Sequential(*modules)
+
+        self.body, self.head = trunk(), layer(sizes[-1], action_size, 0.01)
+        self.critic = nn.Sequential(trunk(), layer(sizes[-1], 1))
+
+    def forward(self, tokens: Tensor) -> Output:
+        observation = self.normaliser(tokens)[..., : self.observation_size]
+        mean = self.head(self.body(observation))
+        return Output(mean, self.bounded_log_std(mean), self.critic(observation)[..., 0])
+
+    def initial_state(self, batch: int) -> State:
+        empty = torch.zeros(batch, 0, device=self.log_std.device)
+        return State(empty, empty)
+
+    def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+        return self(token), state
+
+    def head_names(self) -> frozenset[str]:
+        return frozenset({"head.weight", "head.bias", "log_std"})
+
+    def critic_names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.named_parameters() if name.startswith("critic."))

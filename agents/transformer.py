@@ -1,0 +1,163 @@
+"""A causal pre-norm Transformer policy over tokens, with a key-value cache for acting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.attention import causal_attention
+from agents.errors import PolicyError
+from agents.policy import Output, Policy, State, layer
+
+CONTEXTS = ("none", "episode", "trial")
+
+
+class Norm(nn.LayerNorm):
+    """Layer normalisation whose second derivative is right under `torch.func.vmap` too.
+
+    There PyTorch's own (seen with 2.13) takes mean and deviation for constants in the gradient of its weight, so that a
+    gradient through that gradient is silently wrong. Scale and shift are therefore kept out of the native operation.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, F.layer_norm(input, self.normalized_shape, eps=self.eps), self.weight)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP with residuals; the residual branches start scaled down by the depth.
+
+    The scaled start follows the reasoning of T-Fixup (Huang et al. 2020), which TrMRL found necessary in meta-RL.
+    """
+
+    def __init__(self, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = Norm(width)
+        self.project_in = layer(width, 3 * width)
+        self.project_out = layer(width, width, (2 * layers) ** -0.5)
+        self.norm_mlp = Norm(width)
+        self.expand = layer(width, 4 * width)
+        self.contract = layer(4 * width, width, (2 * layers) ** -0.5)
+
+    def split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, T, d) of hidden states (B, T, width)."""
+        joined = self.project_in(self.norm_attention(hidden))
+        query, key, value = joined.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+    def merge(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """The rest of the block, after attention (B, heads, T, d)."""
+        hidden = hidden + self.project_out(attended.transpose(-3, -2).flatten(-2))
+        return hidden + self.contract(torch.relu(self.expand(self.norm_mlp(hidden))))
+
+
+class TransformerPolicy(Policy):
+    """A causal Transformer over (observation, previous action, previous reward, first flag) tokens.
+
+    The normalised present observation also goes straight to the action and value heads, beside the context.
+    With `context="none"` each step is a sequence of its own and the action and reward entries are hidden.
+
+    Args:
+        observation_size: D. action_size: A. max_length: longest sequence T.
+        width: of the hidden state; layers; heads: must divide the width.
+        context: `none`, `episode` or `trial`.
+        initial_std: standard deviation of the actions at the start.
+        attention: implementation for whole sequences, see `agents.attention`.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        max_length: int,
+        width: int = 32,
+        layers: int = 2,
+        heads: int = 2,
+        context: str = "episode",
+        initial_std: float = 0.5,
+        attention: str = "math",
+    ) -> None:
+        if context not in CONTEXTS:
+            raise PolicyError(f"context={context}: unknown choice (valid: {', '.join(CONTEXTS)})")
+        if min(width, layers, heads) < 1 or width % heads:
+            raise PolicyError(f"width={width} must be a multiple of heads={heads}, and layers={layers} at least 1")
+        super().__init__(observation_size, action_size, context, 1 if context == "none" else max_length, initial_std)
+        self.attention = attention
+        self.embed = layer(observation_size + action_size + 2, width)
+        self.position = nn.Parameter(0.02 * torch.randn(self.max_length, width))
+        self.cache_shape = (layers, heads, self.max_length, width // heads)
+        self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
+        self.norm = Norm(width)
+        self.head = nn.Sequential(layer(width + observation_size, 64), nn.Tanh(), layer(64, action_size, 0.01))
+        self.critic = nn.Sequential(layer(width + observation_size, 64), nn.Tanh(), layer(64, 1))
+
+    def set_attention(self, implementation: str) -> None:
+        self.attention = implementation
+
+    def forward(self, tokens: Tensor) -> Output:
+        batch, length, _ = tokens.shape
+        if self.context == "none":
+            tokens = tokens.reshape(batch * length, 1, -1)
+        elif length > self.max_length:
+            raise PolicyError(f"a sequence of {length} steps is longer than the policy's context of {self.max_length}")
+        tokens = self.visible(tokens)
+        hidden = self.embed(tokens) + self.position[: tokens.shape[1]]
+        for block in self.stack():
+            query, key, value = block.split(hidden)
+            attended = causal_attention(query, key, value, self.attention) if self.context != "none" else value
+            hidden = block.merge(hidden, attended)
+        mean, log_std, value = self.outputs(hidden, tokens)
+        return Output(mean.view(batch, length, -1), log_std.view(batch, length, -1), value.view(batch, length))
+
+    def stack(self) -> Iterator[Block]:
+        """The blocks, in order."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
+
+    def initial_state(self, batch: int) -> State:
+        shape = (batch, *self.cache_shape)
+        return State(*(torch.zeros(shape, device=self.log_std.device) for _ in range(2)))
+
+    def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+        if self.context == "none":
+            position = 0
+        elif position >= self.max_length:
+            raise PolicyError(f"step {position + 1} is beyond the policy's context of {self.max_length}")
+        token = self.visible(token)[:, None]
+        hidden = self.embed(token) + self.position[position]
+        for index, block in enumerate(self.stack()):
+            query, key, value = block.split(hidden)
+            if self.context == "none":
+                hidden = block.merge(hidden, value)
+                continue
+            state.keys[:, index, :, position] = key[:, :, 0]
+            state.values[:, index, :, position] = value[:, :, 0]
+            seen_keys = state.keys[:, index, :, : position + 1]
+            seen_values = state.values[:, index, :, : position + 1]
+            weights = torch.softmax(query @ seen_keys.transpose(-1, -2) * query.shape[-1] ** -0.5, -1)
+            hidden = block.merge(hidden, weights @ seen_values)
+        mean, log_std, value = self.outputs(hidden, token)
+        return Output(mean[:, 0], log_std[:, 0], value[:, 0]), state
+
+    def visible(self, tokens: Tensor) -> Tensor:
+        """Normalised tokens; without context nothing but the observation may be seen."""
+        tokens = self.normaliser(tokens)
+        if self.context != "none":
+            return tokens
+        return F.pad(tokens[..., : self.observation_size], (0, self.action_size + 2))
+
+    def outputs(self, hidden: Tensor, tokens: Tensor) -> Output:
+        """Heads on the context beside the present observation."""
+        features = torch.cat([self.norm(hidden), tokens[..., : self.observation_size]], -1)
+        mean = self.head(features)
+        return Output(mean, self.bounded_log_std(mean), self.critic(features)[..., 0])
+
+    def head_names(self) -> frozenset[str]:
+        return frozenset({"log_std"} | {name for name, _ in self.named_parameters() if name.startswith("head.")})
+
+    def critic_names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.named_parameters() if name.startswith("critic."))

@@ -1,0 +1,19 @@
+"""Task distributions over batched MuJoCo environments.
+
+Importing this registers `metarl/<Name>-v0` with Gymnasium, and nothing heavy: MuJoCo and torch wait for `make`.
+"""
+
+import gymnasium
+
+_NAMES = {"Reach": "reach", "Point2d": "point2d"}
+
+for _id, _name in _NAMES.items():
+    if f"metarl/{_id}-v0" not in gymnasium.registry:
+        gymnasium.register(
+            f"metarl/{_id}-v0",
+            entry_point="envs.gymnasium_adapter:TaskEnv",
+            vector_entry_point="envs.gymnasium_adapter:VectorTaskEnv",
+            # The environment itself truncates at its horizon.
+            max_episode_steps=None,
+            kwargs={"name": _name},
+        )

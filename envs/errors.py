@@ -1,0 +1,21 @@
+"""The errors of `envs`; all have one base class."""
+
+
+class EnvsError(Exception):
+    """Base class of every error that `envs` raises on purpose."""
+
+
+class UnknownEnvironmentError(EnvsError):
+    """No environment has this name."""
+
+
+class TaskError(EnvsError):
+    """A task, a range or a split is not usable."""
+
+
+class PhysicsError(EnvsError):
+    """The physics failed."""
+
+
+class ModelError(EnvsError):
+    """A model does not compile, or a field of it is wrong."""

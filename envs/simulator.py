@@ -1,0 +1,46 @@
+"""The interface between environments and a physics engine.
+
+An environment is written once, in torch operations on tensors that alias the engine's memory; which engine runs is
+known to this interface's implementations alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import mujoco
+from torch import Tensor
+
+
+class Simulator(ABC):
+    """N simulations of one MuJoCo model, each with model fields of its own."""
+
+    model: mujoco.MjModel
+    num_simulations: int
+
+    @abstractmethod
+    def field(self, name: str) -> Tensor:
+        """Live (N, ...) tensor over an mjData field. State fields may be written; derived ones are read only."""
+
+    @abstractmethod
+    def set_model_fields(self, values: Mapping[str, Tensor]) -> None:
+        """Give model fields per-simulation values (N, ...) and recompute every constant derived from them.
+
+        Fields not named go back to the compiled model's values, so that draws never accumulate.
+
+        Raises:
+            ModelError: for a name that is no model field, a wrong shape, or a value that is not finite.
+        """
+
+    @abstractmethod
+    def step(self, substeps: int) -> Tensor:
+        """Advance all simulations; returns (N,) bool: those whose physics failed, which were left as they are."""
+
+    @abstractmethod
+    def reset(self, mask: Tensor | None, state: Mapping[str, Tensor]) -> None:
+        """Reset the masked simulations (N,) (None: all) to the given state fields and recompute derived fields."""
+
+    @abstractmethod
+    def model_of(self, index: int) -> mujoco.MjModel:
+        """One simulation's own model, for rendering or for a serial check."""

@@ -1,0 +1,1 @@
+"""Recipes, benchmarks and comparisons on top of envs, agents and metarl."""

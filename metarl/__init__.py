@@ -1,0 +1,22 @@
+"""Meta-reinforcement learning: rollout, adaptation, meta-update and evaluation."""
+
+from typing import TYPE_CHECKING
+
+from metarl import layout
+
+layout.check()  # before anything imports envs or agents
+
+if TYPE_CHECKING:
+    from metarl.agent import Agent, load
+
+__version__ = "0.1.0"
+__all__ = ["Agent", "load"]
+
+
+def __getattr__(name: str) -> object:
+    # `python -m metarl.train --help` must not wait for torch.
+    if name in __all__:
+        from metarl import agent
+
+        return getattr(agent, name)
+    raise AttributeError(f"module 'metarl' has no attribute '{name}'")

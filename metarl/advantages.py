@@ -1,0 +1,67 @@
+"""Returns, baselines and advantages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def discounted_returns(reward: Tensor, discount: float) -> Tensor:
+    """Discounted sum of future rewards (..., T)."""
+    result = torch.empty_like(reward)
+    total = torch.zeros_like(reward[..., 0])
+    for t in reversed(range(reward.shape[-1])):
+        total = reward[..., t] + discount * total
+        result[..., t] = total
+    return result
+
+
+def generalised_advantage(reward: Tensor, value: Tensor, valid: Tensor, discount: float, trace: float) -> Tensor:
+    """Generalised advantage estimates (..., T) (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+
+    The value after the last valid step is 0: episodes are tasks of finite length, not truncated ones.
+    """
+    result = torch.empty_like(reward)
+    advantage = torch.zeros_like(reward[..., 0])
+    next_value = torch.zeros_like(advantage)
+    for t in reversed(range(reward.shape[-1])):
+        alive = valid[..., t]
+        delta = reward[..., t] + discount * next_value - value[..., t]
+        advantage = alive * (delta + discount * trace * advantage)
+        next_value = alive * value[..., t]
+        result[..., t] = advantage
+    return result
+
+
+def linear_baseline(observation: Tensor, returns: Tensor, valid: Tensor, ridge: float = 1e-5) -> Tensor:
+    """Values (M, E, T) of a linear feature baseline fitted to each task in closed form.
+
+    Features obs, obs^2, t, t^2, t^3, 1 with t in hundredths (Duan et al. 2016, arXiv 1604.06778, supplement); ridge
+    regression on the valid steps, its weight raised tenfold until every task's solution is finite.
+
+    Args:
+        observation: (M, E, T, D). returns: (M, E, T) discounted. valid: (M, E, T).
+    """
+    tasks, episodes, steps, _ = observation.shape
+    observation = observation.clamp(-10.0, 10.0).double()
+    time = (torch.arange(steps, device=observation.device).double() / 100.0).expand(tasks, episodes, steps)[..., None]
+    features = torch.cat([observation, observation**2, time, time**2, time**3, torch.ones_like(time)], -1)
+    rows = (features * valid[..., None]).flatten(1, 2)
+    gram = rows.transpose(1, 2) @ rows
+    moment = rows.transpose(1, 2) @ returns.double().flatten(1)[..., None]
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    while True:
+        weights, trouble = torch.linalg.solve_ex(gram + ridge * identity, moment)
+        if (not trouble.any() and torch.isfinite(weights).all()) or ridge > 1e3:
+            break
+        ridge *= 10.0
+    weights = torch.nan_to_num(weights, 0.0, 0.0, 0.0)
+    return (features.flatten(1, 2) @ weights).view(tasks, episodes, steps).to(returns.dtype)
+
+
+def normalise(advantage: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Advantages with mean 0 and standard deviation 1 over the valid steps of `dims`, and 0 elsewhere."""
+    count = valid.sum(dims, keepdim=True).clamp(min=1.0)
+    mean = (advantage * valid).sum(dims, keepdim=True) / count
+    centred = (advantage - mean) * valid
+    return centred / (centred.square().sum(dims, keepdim=True) / count).sqrt().clamp(min=1e-6)

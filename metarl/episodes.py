@@ -1,0 +1,51 @@
+"""What a rollout yields, and what the losses need of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Episodes of M tasks, E sequences each, T steps to a sequence: T = R * H for trials of R episodes, else T = H."""
+
+    tokens: Tensor  # (M, E, T, F) what the policy saw
+    actions: Tensor  # (M, E, T, A) as sampled, before clipping
+    log_probability: Tensor  # (M, E, T) under the policy that acted
+    value: Tensor  # (M, E, T)
+    reward: Tensor  # (M, E, T), 0 where not valid
+    valid: Tensor  # (M, E, T) 1.0 while the episode ran, 0.0 after its early end and at a physics failure
+    success_at_end: Tensor  # (M, E, R) bool
+    success_any_step: Tensor  # (M, E, R) bool
+    returns: Tensor  # (M, E, R) undiscounted
+    terms: dict[str, Tensor]  # reward term -> (M, E, R) summed over the episode
+    failures: int  # simulations whose physics failed
+    failure: str | None = None  # the first of them in words
+
+    @property
+    def steps(self) -> int:
+        """Environment steps that were simulated."""
+        return self.reward.numel()
+
+
+class Batch(NamedTuple):
+    """Training data; leading dimensions (M, E) outside of vmap over tasks, (E,) inside."""
+
+    tokens: Tensor  # (..., T, F)
+    actions: Tensor  # (..., T, A)
+    log_probability: Tensor  # (..., T)
+    advantage: Tensor  # (..., T) normalised
+    target: Tensor  # (..., T) what the critic should predict
+    valid: Tensor  # (..., T)
+
+    def select(self, index: Tensor | slice) -> Batch:
+        """The tasks at `index`."""
+        return Batch(*(x[index] for x in self))
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy on `device`."""
+        return Batch(*(x.to(device) for x in self))

@@ -1,0 +1,173 @@
+"""What the trainer asks of an algorithm, and the pieces that all algorithms share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from agents.policy import Output, Policy
+from metarl.adaptation import Parameters, adapt_tasks
+from metarl.advantages import discounted_returns, generalised_advantage, linear_baseline, normalise
+from metarl.episodes import Batch, Episodes
+from metarl.objectives import ppo, surrogate
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner loop: gradient steps on a task's own episodes."""
+
+    steps: int = 1
+    rate: float = 0.1
+    later_rate: float = 1.0  # factor on the rates of every step after the first
+    learn_rates: bool = False
+    rate_multiplier: float = 20.0  # learning rate of the log rates, relative to the policy's
+    adapt: str = "all"
+    clip: float | None = None
+    first_order: bool = False
+    unadapted_weight: float = 0.0
+    chunk: int = 0  # tasks per vectorised call; 0: all on a GPU, as many as the cache holds on a CPU
+    workers: int = 0  # threads that share the tasks of a gradient on a CPU; 0: one per core
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer loop: PPO with several epochs over the meta-batch."""
+
+    learning_rate: float = 1e-3
+    epochs: int = 4
+    minibatches: int = 4
+    clip: float = 0.2
+    value: float = 0.5
+    entropy: float = 0.0
+    gradient_clip: float = 0.5
+    interpolation: float = 1.0  # Reptile's epsilon
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of an algorithm."""
+
+    tasks: int
+    episodes: int
+    trial_episodes: int = 1
+    discount: float = 0.95
+    trace: float = 0.95
+    baseline: str = "critic"
+    inner: Inner = field(default_factory=Inner)
+    outer: Outer = field(default_factory=Outer)
+
+
+class Learner(ABC):
+    """An algorithm: `prepare` each round of episodes, `adapt` between rounds, `update` at the end.
+
+    The base class adapts by plain gradient steps at a fixed rate, as any trained policy can be fine-tuned.
+    """
+
+    rounds: int = 1  # rollouts per meta-iteration
+    attention = "math"  # implementation for whole sequences, see `agents.attention`
+
+    def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
+        self.policy = policy
+        self.settings = settings
+        self.generator = generator
+        self.parameters = dict(policy.named_parameters())
+        names = policy.parameter_names(settings.inner.adapt)
+        rate = torch.log(torch.tensor(settings.inner.rate, device=policy.log_std.device))
+        self.log_rates = {name: rate.clone() for name in self.parameters if name in names}
+        self.optimiser = torch.optim.Adam(self.parameter_groups(), eps=1e-5, fused=True)
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """What the outer optimiser moves."""
+        return [{"params": list(self.parameters.values()), "lr": self.settings.outer.learning_rate}]
+
+    def prepare(self, episodes: Episodes) -> Batch:
+        """Advantages and critic targets of episodes, normalised within each task that has several episodes."""
+        settings = self.settings
+        value = episodes.value
+        if settings.baseline == "linear":
+            observation = episodes.tokens[..., : self.policy.observation_size]
+            returns = discounted_returns(episodes.reward, settings.discount)
+            value = linear_baseline(observation, returns, episodes.valid)
+        advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.discount, settings.trace)
+        dims = (1, 2) if episodes.tokens.shape[1] > 1 else (0, 1, 2)
+        normalised = normalise(advantage, episodes.valid, dims)
+        return Batch(
+            episodes.tokens, episodes.actions, episodes.log_probability, normalised, advantage + value, episodes.valid
+        )
+
+    def outputs(self, parameters: Parameters, batch: Batch) -> Output:
+        """The policy's outputs under the given parameters; those not named are the policy's own."""
+        return functional_call(self.policy, parameters, (batch.tokens,))
+
+    def inner_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
+        """One task's loss in the inner loop; a scalar."""
+        return surrogate(self.outputs(parameters, batch), batch)
+
+    def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
+        """One task's loss in the outer loop; a scalar."""
+        outer = self.settings.outer
+        return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy)
+
+    def rates(self) -> Parameters:
+        """The inner rate of each adapting parameter."""
+        return {name: torch.exp(value) for name, value in self.log_rates.items()}
+
+    def adapt(self, adapted: Parameters | None, batch: Batch) -> Parameters:
+        """Parameters of all tasks (M, ...) after one more inner step on `batch` (M, E, ...)."""
+        start = adapted or {name: self.parameters[name].detach() for name in self.log_rates}
+        factor = 1.0 if adapted is None else self.settings.inner.later_rate
+        rates = {name: rate.detach() * factor for name, rate in self.rates().items()}
+        clip = self.settings.inner.clip
+        return adapt_tasks(self.inner_loss, start, rates, batch, per_task=adapted is not None, clip=clip)
+
+    @abstractmethod
+    def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
+        """Improve the policy from the rounds of one meta-iteration; returns metrics."""
+
+    def apply(self) -> bool:
+        """Clip the gradients that are set and step the optimiser; a gradient that is not finite is skipped (False)."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.outer.gradient_clip)
+        rates_finite = all(r.grad is None or bool(torch.isfinite(r.grad)) for r in self.log_rates.values())
+        if not gradients or not torch.isfinite(norm) or not rates_finite:
+            return False
+        self.optimiser.step()
+        return True
+
+    def state(self) -> dict[str, Tensor]:
+        """Learned rates and the optimiser's memory, by name."""
+        tensors = {f"log_rate.{name}": value for name, value in self.log_rates.items()}
+        for index, memory in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in memory.items()}
+        return tensors
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from a `state`.
+
+        Raises:
+            KeyError, RuntimeError: if it does not fit.
+        """
+        for name, value in self.log_rates.items():
+            value.copy_(tensors[f"log_rate.{name}"])
+        memory: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimiser":
+                index, _, leaf = rest.partition(".")
+                memory.setdefault(int(index), {})[leaf] = value.clone()  # the optimiser keeps what it is given
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": memory})
+
+    def minibatches(self, size: int) -> Iterator[Tensor]:
+        """Index tensors of every minibatch of every epoch."""
+        for _ in range(self.settings.outer.epochs):
+            order = torch.randperm(size, generator=self.generator)
+            yield from order.tensor_split(min(self.settings.outer.minibatches, size))
+
+
+Build = Callable[[Policy, Settings, torch.Generator], Learner]

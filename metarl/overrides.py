@@ -1,0 +1,156 @@
+"""Settings as they stand on the command line: short forms written out, and mistakes explained in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+
+from metarl.errors import ConfigError, nearest
+
+KINDS = {"env": "environment", "algo": "algorithm", "agent": "policy", "recipe": "recipe"}
+HIDDEN = {"env": {"custom"}}  # choices that the lists of valid names leave out
+BUDGET = ("iterations", "env_steps", "minutes")
+ENTRY = re.compile(r"[\w.]+:\w+")  # module:class
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra understands them.
+
+    Raises:
+        ConfigError: names the first that is none.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for override in overrides:
+        try:
+            parsed.append(parser.parse_override(override))
+        except HydraException as error:
+            raise ConfigError(_not_understood(override, error)) from None
+    return parsed
+
+
+def write_out(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+    """The overrides in Hydra's own words.
+
+    An environment given as module:class becomes env=custom with that entry; task ranges, and the options of such an
+    environment, may be new keys, and nothing else may; one limit of the budget replaces the recipe's. Doing it twice
+    changes nothing.
+
+    Raises:
+        ConfigError: for an override that cannot be parsed or should not be, or several values without a sweep.
+    """
+    parsed = parse(overrides)
+    for override in parsed:
+        _check_form(override, sweep)
+    lines = [line for override in parsed for line in _own_environment(override)]
+    new = ("env.",) if "env=custom" in lines else ("env.tasks.", "env.tasks=")
+    lines = [_added(line, new) for line in lines]
+    given = {key_of(line) for line in lines}
+    limits = [f"budget.{name}" for name in BUDGET]
+    return lines + [f"{limit}=null" for limit in limits if given.intersection(limits) and limit not in given]
+
+
+def jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each run of a sweep, as Hydra's own sweeper divides them."""
+    return BasicSweeper.split_arguments(parse(overrides), None)[0]
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def unknown_choice(override: Override, groups: dict[str, list[str]]) -> str | None:
+    """A line about a group's choice that does not exist, or None if the override is no such."""
+    group, value = override.key_or_group, override.value()
+    if group not in groups or override.type == OverrideType.DEL or not isinstance(value, str) or value in groups[group]:
+        return None
+    valid = set(groups[group]) - HIDDEN.get(group, set())
+    return f"{group}={value}: unknown {KINDS.get(group, group)}; {nearest(value, valid)}"
+
+
+def unknown_key(override: Override, config: dict[str, Any]) -> str | None:
+    """A line about a key that `config` lacks, or None if the override changes one that is there, or adds one."""
+    key = override.key_or_group
+    if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
+        return None
+    here: Any = config
+    for depth, name in enumerate(key.split(".")):
+        if not isinstance(here, dict) or name not in here:
+            above = ".".join(key.split(".")[:depth])
+            return f"{override.input_line}: unknown key; {_nearest_key(key, above, here, config)}"
+        here = here[name]
+    return None
+
+
+def one_line(error: Exception) -> str:
+    """An error's message, in one line, without addresses of manuals and folders."""
+    text = str(error).partition("Config search path")[0]
+    lines = [line.strip().rstrip(".:") for line in text.splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith(("See http", "full_key", "object_type")))
+
+
+def _check_form(override: Override, sweep: bool) -> None:
+    line, key = override.input_line or "", override.key_or_group
+    several = override.is_sweep_override()
+    if override.type == OverrideType.DEL and not key.startswith("hydra"):
+        raise ConfigError(f"{line}: a setting cannot be removed; where it may be empty, write {key}=null")
+    if several and not sweep:
+        listed = f"{key}=[{line.partition('=')[2]}]"
+        raise ConfigError(f"{line}: several values are a sweep, which needs -m; a list is written {listed}")
+    if key in KINDS and not several and not isinstance(override.value(), str | dict):
+        raise ConfigError(f"{line}: choose the {KINDS[key]} by its name; --help lists them")
+
+
+def _own_environment(override: Override) -> list[str]:
+    line = override.input_line or ""
+    entries = line.partition("=")[2].strip("'\"")
+    if override.key_or_group != "env" or ":" not in entries or entries.startswith("{"):
+        return [line]
+    if not all(ENTRY.fullmatch(entry.strip()) for entry in entries.split(",")):
+        remedy = "an environment of your own is written package.module:Class, and not mixed with others"
+        raise ConfigError(f"{line}: {remedy}")
+    return ["env=custom", f"env.entry={entries}"]
+
+
+def _added(line: str, new: tuple[str, ...]) -> str:
+    """The line with as many plus signs as Hydra needs: a new key where there may be one, a change elsewhere."""
+    plain = line.lstrip("+")
+    if plain.startswith(new):
+        return f"++{plain}"
+    # A key outside of the environment that is not there is a mistake, which Hydra should see.
+    return plain if "." in key_of(line) and not plain.startswith(("env.", "hydra")) else line
+
+
+def _nearest_key(key: str, above: str, here: Any, config: dict[str, Any]) -> str:
+    keys = _flatten(config)
+    same_name = [other for other in keys if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    close = same_name if len(same_name) == 1 else get_close_matches(key, keys, 1)
+    siblings = sorted(here) if isinstance(here, dict) else []
+    if not close and not above:
+        close = get_close_matches(key.partition(".")[0], siblings, 1)
+    valid = f"(valid{f' in {above}' if above else ''}: {', '.join(siblings) or 'nothing'})"
+    return f"did you mean '{close[0]}'? {valid}" if close else valid
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in config.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            keys += _flatten(value, f"{prefix}{name}.")
+    return keys
+
+
+def _not_understood(override: str, error: Exception) -> str:
+    if "=" not in override:
+        return f"{override}: not understood; settings are written key=value, as in env=reach"
+    reason = one_line(error).partition(" expecting ")[0]
+    return f"{override}: not understood ({reason}); put values with special characters in quotes"

@@ -1,0 +1,77 @@
+"""The live display of a training run: one line that renews itself on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+LINE_EVERY = 10.0  # seconds, where there is no terminal
+
+
+class Progress:
+    """Shows iteration, environment steps, steps/s, success before and after adaptation, and the time left."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=False, highlight=False)
+        self.live = Live(console=self.console, refresh_per_second=4) if self.console.is_terminal else None
+        self.printed = 0.0
+        self.recent: list[dict[str, float]] = []
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, phase: str, metrics: dict[str, float], fraction: float, seconds: float, speed: float) -> None:
+        """Report an iteration.
+
+        Args:
+            phase: name of the algorithm that is training. metrics: of the iteration, as in metrics.csv.
+            fraction: of the budget that is used. seconds: since the start. speed: environment steps per second.
+        """
+        self.recent = [*self.recent[-9:], metrics]
+        left = seconds * (1.0 - fraction) / fraction if fraction > 0 else 0.0
+        mean = {key: sum(m[key] for m in self.recent) / len(self.recent) for key in ("success_before", "success_after")}
+        cells = {
+            "phase": phase,
+            "iteration": f"{metrics['iteration']:.0f}",
+            "env steps": f"{metrics['env_steps'] / 1e6:.2f}M",
+            "steps/s": f"{speed:,.0f}",
+            "success before": f"{mean['success_before']:.3f}",
+            "after": f"{mean['success_after']:.3f}",
+            "return": f"{metrics['return_after']:.2f}",
+            "left": clock(left),
+        }
+        if self.live:
+            table = Table(box=None, pad_edge=False)
+            for name in cells:
+                table.add_column(name, justify="right")
+            table.add_column("")
+            table.add_row(*cells.values(), ProgressBar(total=1.0, completed=min(fraction, 1.0), width=24))
+            self.live.update(table)
+        elif time.monotonic() - self.printed > LINE_EVERY or fraction >= 1.0:
+            self.printed = time.monotonic()
+            self.console.print("  ".join(f"{name} {value}" for name, value in cells.items()), soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def print_table(console: Console, title: str, rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text, the first of which is the header; no line is wrapped."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    console.print("\n".join(["", title, *lines]), markup=False, soft_wrap=True)

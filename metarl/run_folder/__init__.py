@@ -1,0 +1,21 @@
+"""A run on disk; nothing outside this package knows the file formats.
+
+    runs/reach-maml-0/
+      config.yaml     the resolved configuration, package versions and git commit
+      metrics.csv     one row per meta-iteration; tensorboard/ beside it
+      checkpoints/    iteration-000120/ with tensors.safetensors and state.json; best.json names the best one
+      evaluation/     <split>.json, and its adaptation curve as <split>.csv
+      videos/
+
+No pickle anywhere: reading a run that somebody else made runs none of their code. Whatever has its final name is
+complete: files and checkpoints are written under a temporary name, flushed to the disk and renamed, so that a kill or a
+full disk at any moment leaves the last good checkpoint as it was. One process writes a run; others may read it
+meanwhile.
+"""
+
+from metarl.run_folder.checkpoints import Checkpoint
+from metarl.run_folder.files import atomic_write
+from metarl.run_folder.folder import RunFolder
+from metarl.run_folder.metrics import MetricsLog
+
+__all__ = ["Checkpoint", "MetricsLog", "RunFolder", "atomic_write"]

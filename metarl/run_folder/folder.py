@@ -1,0 +1,250 @@
+"""The folder of a run: making it, opening it, and what is in it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from metarl.errors import CheckpointError, ConfigError, RunFolderError, nearest
+from metarl.run_folder.checkpoints import RECORD, TENSORS, Checkpoint, load, save
+from metarl.run_folder.files import atomic_write, discard, guard, numbered_folder, one_line, plain_name, sweep, sync
+from metarl.run_folder.metrics import MetricsLog, numbers, read_table, table_bytes
+from metarl.run_folder.provenance import git_commit, versions
+
+FORMAT, FORMAT_VERSION = "metarl-run", 1
+# What a reader removes as left over from a crash must be older than this (seconds): a trainer may be writing it now.
+LEFTOVER_AGE = 600.0
+
+
+class RunFolder:
+    """A run's folder. `create` makes a new one and `open` checks an existing one; the constructor does neither."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path | None = None, base: str | Path = "runs", name: str = "reach-maml") -> RunFolder:
+        """A new run at `path`, or without one in the first free of base/name-0, base/name-1, ...
+
+        Raises:
+            RunFolderError: if the path is in use or cannot be made.
+        """
+        if path is None:
+            return cls(numbered_folder(Path(base), plain_name(name)))
+        path = Path(path)
+        with guard(f"make the run's folder {path}"):
+            if path.is_dir() and any(path.iterdir()):
+                raise RunFolderError(f"{path} is not empty: continue it with resume={path}, or set another run_dir")
+            path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run with a readable configuration and at least one checkpoint.
+
+        Raises:
+            RunFolderError: if it is missing, half written, or no run of this code.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            others = [config.parent.name for config in sorted(run.path.parent.glob("*/config.yaml"))][:20]
+            hint = nearest(run.path.name, others) if others else "train one with python -m metarl.train"
+            raise RunFolderError(f"there is no run at {path}: {hint}")
+        run.read_config()
+        for folder in (run.path, run.path / "checkpoints", run.path / "evaluation"):
+            sweep(folder, LEFTOVER_AGE)
+        files = [(run.checkpoint_path(i) / TENSORS, i) for i in run.iterations()]
+        if not any(file.exists() and file.with_name(RECORD).exists() for file, _ in files):
+            raise RunFolderError(f"{path} is half written, it has no complete checkpoint: delete it and train again")
+        return run
+
+    def subfolder(self, name: str) -> Path:
+        """The path of `checkpoints`, `evaluation` or `videos`, made if need be.
+
+        Raises:
+            RunFolderError: if it cannot be made.
+        """
+        folder = self.path / name
+        with guard(f"make the folder {folder}"):
+            folder.mkdir(exist_ok=True)
+        return folder
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml: plain data, to which the format, package versions and git commit are added.
+
+        Raises:
+            ConfigError: if a value is no plain data.
+            RunFolderError: if it cannot be written.
+        """
+        commit, dirty = git_commit()
+        marker = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        made_by = {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
+        try:
+            text = yaml.safe_dump(marker | dict(config) | marker | made_by, sort_keys=False, allow_unicode=True)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the configuration holds more than plain data: {one_line(error)}") from None
+        atomic_write(self.path / "config.yaml", text.encode())
+
+    def read_config(self) -> dict[str, Any]:
+        """The content of config.yaml.
+
+        Raises:
+            RunFolderError: if it is missing, unreadable, or not written by this code.
+        """
+        path = self.path / "config.yaml"
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if (self.path / "checkpoints").exists() or (self.path / "metrics.csv").exists():
+                raise RunFolderError(f"{self.path} is half written, it has no {path.name}: delete it") from None
+            raise RunFolderError(f"{self.path} is not a run of metarl: it has no {path.name}") from None
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise RunFolderError(f"{path} is unreadable: {one_line(error)}") from None
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise RunFolderError(f"{self.path} is not a run of metarl: {path.name} lacks `format: {FORMAT}`")
+        given = config.get("format_version")
+        if given != FORMAT_VERSION:
+            raise RunFolderError(f"{path} has format version {given!r}, this metarl reads only {FORMAT_VERSION}")
+        return config
+
+    def metrics(self, after: int, tensorboard: bool = True) -> MetricsLog:
+        """The log of metrics, to continue after an iteration (0: a new run); rows beyond it are dropped.
+
+        Raises:
+            RunFolderError: if metrics.csv cannot be read or written.
+        """
+        return MetricsLog(self.path, after, tensorboard)
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv; a row lacks the names that had no value."""
+        header, rows = read_table(self.path / "metrics.csv")
+        return [numbers(header, row) for row in rows]
+
+    def checkpoint_path(self, iteration: int) -> Path:
+        """Where the checkpoint of an iteration is, or would be."""
+        return self.path / "checkpoints" / f"iteration-{iteration:06d}"
+
+    def iterations(self) -> list[int]:
+        """The iterations that have a checkpoint, in order; damaged ones are among them."""
+        names = [entry.name for entry in self.path.glob("checkpoints/iteration-*")]
+        found = [int(name[10:]) for name in names if re.fullmatch(r"iteration-[0-9]{6,18}", name)]
+        return sorted(number for number in found if self.checkpoint_path(number).name in names)
+
+    @property
+    def best(self) -> int | None:
+        """The iteration that was last saved as the best, while it is there."""
+        try:
+            iteration = json.loads((self.path / "checkpoints" / "best.json").read_bytes())["iteration"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return iteration if iteration in self.iterations() else None
+
+    def save_checkpoint(
+        self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2, best: bool = False
+    ) -> Path:
+        """Write a checkpoint; then remove those before it beyond the last `keep`, and those of later iterations.
+
+        Later ones belong to a future that was given up by continuing from an earlier checkpoint: a resume must not find
+        them. The best one is kept besides. Write the iteration's row of metrics first.
+
+        Args:
+            tensors: by name; names have letters, digits, `_`, `-` and `.` only.
+            state: JSON data: text keys, no tensors.
+
+        Raises:
+            RunFolderError: if it cannot be written; earlier checkpoints are then as they were.
+            CheckpointError: if a name or the state is not storable.
+        """
+        folder, final = self.subfolder("checkpoints"), self.checkpoint_path(iteration)
+        with guard(f"write {self.path / 'metrics.csv'}"):
+            sync(self.path / "metrics.csv")  # or a power cut could leave a checkpoint whose rows are missing
+        save(folder, final, iteration, tensors, state)
+        if best:
+            atomic_write(folder / "best.json", json.dumps({"iteration": iteration}).encode())
+        earlier = [number for number in self.iterations() if number <= iteration]
+        kept = {self.best, *earlier[-max(keep, 1) :]} & set(earlier)
+        for number in self.iterations():
+            if number not in kept:
+                discard(self.checkpoint_path(number))
+        return final
+
+    def load_checkpoint(self, iteration: int | None = None) -> Checkpoint:
+        """The checkpoint of an iteration; without one the newest that is sound, with a warning for each that is not.
+
+        Raises:
+            CheckpointError: if there is none, with what is wrong.
+        """
+        if iteration is not None:
+            if iteration not in self.iterations():
+                there = ", ".join(map(str, self.iterations())) or "none"
+                raise CheckpointError(f"{self.path} has no checkpoint of iteration {iteration}; it has: {there}")
+            return load(self.checkpoint_path(iteration), iteration)
+        problems: list[str] = []
+        for number in reversed(self.iterations()):
+            try:
+                checkpoint = load(self.checkpoint_path(number), number)
+            except CheckpointError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}; continuing with iteration {number}", stacklevel=2)
+            return checkpoint
+        raise CheckpointError("; ".join(problems) or f"{self.path} has no checkpoint")
+
+    def write_evaluation(self, split: str, result: Mapping[str, Any]) -> Path:
+        """Write evaluation/<split>.json, where numbers that are not finite become null, and its `curve` as .csv.
+
+        Raises:
+            RunFolderError: if they cannot be written.
+        """
+        path = self.subfolder("evaluation") / f"{plain_name(split)}.json"
+        atomic_write(path, json.dumps(_finite(result), indent=2, allow_nan=False).encode() + b"\n")
+        rows = [_flat(entry) for entry in result.get("curve", [])]
+        if rows:
+            table = [list(rows[0]), *([row.get(name, "") for name in rows[0]] for row in rows)]
+            atomic_write(path.with_suffix(".csv"), table_bytes(table))
+        return path
+
+    def read_evaluation(self, split: str) -> dict[str, Any]:
+        """The content of evaluation/<split>.json.
+
+        Raises:
+            RunFolderError: if there is none, or it is unreadable.
+        """
+        path = self.path / "evaluation" / f"{plain_name(split)}.json"
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            command = f"python -m metarl.evaluate run={self.path} split={split}"
+            raise RunFolderError(f"{path} is missing: make it with {command}") from None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise RunFolderError(f"{path} is unreadable: {one_line(error)}") from None
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of a curve as cells: a measure's mean and interval become <name>_mean, <name>_low and <name>_high."""
+    cells: dict[str, Any] = {}
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            low, high = value["ci95"]
+            cells |= {f"{name}_mean": value["mean"], f"{name}_low": low, f"{name}_high": high}
+        else:
+            cells[name] = value
+    return cells

@@ -1,0 +1,169 @@
+"""Confidence intervals: coverage on simulated experiments whose true mean is known, and the edges."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metarl.errors import MetaRLError
+from metarl.statistics import interquartile_mean, mean_interval, seeds_interval, student_quantile, success_interval
+
+EXPERIMENTS = 300
+
+
+def coverage(experiments: np.ndarray, truth: float, episodes: int = 1) -> float:
+    """Share of the experiments (n, M) whose interval holds the truth."""
+    intervals = [
+        mean_interval(values, resamples=500, seed=i, episodes=episodes) for i, values in enumerate(experiments)
+    ]
+    return sum(low <= truth <= high for _, low, high in intervals) / len(intervals)
+
+
+@pytest.mark.parametrize(("tasks", "least"), [(100, 0.92), (10, 0.91)])
+def test_coverage_of_normal_returns(tasks: int, least: float) -> None:
+    experiments = np.random.default_rng(0).normal(-3.0, 2.0, (EXPERIMENTS, tasks))
+    assert least <= coverage(experiments, -3.0) <= 0.98
+
+
+def test_coverage_of_skewed_returns() -> None:
+    experiments = -np.random.default_rng(1).exponential(5.0, (EXPERIMENTS, 40))
+    assert 0.92 <= coverage(experiments, -5.0) <= 0.98
+
+
+@pytest.mark.parametrize(("rate", "tasks"), [(0.5, 20), (0.98, 20), (0.9, 100), (0.98, 100)])
+def test_coverage_of_one_success_or_failure_per_task(rate: float, tasks: int) -> None:
+    experiments = (np.random.default_rng(2).random((EXPERIMENTS, tasks)) < rate).astype(float)
+    assert coverage(experiments, rate) >= 0.92
+
+
+@pytest.mark.parametrize(("rate", "alike"), [(0.9, 0.5), (0.5, 5.0), (0.9, 1000.0)])
+def test_coverage_of_success_rates_that_differ_between_tasks(rate: float, alike: float) -> None:
+    generator = np.random.default_rng(3)
+    rates = generator.beta(alike * rate, alike * (1 - rate), (EXPERIMENTS, 100))
+    experiments = generator.binomial(10, rates) / 10
+    assert coverage(experiments, rate) >= 0.92
+    assert 0.92 <= coverage(experiments, rate, episodes=10) <= 0.99
+
+
+def test_episodes_narrow_the_interval_of_tasks_that_are_alike() -> None:
+    rates = np.random.default_rng(4).binomial(10, 0.5, 100) / 10
+    plain, informed = mean_interval(rates), mean_interval(rates, episodes=10)
+    assert informed.high - informed.low < 0.5 * (plain.high - plain.low)
+
+
+@pytest.mark.parametrize(("value", "tasks"), [(1.0, 100), (0.0, 100), (1.0, 3), (1.0, 1)])
+def test_equal_success_rates_are_not_certainty(value: float, tasks: int) -> None:
+    mean, low, high = mean_interval(np.full(tasks, value), episodes=10)
+    # Wilson's interval for x = n successes is [n / (n + z^2), 1].
+    assert mean == value
+    assert high - low == pytest.approx(1.96**2 / (tasks + 1.96**2), abs=1e-3)
+    assert (high if value else low) == pytest.approx(value, abs=1e-12)
+
+
+def test_wilson_interval_of_a_published_example() -> None:
+    # 7 of 20 with 95% confidence, as statsmodels.stats.proportion.proportion_confint(7, 20, method="wilson") gives it.
+    assert success_interval(np.repeat([1.0, 0.0], [7, 13])) == pytest.approx((0.1811918, 0.5671457), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rates", "size"),
+    # Episodes of a task that all end alike count once; those of tasks that are all alike count each.
+    [([1.0, 0.0, 0.0, 1.0], 4), ([0.3, 0.3, 0.3, 0.3], 40), ([1.0] * 4, 4)],
+)
+def test_effective_sample_size(rates: list[float], size: int) -> None:
+    # Wilson's bounds solve |p' - p| = z sqrt(p (1 - p) / n) for p.
+    mean = sum(rates) / len(rates)
+    for bound in success_interval(np.array(rates), 0.9, episodes=10):
+        assert abs(mean - bound) == pytest.approx(1.6448536 * math.sqrt(bound * (1 - bound) / size), abs=1e-7)
+
+
+def test_one_unbounded_value_is_its_own_interval() -> None:
+    assert mean_interval([-3.5]) == (-3.5, -3.5, -3.5)
+    assert mean_interval([-3.5] * 7) == (-3.5, -3.5, -3.5)
+    assert mean_interval([0.5], bounded=False) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("values", [[-3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+def test_few_skewed_values_at_high_confidence_give_their_whole_range(values: list[float]) -> None:
+    # The acceleration's pole lies inside the interval here.
+    assert mean_interval(values, 0.999)[1:] == (min(values), max(values))
+
+
+def test_the_same_input_gives_the_same_interval_whatever_its_type() -> None:
+    values = np.random.default_rng(5).normal(size=50)
+    assert mean_interval(values) == mean_interval(torch.from_numpy(values)) == mean_interval(values.tolist())
+    assert mean_interval(values) != mean_interval(values, seed=1)
+
+
+def test_large_inputs_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(6).normal(size=50)
+    whole = mean_interval(values, resamples=1001)
+    monkeypatch.setattr("metarl.statistics.CHUNK", 50 * 100)
+    assert mean_interval(values, resamples=1001) == whole
+
+
+def test_confidence_widens_the_interval() -> None:
+    values = np.random.default_rng(7).normal(size=50)
+    half, most = mean_interval(values, 0.5), mean_interval(values, 0.99)
+    assert most.low < half.low < half.high < most.high
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1e200, 1e200), min_size=1, max_size=12))
+def test_any_finite_values_give_an_ordered_finite_interval(values: list[float]) -> None:
+    mean, low, high = mean_interval(values, resamples=200)
+    assert low <= mean <= high
+    assert all(math.isfinite(x) for x in (mean, low, high))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (([],), "at least one value"),
+        ((np.ones((1, 2)),), "one dimension"),
+        (([1.0, math.nan],), "1 of 2 values are not finite"),
+        (([1.0, 2.0], 95.0), "between 0 and 1"),
+        (([1.0, 2.0], 0.95, 0), "at least 1"),
+    ],
+)
+def test_bad_input_is_a_one_line_error(arguments: tuple, text: str) -> None:
+    with pytest.raises(MetaRLError, match=text) as caught:
+        mean_interval(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_rates_outside_zero_and_one_are_refused() -> None:
+    with pytest.raises(MetaRLError, match=r"\[0, 1\], got 0 to 3"):
+        mean_interval([0.0, 3.0], bounded=True)
+
+
+def test_interquartile_mean() -> None:
+    assert interquartile_mean([100.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -50.0]) == 3.5
+    assert interquartile_mean([1.0, 2.0, 6.0]) == 3.0
+    assert interquartile_mean([7.0]) == 7.0
+
+
+@pytest.mark.parametrize(
+    ("probability", "freedom", "quantile"),
+    # Two-sided 95% and 99% columns of any table of Student's t.
+    [(0.975, 1, 12.7062), (0.975, 2, 4.3027), (0.975, 3, 3.1824), (0.975, 4, 2.7764), (0.975, 9, 2.2622)]
+    + [(0.975, 30, 2.0423), (0.995, 5, 4.0321), (0.995, 120, 2.6174), (0.975, 100_000, 1.9600), (0.5, 3, 0.0)],
+)
+def test_student_quantile_against_tables(probability: float, freedom: int, quantile: float) -> None:
+    assert student_quantile(probability, freedom) == pytest.approx(quantile, abs=5e-5)
+
+
+def test_seeds_interval() -> None:
+    # s = 1, n = 3: half width 4.3027 / sqrt(3).
+    mean, low, high = seeds_interval([1.0, 2.0, 3.0])
+    assert (mean, low, high) == pytest.approx((2.0, 2 - 2.48414, 2 + 2.48414), abs=1e-4)
+    assert seeds_interval([4.0]) == (4.0, 4.0, 4.0)
+
+
+def test_coverage_over_seeds() -> None:
+    runs = np.random.default_rng(8).normal(0.7, 0.1, (2000, 5))
+    held = sum(low <= 0.7 <= high for _, low, high in map(seeds_interval, runs))
+    assert 0.935 <= held / 2000 <= 0.965
