@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from envs.engine_cpu import CpuSimulator
-from envs.errors import ModelError, TaskError
+from envs.errors import TaskError
+from envs.models import PictureModel, physics_model
 from envs.simulator import Simulator
 from envs.tasks import TaskDistribution, Tasks
 
@@ -116,16 +117,17 @@ class MujocoEnvironment(Environment):
 
     def __init__(
         self,
-        model: mujoco.MjModel,
+        spec: mujoco.MjSpec,
         num_simulations: int,
         distribution: TaskDistribution,
         seed: int = 0,
         threads: int = 0,
     ) -> None:
         super().__init__(num_simulations, distribution, seed)
-        self.model = model
-        self.control_period = model.opt.timestep * self.substeps
-        self.simulator: Simulator = CpuSimulator(model, num_simulations, threads)
+        self.spec = spec
+        self.model = physics_model(spec)
+        self.control_period = self.model.opt.timestep * self.substeps
+        self.simulator: Simulator = CpuSimulator(self.model, num_simulations, threads)
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
 
@@ -187,21 +189,10 @@ class MujocoEnvironment(Environment):
     def drawer(self, simulation: int, width: int, height: int) -> Drawer:
         from envs.frames import FrameRenderer  # OpenGL is loaded by those who draw alone
 
-        renderer = FrameRenderer(self.simulator.model_of(simulation), width, height)
+        model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
+        renderer = FrameRenderer(model, width, height)
         return lambda state: renderer.render(state["qpos"], state["mocap_pos"])
 
     def _report(self, failed: Tensor) -> None:
         index = int(failed.nonzero()[0, 0])
         self.last_failure = f"{self.name}: physics failed in simulation {index}, {self.task_of(index)}"
-
-
-def load_model(path: Path) -> mujoco.MjModel:
-    """Compile an MJCF file.
-
-    Raises:
-        ModelError: in one line, naming the file, if it is missing or does not compile.
-    """
-    try:
-        return mujoco.MjModel.from_xml_path(str(path))
-    except (ValueError, mujoco.FatalError) as error:
-        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None

@@ -1,18 +1,26 @@
-"""The environments by name."""
+"""The environments by name, or by the place of a class: `package.module:Class`."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 from envs.environment import Environment
 from envs.errors import EnvsError, UnknownEnvironmentError
 
-_FACTORIES: dict[str, Callable[..., Environment]] = {}
+Factory = Callable[..., Environment]
+
+# A place is imported when its environment is first made.
+_FACTORIES: dict[str, Factory | str] = {
+    "point2d": "envs.point2d:Point2d",
+    "reach": "envs.reach:Reach",
+}
 
 
-def register(name: str, factory: Callable[..., Environment]) -> None:
-    """Make `factory(num_simulations, seed=, threads=, **options)` available as `name`.
+def register(name: str, factory: Factory | str) -> None:
+    """Make `factory(num_simulations, seed=, threads=, **options)`, or the class at a place, available as `name`.
 
     Raises:
         EnvsError: if the name is taken.
@@ -30,33 +38,39 @@ def names() -> list[str]:
 def make(name: str, num_simulations: int, **options: object) -> Environment:
     """An environment of N simulations.
 
+    Args:
+        name: a registered name, or `package.module:Class`.
+
     Raises:
-        UnknownEnvironmentError: with the nearest valid names.
+        UnknownEnvironmentError: with the nearest valid names; or if there is no such module or class.
         EnvsError: for an option that the environment does not have.
     """
-    if name not in _FACTORIES:
+    factory = load_entry(name) if ":" in name else _FACTORIES.get(name)
+    if factory is None:
         close = get_close_matches(name, names(), 1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         raise UnknownEnvironmentError(f"unknown environment '{name}': {hint}(valid: {', '.join(names())})")
+    if isinstance(factory, str):
+        factory = load_entry(factory)
     try:
-        return _FACTORIES[name](num_simulations, **options)
+        return factory(num_simulations, **options)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise EnvsError(f"environment '{name}': {str(error).split('() ')[-1]}") from None
 
 
-def _reach(num_simulations: int, **options: object) -> Environment:
-    from envs.reach import Reach
+def load_entry(place: str) -> Factory:
+    """The class at `package.module:Class`.
 
-    return Reach(num_simulations, **options)  # type: ignore[arg-type]
-
-
-def _point2d(num_simulations: int, **options: object) -> Environment:
-    from envs.point2d import Point2d
-
-    return Point2d(num_simulations, **options)  # type: ignore[arg-type]
-
-
-register("reach", _reach)
-register("point2d", _point2d)
+    Raises:
+        UnknownEnvironmentError: in one line, if there is no such module, or the module has no such class.
+    """
+    module, _, name = place.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise UnknownEnvironmentError(f"{place}: {error}; a module is searched from the working folder") from None
+    if not callable(found):
+        raise UnknownEnvironmentError(f"{place}: the module {module} has no class '{name}'")
+    return found

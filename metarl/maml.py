@@ -42,8 +42,7 @@ def meta_loss(
     """One task's loss after adaptation (Finn et al. 2017, arXiv 1703.03400, eq. 2); a scalar.
 
     Only the parameters named in `log_rates` adapt. With `unadapted_weight` the same loss is asked of the unadapted
-    parameters
-    on the first support batch: without it they drift towards pure exploration.
+    parameters on the first support batch: without it they drift towards pure exploration.
     """
     adapting = {name: parameters[name] for name in log_rates}
     rates = {name: torch.exp(value) for name, value in log_rates.items()}

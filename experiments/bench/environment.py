@@ -26,7 +26,7 @@ def against_engine(quick: bool) -> list[Row]:
     torch.set_num_threads(1)
     env, actions = _environment()
     env.reset()
-    start = {name: env.simulator.field(name).clone() for name in ("qpos", "ctrl", "mocap_pos")}
+    start = {name: env.simulator.field(name).clone() for name in ("qpos", "ctrl", "mocap_pos", "xfrc_applied")}
     controls = np.empty((STEPS, SIMULATIONS, env.action_size))
     batch = _bare_engine(env)
     state = {name: batch.bind(name) for name in (*start, "qvel")}

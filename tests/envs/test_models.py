@@ -1,0 +1,74 @@
+"""Two compiled models of one MJCF: the physics' and the pictures'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+
+from envs.environment import ASSETS
+from envs.errors import ModelError
+from envs.models import PictureModel, load_spec, physics_model
+
+SCENE = """
+<mujoco model="scene">
+  <worldbody>
+    <geom name="floor" type="plane" size="1 1 0.1"/>
+    <body name="block" pos="0 0 0.3">
+      <freejoint/>
+      <geom name="paint" type="sphere" size="0.1" contype="0" conaffinity="0"/>
+      <geom name="block" type="box" size="0.1 0.1 0.1"/>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_the_physics_does_without_what_is_only_drawn() -> None:
+    spec = load_spec(ASSETS / "reach.xml")
+    bare, whole = physics_model(spec), spec.compile()
+    assert bare.ngeom == 0 < whole.ngeom
+    for name in ("body_mass", "body_inertia", "body_ipos", "dof_damping", "jnt_range"):
+        np.testing.assert_array_equal(getattr(bare, name), getattr(whole, name), err_msg=name)
+    ends = []
+    for model in (bare, whole):
+        data = mujoco.MjData(model)
+        mujoco.mj_resetDataKeyframe(model, data, 0)
+        data.ctrl[:] += 0.3
+        mujoco.mj_step(model, data, nstep=200)
+        ends.append(data.qpos.copy())
+    np.testing.assert_array_equal(*ends)
+
+
+def test_a_picture_shows_a_simulation_s_own_geom() -> None:
+    spec = mujoco.MjSpec.from_string(SCENE)
+    physics = physics_model(spec)
+    own = physics.geom("block").id
+    assert own != spec.compile().geom("block").id  # the geom before it is only drawn
+    physics.geom_type[own] = int(mujoco.mjtGeom.mjGEOM_CAPSULE)
+    physics.geom_size[own] = [0.05, 0.2, 0.0]
+    pictures = PictureModel(spec)
+    variant = pictures.variant(physics)
+    assert variant.geom("block").type == int(mujoco.mjtGeom.mjGEOM_CAPSULE)
+    np.testing.assert_array_equal(variant.geom("block").size, [0.05, 0.2, 0.0])
+    np.testing.assert_array_equal(variant.geom("paint").size[0], 0.1)
+    np.testing.assert_array_equal(pictures.model.geom("block").size, [0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "broken.xml"),
+        ("<mujoco><worldbod></mujoco>", "broken.xml"),
+        (SCENE.replace("0.1 0.1 0.1", "-1 1 1"), "scene"),
+    ],
+)
+def test_a_model_that_does_not_compile_is_named_in_one_line(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "broken.xml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ModelError) as caught:
+        physics_model(load_spec(path))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
