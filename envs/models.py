@@ -31,14 +31,26 @@ def load_spec(path: Path | str) -> mujoco.MjSpec:
 
 
 def physics_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
-    """The compiled model without what is only drawn.
+    """The compiled model without the geoms that are only drawn.
+
+    Those remain that a sensor or a pair names, or whose moving body has no inertia but theirs. Meshes remain, used or
+    not: simulations may differ in them.
 
     Raises:
         ModelError: in one line, naming the file, if it does not compile.
     """
     bare = spec.copy()
-    bare.compiler.discardvisual = True
+    named = {name for sensor in bare.sensors for name in (sensor.objname, sensor.refname)}
+    named |= {name for pair in bare.pairs for name in (pair.geomname1, pair.geomname2)}
+    for geom in list(bare.geoms):
+        drawn = not geom.contype and not geom.conaffinity
+        if drawn and geom.name not in named - {""} and (geom.parent.explicitinertial or _is_static(geom.parent)):
+            bare.delete(geom)
     return _compile(bare)
+
+
+def _is_static(body: mujoco.MjsBody) -> bool:
+    return body.parent is None or (not body.joints and _is_static(body.parent))
 
 
 class PictureModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from envs.environment import Environment
 from envs.errors import EnvsError, UnknownEnvironmentError
@@ -73,4 +73,4 @@ def load_entry(place: str) -> Factory:
         raise UnknownEnvironmentError(f"{place}: {error}; a module is searched from the working folder") from None
     if not callable(found):
         raise UnknownEnvironmentError(f"{place}: the module {module} has no class '{name}'")
-    return found
+    return cast(Factory, found)
