@@ -86,6 +86,9 @@ class CpuSimulator(Simulator):
         self.batch.forward(ids=ids)
         self.batch.warning[slice(None) if ids is None else ids] = 0
 
+    def jacobian(self, body: int, point: Tensor) -> Tensor:
+        return torch.from_numpy(np.concatenate(self.batch.jac(body, point.numpy()), axis=1))
+
     def model_of(self, index: int) -> mujoco.MjModel:
         return self.batch.get_model(index)
 

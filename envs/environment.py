@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from envs.engine_cpu import CpuSimulator
-from envs.errors import TaskError
+from envs.errors import ModelError, TaskError
 from envs.models import PictureModel, physics_model
 from envs.simulator import Simulator
 from envs.tasks import TaskDistribution, Tasks
@@ -192,6 +192,24 @@ class MujocoEnvironment(Environment):
         model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
         renderer = FrameRenderer(model, width, height)
         return lambda state: renderer.render(state["qpos"], state["mocap_pos"])
+
+    def sensor(self, name: str) -> Tensor:
+        """Live (N, d) values of a sensor, one physics step old after a step.
+
+        Raises:
+            ModelError: if the model has no such sensor.
+        """
+        try:
+            found = self.model.sensor(name)
+        except KeyError:
+            raise ModelError(f"{self.name}: the model has no sensor '{name}'") from None
+        start = int(found.adr[0])
+        return self.simulator.field("sensordata")[:, start : start + int(found.dim[0])]
+
+    def repeated(self, name: str) -> Tensor:
+        """A model field as compiled, once for each simulation (N, ...): change it and give it to `set_model_fields`."""
+        value = torch.from_numpy(getattr(self.model, name).copy())
+        return value.repeat(self.num_simulations, *[1] * value.ndim)
 
     def _report(self, failed: Tensor) -> None:
         index = int(failed.nonzero()[0, 0])

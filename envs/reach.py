@@ -87,20 +87,18 @@ class Reach(MujocoEnvironment):
         self.home = torch.from_numpy(model.key("home").qpos.copy())
         self.low, self.high = (torch.from_numpy(bound.copy()) for bound in model.jnt_range.T)
         self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
-        start = int(model.sensor("grip_position").adr[0])
-        self.grip = self.simulator.field("sensordata")[:, start : start + 3]
+        self.grip = self.sensor("grip_position")
         self.force = torch.zeros(num_simulations, model.nbody, 6, dtype=torch.float64)
         self.steps_inside = torch.zeros(num_simulations, dtype=torch.int64)
 
     def apply_tasks(self) -> None:
-        count, payload = self.num_simulations, self.model.body("payload").id
+        payload = self.model.body("payload").id
         mass = self.assigned["payload_mass"][:, 0].double()
-        body_mass = torch.from_numpy(self.model.body_mass.copy()).repeat(count, 1)
-        body_inertia = torch.from_numpy(self.model.body_inertia.copy()).repeat(count, 1, 1)
+        body_mass, body_inertia = self.repeated("body_mass"), self.repeated("body_inertia")
         body_mass[:, payload] = mass
         self.force[:, payload, :3] = mass[:, None] * self.gravity
         body_inertia[:, payload] = (0.4 * PAYLOAD_RADIUS**2 * mass)[:, None]
-        damping = torch.from_numpy(self.model.dof_damping.copy()) * self.assigned["damping_scale"].double()
+        damping = self.repeated("dof_damping") * self.assigned["damping_scale"].double()
         self.simulator.set_model_fields({"body_mass": body_mass, "body_inertia": body_inertia, "dof_damping": damping})
         self.goal = self.assigned["goal"]
 

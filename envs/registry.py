@@ -14,6 +14,7 @@ Factory = Callable[..., Environment]
 
 # A place is imported when its environment is first made.
 _FACTORIES: dict[str, Factory | str] = {
+    "grasp": "envs.grasp:Grasp",
     "point2d": "envs.point2d:Point2d",
     "reach": "envs.reach:Reach",
 }

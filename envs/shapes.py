@@ -32,7 +32,7 @@ PRIMITIVES = {
 }
 MESHES = ("hexagonal_prism", "wedge")
 KINDS = (*PRIMITIVES, *MESHES)
-MESH_RADII = (0.018, 0.022, 0.026, 0.030, 0.036, 0.042)  # m; meshes cannot be scaled in a compiled model
+MESH_RADII = (0.014, 0.018, 0.022, 0.026, 0.030, 0.036, 0.042)  # m; meshes cannot be scaled in a compiled model
 _LYING = (math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0)  # the capsule's axis, z by itself, along x
 
 

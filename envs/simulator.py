@@ -42,5 +42,9 @@ class Simulator(ABC):
         """Reset the masked simulations (N,) (None: all) to the given state fields and recompute derived fields."""
 
     @abstractmethod
+    def jacobian(self, body: int, point: Tensor) -> Tensor:
+        """(N, 6, nv): velocity (m/s) of world points (N, 3) on a body, and its rotation (rad/s), per joint velocity."""
+
+    @abstractmethod
     def model_of(self, index: int) -> mujoco.MjModel:
         """One simulation's own model, for rendering or for a serial check."""

@@ -155,6 +155,7 @@ TRAIN: dict[str, Rule] = {
     "env.entry": matching(r"[\w.]+:\w+", "package.module:Class, given as env=package.module:Class"),
     "env.horizon": count,
     "env.goal_visible": boolean,
+    "env.object_visible": boolean,
     "env.tasks": instance(dict, "a group of ranges, such as env.tasks.goal=[0,1]"),
     **{f"algo.{key}": rule for key, rule in ALGORITHM.items()},
     "algo.warm_start.iterations": natural,
