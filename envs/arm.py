@@ -16,8 +16,8 @@ from envs.tasks import Categories, TaskDistribution
 # The hand points straight down, the grip point is at (0.5, 0, 0.18) m.
 HOME = (0.0, 0.0861, 0.0, -2.3875, 0.0, 2.4735, math.pi / 4)
 ARM = 7  # joints, which come first
-# Softer than in panda.xml: the contact solver does not see the implicit part of the actuators' damping, and where it is
-# large beside the inertia (5 ms x gain against 0.1 to 1.8 kg m^2) a gripped object creeps whenever the hand accelerates.
+# Softer than in panda.xml: the contact solver does not see the implicit part of the actuators' damping, and where that
+# is large beside the inertia (5 ms x gain against 0.1 to 1.8 kg m^2) a gripped object creeps as the hand accelerates.
 STIFFNESS = (2200.0, 2200.0, 2000.0, 2000.0, 450.0, 450.0, 450.0)  # N m / rad
 VELOCITY_GAIN = (100.0, 100.0, 90.0, 90.0, 20.0, 20.0, 20.0)  # N m s / rad
 DAMPING = 1e-3  # lambda^2 of the damped least squares

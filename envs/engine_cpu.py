@@ -15,6 +15,7 @@ from torch import Tensor
 from envs.errors import ModelError
 from envs.simulator import Simulator
 
+BOUNDS = {"geom_rbound", "geom_aabb"}
 _WARNING = mujoco.mjtWarning
 UNSTABLE = [
     int(w) for w in (_WARNING.mjWARN_BADQPOS, _WARNING.mjWARN_BADQVEL, _WARNING.mjWARN_BADQACC, _WARNING.mjWARN_BADCTRL)
@@ -67,6 +68,9 @@ class CpuSimulator(Simulator):
             target.copy_(value)
         if self._expanded:
             self.batch.set_const()
+        # It makes the bounds of primitives anew, but leaves those of meshes at the compiled geom's.
+        for name in BOUNDS & {*values}:
+            self._expanded[name].copy_(values[name])
 
     def step(self, substeps: int) -> Tensor:
         self.batch.warning[:] = 0

@@ -58,8 +58,8 @@ class Grasp(ArmEnvironment):
     | 15-18 | object's orientation, with noise of 0.01            | 1    | qpos, quaternion w x y z        |
     | 19-20 | fingers' positions                                  | m    | qpos                            |
     | 21-22 | left and right pad touch the object (0 or 1)        | 1    | contact sensors, above 0.5 N    |
-    | 23-34 | the hidden task, only with `object_visible` (an oracle): one-hot shape (7), half extents (3, m), mass (kg), |
-    |       | friction                                                                                                    |
+    | 23-29 | shape, one-hot, only with `object_visible` (an oracle) | 1 | task                           |
+    | 30-34 | half extents (3), mass, friction, likewise          | m, kg, 1 | task                        |
 
     Action (A = 4): change of the commanded grip point along x, y and z, 1 is 3 cm per control step; fingers, -1 opens
     and 1 closes. The hand points down all the time.

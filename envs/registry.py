@@ -16,6 +16,7 @@ Factory = Callable[..., Environment]
 _FACTORIES: dict[str, Factory | str] = {
     "grasp": "envs.grasp:Grasp",
     "point2d": "envs.point2d:Point2d",
+    "push": "envs.push:Push",
     "reach": "envs.reach:Reach",
 }
 

@@ -6,7 +6,7 @@
 | cylinder        | radius a, half height c                            | cylinder (a, c)                 |
 | sphere          | radius a                                           | sphere (a)                      |
 | capsule         | radius a, half length c of its straight part, lying | capsule (a, c)                 |
-| ellipsoid       | half axes                                          | ellipsoid (a, b, c)             |
+| ellipsoid       | half axes, lying: the shortest is upright          | ellipsoid, sorted (a, b, c)     |
 | hexagonal_prism | circumscribed radius a, half height a              | mesh, the nearest of some radii |
 | wedge           | isosceles triangle of half base a and height 2 a, 2 a deep | mesh, likewise          |
 """
@@ -49,6 +49,8 @@ def half_height(kind: str, extents: Tensor) -> Tensor:
     radius = extents[:, 0]
     if kind in ("sphere", "capsule"):
         return radius
+    if kind == "ellipsoid":
+        return extents.min(-1).values
     if kind in MESHES:
         radius = mesh_radius(extents)[1]
         return radius if kind == "hexagonal_prism" else radius * 2 / 3
@@ -64,7 +66,7 @@ def mesh_radius(extents: Tensor) -> tuple[Tensor, Tensor]:
 
 def inertia_per_mass(kind: str, extents: Tensor) -> Tensor:
     """Principal moments (N, 3) in m^2 about the centre, along x, y, z, of a homogeneous body; extents (N, 3) in m."""
-    a, b, c = extents.unbind(-1)
+    a, b, c = _own_axes(kind, extents).unbind(-1)
     if kind == "box":
         moments = (b**2 + c**2) / 3, (a**2 + c**2) / 3, (a**2 + b**2) / 3
     elif kind == "cylinder":
@@ -107,28 +109,53 @@ def geom_fields(model: mujoco.MjModel, geom: int, kinds: list[str], extents: Ten
         ModelError: for a kind that does not exist, or whose meshes are not in the model.
     """
     count = len(kinds)
-    names = ("geom_type", "geom_size", "geom_quat", "geom_dataid")
-    fields = {name: torch.from_numpy(getattr(model, name).copy()).repeat(count, *[1] * getattr(model, name).ndim) for name in names}
+    names = ("geom_type", "geom_size", "geom_quat", "geom_dataid", "geom_rbound", "geom_aabb")
+    compiled = {name: torch.from_numpy(getattr(model, name).copy()) for name in names}
+    fields = {name: value.repeat(count, *[1] * value.ndim) for name, value in compiled.items()}
     for kind in sorted(set(kinds)):
         if kind not in KINDS:
             raise ModelError(f"unknown shape '{kind}' (valid: {', '.join(KINDS)})")
         chosen = torch.tensor([each == kind for each in kinds]).nonzero()[:, 0]
-        a, b, c = extents[chosen].double().unbind(-1)
-        zero = torch.zeros_like(a)
-        size = {"cylinder": (a, c, zero), "capsule": (a, c, zero), "sphere": (a, zero, zero)}.get(kind, (a, b, c))
-        quaternion, mesh = torch.tensor(_LYING if kind == "capsule" else (1.0, 0.0, 0.0, 0.0)), -torch.ones(len(a))
-        if kind in MESHES:
-            index = mesh_radius(extents[chosen])[0]
-            ids = torch.tensor([_mesh_id(model, f"{kind}_{number}") for number in range(len(MESH_RADII))])
-            mesh = ids[index]
-            boxes = torch.from_numpy(model.mesh_quat.copy())
-            quaternion = boxes[mesh]
-            size = _mesh_half_sizes(model)[mesh].unbind(-1)
+        box, size, turn, mesh = _realised(model, kind, extents[chosen].double())
         fields["geom_type"][chosen, geom] = int(PRIMITIVES.get(kind, mujoco.mjtGeom.mjGEOM_MESH))
-        fields["geom_size"][chosen, geom] = torch.stack(size, -1)
-        fields["geom_quat"][chosen, geom] = quaternion.double()
+        fields["geom_size"][chosen, geom] = size
+        fields["geom_quat"][chosen, geom] = turn
         fields["geom_dataid"][chosen, geom] = mesh.to(fields["geom_dataid"].dtype)
+        fields["geom_aabb"][chosen, geom] = box
+        fields["geom_rbound"][chosen, geom] = _bounding_radius(kind, box)
     return fields
+
+
+def _own_axes(kind: str, extents: Tensor) -> Tensor:
+    return extents.sort(-1, descending=True).values if kind == "ellipsoid" else extents
+
+
+def _realised(model: mujoco.MjModel, kind: str, extents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The box around the geom (N, 6: centre, half extents), geom_size (N, 3), geom_quat (N, 4), geom_dataid (N,)."""
+    turn = torch.tensor(_LYING if kind == "capsule" else (1.0, 0.0, 0.0, 0.0)).double().repeat(len(extents), 1)
+    none = torch.full((len(extents),), -1)
+    a, _, c = extents.unbind(-1)
+    zero = torch.zeros_like(a)
+    if kind == "sphere":
+        return torch.stack([zero, zero, zero, a, a, a], -1), torch.stack([a, zero, zero], -1), turn, none
+    if kind in ("cylinder", "capsule"):
+        end = c + a if kind == "capsule" else c
+        return torch.stack([zero, zero, zero, a, a, end], -1), torch.stack([a, c, zero], -1), turn, none
+    if kind in MESHES:
+        ids = torch.tensor([_mesh_id(model, f"{kind}_{number}") for number in range(len(MESH_RADII))])
+        mesh = ids[mesh_radius(extents)[0]]
+        box = _mesh_boxes(model)[mesh]
+        return box, box[:, :3].abs() + box[:, 3:], torch.from_numpy(model.mesh_quat.copy())[mesh], mesh
+    axes = _own_axes(kind, extents)
+    return torch.cat([torch.zeros_like(axes), axes], -1), axes, turn, none
+
+
+def _bounding_radius(kind: str, box: Tensor) -> Tensor:
+    """The radius (N,) of the sphere around the origin of a geom in a box (N, 6)."""
+    reach = box[:, :3].abs() + box[:, 3:]
+    if kind in ("sphere", "capsule", "ellipsoid"):
+        return reach.max(-1).values
+    return reach[:, 1:].norm(dim=-1) if kind == "cylinder" else reach.norm(dim=-1)
 
 
 def _mesh_id(model: mujoco.MjModel, name: str) -> int:
@@ -138,12 +165,14 @@ def _mesh_id(model: mujoco.MjModel, name: str) -> int:
         raise ModelError(f"the model has no mesh '{name}': see add_meshes") from None
 
 
-def _mesh_half_sizes(model: mujoco.MjModel) -> Tensor:
-    """Half extents (nmesh, 3) in m of every mesh's box, in the mesh's own frame."""
-    sizes = []
+def _mesh_boxes(model: mujoco.MjModel) -> Tensor:
+    """The box (nmesh, 6: centre, half extents) in m around every mesh, in the mesh's own frame."""
+    boxes = []
     for start, number in zip(model.mesh_vertadr, model.mesh_vertnum, strict=True):
-        sizes.append(np.abs(model.mesh_vert[start : start + number]).max(0))
-    return torch.from_numpy(np.stack(sizes)).double()
+        corners = model.mesh_vert[start : start + number].astype(np.float64)
+        low, high = corners.min(0), corners.max(0)
+        boxes.append(np.concatenate([(high + low) / 2, (high - low) / 2]))
+    return torch.from_numpy(np.stack(boxes))
 
 
 def _vertices(kind: str, radius: float) -> np.ndarray:
