@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from envs.errors import ContractError, TaskError
-
-
-class Sized(Protocol):
-    """What the checks need to know about an environment."""
-
-    num_simulations: int
-    observation_size: int
 
 
 class Assigned(dict[str, Tensor]):
@@ -29,30 +21,30 @@ class Assigned(dict[str, Tensor]):
         raise TaskError(f"there is no task parameter '{name}' (valid: {', '.join(sorted(self)) or 'none'})")
 
 
-def check_observation(env: Sized, observation: Tensor) -> None:
+def check_observation(owner: str, observation: object, shape: tuple[int, int]) -> None:
     """An observation must be (N, D) float32.
 
     Raises:
-        ContractError: names the class, what it returned and what it should have.
+        ContractError: names the class (`owner`), what it returned and what it should have.
     """
-    _check(env, "observe()", observation, (env.num_simulations, env.observation_size), torch.float32)
+    _check(owner, "observe()", observation, shape, torch.float32)
 
 
-def check_step(env: Sized, terms: Mapping[str, Tensor], success: Tensor) -> None:
-    """Reward terms must be (N,), at least one, and the success (N,) bool.
+def check_step(owner: str, terms: Mapping[str, object], success: object, count: int) -> None:
+    """Reward terms must be (N,), at least one, and the success (N,) bool; `count` is N.
 
     Raises:
         ContractError: as `check_observation`.
     """
     if not terms:
-        raise ContractError(f"{type(env).__name__}: reward_terms() returned no term")
+        raise ContractError(f"{owner}: reward_terms() returned no term")
     for name, term in terms.items():
-        _check(env, f"reward term '{name}'", term, (env.num_simulations,), None)
-    _check(env, "success()", success, (env.num_simulations,), torch.bool)
+        _check(owner, f"reward term '{name}'", term, (count,), None)
+    _check(owner, "success()", success, (count,), torch.bool)
 
 
 def find_culprit(terms: Mapping[str, Tensor], observation: Tensor, simulation: int) -> str:
-    """What is not finite in a simulation: a reward term, or an entry of the observation."""
+    """What is not finite in a simulation: a reward term (N,), or an entry of the observation (N, D)."""
     for name, term in terms.items():
         if not torch.isfinite(term[simulation]):
             return f"reward term '{name}'"
@@ -60,13 +52,12 @@ def find_culprit(terms: Mapping[str, Tensor], observation: Tensor, simulation: i
     return f"observation entry {entries[0]}" if entries else "the sum of the reward terms"
 
 
-def _check(env: Sized, what: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+def _check(owner: str, what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    wanted = f"{shape} {_short(dtype)}" if dtype else f"{shape}"
     if not isinstance(value, Tensor):
-        raise ContractError(f"{type(env).__name__}: {what} is a {type(value).__name__}, expected a tensor {shape}")
+        raise ContractError(f"{owner}: {what} is a {type(value).__name__}, expected a tensor {wanted}")
     if tuple(value.shape) != shape or dtype not in (None, value.dtype):
-        found = f"{tuple(value.shape)} {_short(value.dtype)}"
-        wanted = f"{shape} {_short(dtype)}" if dtype else f"{shape}"
-        raise ContractError(f"{type(env).__name__}: {what} is {found}, expected {wanted}")
+        raise ContractError(f"{owner}: {what} is {tuple(value.shape)} {_short(value.dtype)}, expected {wanted}")
 
 
 def _short(dtype: torch.dtype) -> str:

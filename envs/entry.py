@@ -111,8 +111,9 @@ def _import_failed(place: str, module: str, error: Exception) -> UnknownEnvironm
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}"
     else:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")]
-        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [frame for frame in frames if not frame.filename.startswith("<frozen importlib")][-1]
+        where = f"{last.filename}:{last.lineno}"
     text = " ".join(str(error).split())
     return UnknownEnvironmentError(f"{place}: cannot import {module}: {where}: {type(error).__name__}: {text}")
 

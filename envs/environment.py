@@ -170,7 +170,7 @@ class MujocoEnvironment(Environment):
         self.on_reset(chosen)
         observation = self.observe()
         if not self._checked:
-            check_observation(self, observation)
+            self._check(observation)
         return observation
 
     def step(self, action: Tensor) -> Step:
@@ -183,15 +183,16 @@ class MujocoEnvironment(Environment):
         observation = self.observe()
         first, self._checked = not self._checked, True
         if first:
-            check_observation(self, observation)
-            check_step(self, terms, success)
+            self._check(observation)
+            check_step(type(self).__name__, terms, success, self.num_simulations)
         reward = torch.stack(tuple(terms.values())).sum(0)
         # One sum tells in one pass whether anything is not finite; the search for the culprit is rare.
         if not torch.isfinite(reward.sum() + observation.sum()):
             failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
             if first and failed.all() and not unstable.any():
+                culprit = find_culprit(terms, observation, 0)
                 where = f"in all {self.num_simulations} simulations at the first step"
-                raise ContractError(f"{type(self).__name__}: {find_culprit(terms, observation, 0)} is not finite {where}")
+                raise ContractError(f"{type(self).__name__}: {culprit} is not finite {where}")
         if failed.any():
             index = int(failed.nonzero()[0, 0])
             cause = "physics failed" if unstable[index] else f"{find_culprit(terms, observation, index)} is not finite"
@@ -201,6 +202,9 @@ class MujocoEnvironment(Environment):
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
             success = success & ~failed
         return Step(observation, reward, terms, success, failed, failed)
+
+    def _check(self, observation: object) -> None:
+        check_observation(type(self).__name__, observation, (self.num_simulations, self.observation_size))
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         return {name: self.simulator.field(name)[simulation].numpy().copy() for name in ("qpos", "mocap_pos")}

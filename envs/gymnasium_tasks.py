@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation, RescaleAction
 from torch import Tensor
@@ -143,12 +144,11 @@ class GymnasiumTasks(Environment):
         super().__init__(num_simulations, distribution, seed)
         self.name = place.replace("/", ":").rpartition(":")[2]
         self.horizon = _horizon(sampler, place, horizon)
-        self.observation_size = int(np.prod(sampler.observation_space.shape))
-        self._action_shape = sampler.action_space.shape
-        self.action_size = int(np.prod(self._action_shape))
+        self.observation_size, self.action_size = flatdim(sampler.observation_space), flatdim(sampler.action_space)
+        self._action_shape = sampler.action_space.shape or ()
         self.control_period = _period(sampler)
         # A graphics context for every one of many would be too much, and only a lone one is filmed.
-        if num_simulations == 1 and "rgb_array" in (sampler.metadata.get("render_modes") or []):
+        if num_simulations == 1 and _draws(make, sampler):
             options = options | {"render_mode": "rgb_array"}
         makers = [lambda: _prepared(make(**options), place)] * num_simulations
         self.vector = VECTORISATION[vectorization](makers, autoreset_mode=AutoresetMode.DISABLED)
@@ -216,7 +216,7 @@ class _Simulation(gymnasium.Wrapper[Any, Any, Any, Any]):
     That an episode is over stands in `info` alone, so that Gymnasium's vectors leave the resets to us.
     """
 
-    TOLD = ("success", "terminated", "truncated")
+    TOLD: tuple[str, ...] = ("success", "terminated", "truncated")
 
     def __init__(self, env: gymnasium.Env[Any, Any], place: str) -> None:
         super().__init__(env)
@@ -248,9 +248,9 @@ class _Simulation(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self._rest[0], 0.0, False, False, self._rest[1]
         observation, reward, terminated, truncated, info = self.env.step(action)
         success = bool(info.get("success", info.get("is_success", False)))
-        told = dict(zip(self.TOLD, (success, bool(terminated), bool(truncated)), strict=True))
+        told: dict[str, bool] = dict(zip(self.TOLD, (success, bool(terminated), bool(truncated)), strict=True))
         if terminated or truncated:
-            self._rest = (observation, told)
+            self._rest = (observation, told | {"terminated": True})
         return self._checked(observation), float(reward), False, False, told
 
     def _checked(self, observation: Any) -> Any:
@@ -276,7 +276,8 @@ def _prepared(env: object, place: str) -> _Simulation:
     if not observation.is_np_flattenable:
         raise ContractError(f"{place}: needs observations that can be flattened, has {observation}")
     if not (np.all(action.low == -1.0) and np.all(action.high == 1.0)):
-        env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+        one = np.ones(action.shape, action.dtype)
+        env = RescaleAction(env, -one, one)
     if not isinstance(observation, Box) or len(observation.shape) != 1:
         env = FlattenObservation(env)
     return _Simulation(env, place)
@@ -318,6 +319,13 @@ def _horizon(sampler: _Simulation, place: str, horizon: int | None) -> int:
     if steps is None:
         raise EnvsError(f"{place}: does not say how long an episode is: give env.horizon=<control steps>")
     return steps
+
+
+def _draws(make: Make, sampler: _Simulation) -> bool:
+    """Whether the environment can be asked for the render mode "rgb_array"."""
+    arguments = inspect.signature(make).parameters
+    takes = "render_mode" in arguments or any(a.kind == a.VAR_KEYWORD for a in arguments.values())
+    return takes and "rgb_array" in (sampler.metadata.get("render_modes") or [])
 
 
 def _period(sampler: _Simulation) -> float:

@@ -17,6 +17,7 @@ from envs.errors import ModelError
 # What a simulation's own model may change in a picture, by what it belongs to.
 _GEOM_FIELDS = ("type", "size", "pos", "quat", "rgba", "rbound", "aabb")
 _BODY_FIELDS = ("body_pos", "body_quat")
+_REFERRING = ("actuators", "sensors", "tendons", "equalities", "pairs", "excludes")
 # A specification does not know where it was read from, and a message shall.
 _SOURCES: WeakKeyDictionary[mujoco.MjSpec, str] = WeakKeyDictionary()
 
@@ -60,6 +61,9 @@ def physics_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
         ModelError: in one line, naming the file, if it does not compile.
     """
     bare = spec.copy()
+    # A copy leaves out what refers to something that is not there. The original says so when it is compiled.
+    if any(len(getattr(spec, kind)) != len(getattr(bare, kind)) for kind in _REFERRING):
+        _compile(spec, _SOURCES.get(spec))
     bare.compiler.discardvisual = True
     return _compile(bare, _SOURCES.get(spec))
 

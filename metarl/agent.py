@@ -124,8 +124,10 @@ class Agent:
         if found != wanted:
             raise MetaRLError(f"the environment's observation and action shapes are {found}, the policy's are {wanted}")
         space = env.single_action_space
-        if isinstance(space, Box) and np.isfinite(space.low).all() and not (
-            np.allclose(space.low, -1.0) and np.allclose(space.high, 1.0)
+        if (
+            isinstance(space, Box)
+            and np.isfinite(space.low).all()
+            and not (np.allclose(space.low, -1.0) and np.allclose(space.high, 1.0))
         ):
             remedy = "wrap it in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
             raise MetaRLError(f"the environment's actions are not from -1 to 1, as the policy's are: {remedy}")

@@ -116,8 +116,8 @@ def _own_environment(override: Override) -> list[str]:
     if override.key_or_group != "env" or ":" not in entries or entries.startswith("{"):
         return [line]
     if not all(ENTRY.fullmatch(entry.strip()) for entry in entries.split(",")):
-        remedy = "an environment of your own is written package.module:Class, or gymnasium:Name-v0, and not mixed with others"
-        raise ConfigError(f"{line}: {remedy}")
+        forms = "package.module:Class, or gymnasium:Name-v0"
+        raise ConfigError(f"{line}: an environment of your own is written {forms}, and not mixed with others")
     return ["env=custom", f"env.entry={entries}"]
 
 
