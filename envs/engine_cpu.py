@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 import mujoco
 import numpy as np
@@ -53,7 +54,8 @@ class CpuSimulator(Simulator):
         for name in {*values, *self._expanded}:
             if name not in self._expanded:
                 if name not in MODEL_FIELDS:
-                    raise ModelError(f"'{name}' is no model field")
+                    close = get_close_matches(name, MODEL_FIELDS, 1)
+                    raise ModelError(f"'{name}' is no model field" + (f"; did you mean '{close[0]}'?" if close else ""))
                 self._expanded[name] = _alias(self.batch.expand(name))
             target = self._expanded[name]
             if name not in values:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.contract import Assigned, check_observation, check_step, find_culprit
 from envs.engine_cpu import CpuSimulator
-from envs.errors import ModelError, TaskError
+from envs.errors import ContractError, ModelError, TaskError
 from envs.models import PictureModel, physics_model
 from envs.simulator import Simulator
 from envs.tasks import TaskDistribution, Tasks
@@ -55,7 +56,7 @@ class Environment(ABC):
         self.distribution = distribution
         self.generator = torch.Generator().manual_seed(seed)
         self.tasks: Tasks | None = None
-        self.assigned: dict[str, Tensor] = {}
+        self.assigned: dict[str, Tensor] = Assigned()
 
     def set_tasks(self, tasks: Tasks) -> None:
         """Give M tasks to the N simulations, N / M simulations each; call `reset` afterwards.
@@ -71,7 +72,7 @@ class Environment(ABC):
             raise TaskError(f"{self.name}: the tasks lack the parameters {', '.join(missing)}")
         self.tasks = tasks
         repeats = self.num_simulations // count
-        self.assigned = {name: value.repeat_interleave(repeats, 0) for name, value in tasks.values.items()}
+        self.assigned = Assigned({name: value.repeat_interleave(repeats, 0) for name, value in tasks.values.items()})
         self.apply_tasks()
 
     @abstractmethod
@@ -110,7 +111,12 @@ class MujocoEnvironment(Environment):
     """A task environment on MuJoCo: subclasses give the model, the tasks, the control law, observation and reward.
 
     A simulation whose physics becomes unstable, or whose observation or reward is not finite, ends its episode with
-    reward 0, is reset alone, and is reported in `Step.failed`; `last_failure` names it and its task.
+    reward 0, is reset alone, and is reported in `Step.failed`; `last_failure` names it and its task. What the
+    subclass returns is checked once, at the first reset and the first step.
+
+    Raises:
+        ContractError: if an observation, a reward term or the success has another shape or type than promised, or a
+            value is not finite in all simulations at the very first step.
     """
 
     substeps: int = 10
@@ -130,6 +136,7 @@ class MujocoEnvironment(Environment):
         self.simulator: Simulator = CpuSimulator(self.model, num_simulations, threads)
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
+        self._checked = False
 
     @abstractmethod
     def initial_state(self) -> dict[str, Tensor]:
@@ -161,27 +168,43 @@ class MujocoEnvironment(Environment):
         chosen = torch.ones(self.num_simulations, dtype=torch.bool) if mask is None else mask
         self.elapsed[chosen] = 0
         self.on_reset(chosen)
-        return self.observe()
+        observation = self.observe()
+        if not self._checked:
+            self._check(observation)
+        return observation
 
     def step(self, action: Tensor) -> Step:
         action = action.clamp(-1.0, 1.0)
         self.control(action)
-        failed = self.simulator.step(self.substeps)
+        failed = unstable = self.simulator.step(self.substeps)
         self.elapsed += 1
         terms = self.reward_terms(action)
-        reward = torch.stack(tuple(terms.values())).sum(0)
         success = self.success()
         observation = self.observe()
+        first, self._checked = not self._checked, True
+        if first:
+            self._check(observation)
+            check_step(type(self).__name__, terms, success, self.num_simulations)
+        reward = torch.stack(tuple(terms.values())).sum(0)
         # One sum tells in one pass whether anything is not finite; the search for the culprit is rare.
         if not torch.isfinite(reward.sum() + observation.sum()):
             failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
+            if first and failed.all() and not unstable.any():
+                culprit = find_culprit(terms, observation, 0)
+                where = f"in all {self.num_simulations} simulations at the first step"
+                raise ContractError(f"{type(self).__name__}: {culprit} is not finite {where}")
         if failed.any():
-            self._report(failed)
+            index = int(failed.nonzero()[0, 0])
+            cause = "physics failed" if unstable[index] else f"{find_culprit(terms, observation, index)} is not finite"
+            self.last_failure = f"{self.name}: {cause} in simulation {index}, {self.task_of(index)}"
             observation = torch.where(failed[:, None], self.reset(failed), observation)
             reward = reward.masked_fill(failed, 0.0)
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
             success = success & ~failed
         return Step(observation, reward, terms, success, failed, failed)
+
+    def _check(self, observation: object) -> None:
+        check_observation(type(self).__name__, observation, (self.num_simulations, self.observation_size))
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         return {name: self.simulator.field(name)[simulation].numpy().copy() for name in ("qpos", "mocap_pos")}
@@ -190,7 +213,8 @@ class MujocoEnvironment(Environment):
         from envs.frames import FrameRenderer  # OpenGL is loaded by those who draw alone
 
         model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
-        renderer = FrameRenderer(model, width, height)
+        cameras = [model.camera(index).name for index in range(model.ncam)]
+        renderer = FrameRenderer(model, width, height, "viewer" if "viewer" in cameras else None)
         return lambda state: renderer.render(state["qpos"], state["mocap_pos"])
 
     def sensor(self, name: str) -> Tensor:
@@ -210,7 +234,3 @@ class MujocoEnvironment(Environment):
         """A model field as compiled, once for each simulation (N, ...): change it and give it to `set_model_fields`."""
         value = torch.from_numpy(getattr(self.model, name).copy())
         return value.repeat(self.num_simulations, *[1] * value.ndim)
-
-    def _report(self, failed: Tensor) -> None:
-        index = int(failed.nonzero()[0, 0])
-        self.last_failure = f"{self.name}: physics failed in simulation {index}, {self.task_of(index)}"

@@ -13,6 +13,10 @@ class TaskError(EnvsError):
     """A task, a range or a split is not usable."""
 
 
+class ContractError(EnvsError):
+    """An environment's own code breaks the contract of `envs.environment`, or of Gymnasium."""
+
+
 class PhysicsError(EnvsError):
     """The physics failed."""
 

@@ -1,16 +1,12 @@
-"""The environments by name, or by the place of a class: `package.module:Class`."""
+"""The environments by name, or by the place of a class: `package.module:Class` (see `envs.entry`)."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, cast
 
+from envs.entry import Factory, load_entry, own_environment
 from envs.environment import Environment
 from envs.errors import EnvsError, UnknownEnvironmentError
-
-Factory = Callable[..., Environment]
 
 # A place is imported when its environment is first made.
 _FACTORIES: dict[str, Factory | str] = {
@@ -41,13 +37,14 @@ def make(name: str, num_simulations: int, **options: object) -> Environment:
     """An environment of N simulations.
 
     Args:
-        name: a registered name, or `package.module:Class`.
+        name: a registered name, `package.module:Class`, or `gymnasium:Name-v0`.
 
     Raises:
         UnknownEnvironmentError: with the nearest valid names; or if there is no such module or class.
+        ContractError: if a class of the user's own is no environment.
         EnvsError: for an option that the environment does not have.
     """
-    factory = load_entry(name) if ":" in name else _FACTORIES.get(name)
+    factory = own_environment(name) if ":" in name else _FACTORIES.get(name)
     if factory is None:
         close = get_close_matches(name, names(), 1)
         hint = f"did you mean '{close[0]}'? " if close else ""
@@ -60,19 +57,3 @@ def make(name: str, num_simulations: int, **options: object) -> Environment:
         if "unexpected keyword" not in str(error):
             raise
         raise EnvsError(f"environment '{name}': {str(error).split('() ')[-1]}") from None
-
-
-def load_entry(place: str) -> Factory:
-    """The class at `package.module:Class`.
-
-    Raises:
-        UnknownEnvironmentError: in one line, if there is no such module, or the module has no such class.
-    """
-    module, _, name = place.partition(":")
-    try:
-        found: Any = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise UnknownEnvironmentError(f"{place}: {error}; a module is searched from the working folder") from None
-    if not callable(found):
-        raise UnknownEnvironmentError(f"{place}: the module {module} has no class '{name}'")
-    return cast(Factory, found)

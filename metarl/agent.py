@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
@@ -122,6 +123,14 @@ class Agent:
         wanted = ((policy.observation_size,), (policy.action_size,))
         if found != wanted:
             raise MetaRLError(f"the environment's observation and action shapes are {found}, the policy's are {wanted}")
+        space = env.single_action_space
+        if (
+            isinstance(space, Box)
+            and np.isfinite(space.low).all()
+            and not (np.allclose(space.low, -1.0) and np.allclose(space.high, 1.0))
+        ):
+            remedy = "wrap it in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
+            raise MetaRLError(f"the environment's actions are not from -1 to 1, as the policy's are: {remedy}")
 
     @torch.no_grad()
     def _play(self, env: VectorEnv[Any, Any, Any], episodes: int, generator: torch.Generator) -> Episodes:

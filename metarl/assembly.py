@@ -36,10 +36,13 @@ def stream_seed(seed: int, stream: str) -> int:
 
 
 def build_environment(config: Mapping[str, Any], simulations: int, seed: int, threads: int) -> Environment:
-    """The environment of `config` (its `env` part), with task ranges overridden as it says."""
+    """The environment of `config` (its `env` part), with task ranges overridden as it says.
+
+    An `entry` is the place of an environment of the user's own; the name is then only what its runs are called.
+    """
     options = dict(config)
-    name, overrides = options.pop("name"), options.pop("tasks", None)
-    return make(name, simulations, seed=seed, threads=threads, tasks_override=dict(overrides or {}), **options)
+    name, entry, overrides = options.pop("name"), options.pop("entry", None), options.pop("tasks", None)
+    return make(entry or name, simulations, seed=seed, threads=threads, tasks_override=dict(overrides or {}), **options)
 
 
 def build_policy(config: Mapping[str, Any], env: Environment, trial_episodes: int, device: torch.device) -> Policy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -81,7 +82,7 @@ def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Con
         raise ConfigError(f"{error.full_key}: {one_line(error)}") from None
     env = plain.get("env")
     if isinstance(env, dict) and "entry" in env and env.get("name") is None:
-        env["name"] = str(env["entry"]).rpartition(":")[2]
+        env["name"] = re.split("[:/]", str(env["entry"]))[-1]
     plain = apply_rules(plain, TABLES[command])
     if command != "train":
         return plain

@@ -17,7 +17,8 @@ from metarl.errors import ConfigError, nearest
 KINDS = {"env": "environment", "algo": "algorithm", "agent": "policy", "recipe": "recipe"}
 HIDDEN = {"env": {"custom"}}  # choices that the lists of valid names leave out
 BUDGET = ("iterations", "env_steps", "minutes")
-ENTRY = re.compile(r"[\w.]+:\w+")  # module:class
+# package.module:Class, or gymnasium:id, where an id is [module:][namespace/]name
+ENTRY = re.compile(r"(?!gymnasium:)[\w.]+:\w+|gymnasium:([\w.-]+:)?([\w.-]+/)?[\w.-]+")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -115,8 +116,8 @@ def _own_environment(override: Override) -> list[str]:
     if override.key_or_group != "env" or ":" not in entries or entries.startswith("{"):
         return [line]
     if not all(ENTRY.fullmatch(entry.strip()) for entry in entries.split(",")):
-        remedy = "an environment of your own is written package.module:Class, and not mixed with others"
-        raise ConfigError(f"{line}: {remedy}")
+        forms = "package.module:Class, or gymnasium:Name-v0"
+        raise ConfigError(f"{line}: an environment of your own is written {forms}, and not mixed with others")
     return ["env=custom", f"env.entry={entries}"]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 from metarl.errors import ConfigError, nearest
+from metarl.overrides import ENTRY
 
 Config = dict[str, Any]
 
@@ -152,7 +153,7 @@ ALGORITHM: dict[str, Rule] = {
 }
 TRAIN: dict[str, Rule] = {
     "env.name": text,
-    "env.entry": matching(r"[\w.]+:\w+", "package.module:Class, given as env=package.module:Class"),
+    "env.entry": matching(ENTRY.pattern, "package.module:Class, given as env=package.module:Class"),
     "env.horizon": count,
     "env.goal_visible": boolean,
     "env.object_visible": boolean,

@@ -1,0 +1,64 @@
+"""What an environment's own code must return: checked once, and said in one line that names the class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from envs.errors import ContractError, TaskError
+
+
+class Assigned(dict[str, Tensor]):
+    """Task parameters (N, d) by name.
+
+    Raises:
+        TaskError: names the valid ones, where another is asked for.
+    """
+
+    def __missing__(self, name: str) -> Tensor:
+        raise TaskError(f"there is no task parameter '{name}' (valid: {', '.join(sorted(self)) or 'none'})")
+
+
+def check_observation(owner: str, observation: object, shape: tuple[int, int]) -> None:
+    """An observation must be (N, D) float32.
+
+    Raises:
+        ContractError: names the class (`owner`), what it returned and what it should have.
+    """
+    _check(owner, "observe()", observation, shape, torch.float32)
+
+
+def check_step(owner: str, terms: Mapping[str, object], success: object, count: int) -> None:
+    """Reward terms must be (N,), at least one, and the success (N,) bool; `count` is N.
+
+    Raises:
+        ContractError: as `check_observation`.
+    """
+    if not terms:
+        raise ContractError(f"{owner}: reward_terms() returned no term")
+    for name, term in terms.items():
+        _check(owner, f"reward term '{name}'", term, (count,), None)
+    _check(owner, "success()", success, (count,), torch.bool)
+
+
+def find_culprit(terms: Mapping[str, Tensor], observation: Tensor, simulation: int) -> str:
+    """What is not finite in a simulation: a reward term (N,), or an entry of the observation (N, D)."""
+    for name, term in terms.items():
+        if not torch.isfinite(term[simulation]):
+            return f"reward term '{name}'"
+    entries = (~torch.isfinite(observation[simulation])).nonzero()[:, 0].tolist()
+    return f"observation entry {entries[0]}" if entries else "the sum of the reward terms"
+
+
+def _check(owner: str, what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    wanted = f"{shape} {_short(dtype)}" if dtype else f"{shape}"
+    if not isinstance(value, Tensor):
+        raise ContractError(f"{owner}: {what} is a {type(value).__name__}, expected a tensor {wanted}")
+    if tuple(value.shape) != shape or dtype not in (None, value.dtype):
+        raise ContractError(f"{owner}: {what} is {tuple(value.shape)} {_short(value.dtype)}, expected {wanted}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

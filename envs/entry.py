@@ -1,0 +1,125 @@
+"""Environments of a user's own, of either kind, at `package.module:Class`; and what is wrong with one, in one line."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+
+from envs.environment import Environment
+from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentError
+from envs.gymnasium_tasks import GymnasiumTasks
+
+Factory = Callable[..., Environment]
+
+ID = "gymnasium"  # env=gymnasium:Name-v0 is a registered name, not a place
+# What `__init__` and the class body must set, for whatever steps the environment.
+_PROMISED = {"name": str, "success_criterion": str, "horizon": int, "observation_size": int, "action_size": int}
+
+
+def load_entry(place: str) -> Callable[..., Any]:
+    """The class or function at `package.module:Class`.
+
+    Raises:
+        UnknownEnvironmentError: in one line, if the module does not exist, fails when it is imported, or has no such
+            class.
+    """
+    module, _, name = place.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise _import_failed(place, module, error) from None
+        raise UnknownEnvironmentError(f"{place}: {error}; a module is searched from the working folder") from None
+    except Exception as error:
+        raise _import_failed(place, module, error) from None
+    if not callable(found):
+        raise UnknownEnvironmentError(f"{place}: the module {module} has no class '{name}'")
+    return found
+
+
+def own_environment(place: str) -> Factory:
+    """What makes N simulations of an environment of the user's own.
+
+    Args:
+        place: `package.module:Class`, where `Class` is an `envs.environment.Environment`, a `gymnasium.Env` with
+            `sample_tasks` and `set_task`, or a function that returns one of these (the first kind, if it takes
+            `num_simulations`); or `gymnasium:Name-v0`, a name that is registered with Gymnasium.
+
+    Raises:
+        UnknownEnvironmentError: as `load_entry`.
+        ContractError: if it is neither kind, or lacks a method. The factory raises it too.
+    """
+    if place.startswith(f"{ID}:"):
+        return partial(GymnasiumTasks, partial(_registered, place), place)
+    found = load_entry(place)
+    if isinstance(found, type) and not issubclass(found, Environment | gymnasium.Env):
+        kinds = "envs.environment.MujocoEnvironment (or Environment) nor gymnasium.Env"
+        raise ContractError(f"{place}: is a subclass of neither {kinds}")
+    if isinstance(found, type):
+        batched = issubclass(found, Environment)
+    else:
+        batched = "num_simulations" in inspect.signature(found).parameters
+    if not batched:
+        return partial(GymnasiumTasks, found, place)
+    if inspect.isabstract(found):
+        raise ContractError(f"{place}: lacks the methods {', '.join(sorted(found.__abstractmethods__))}")
+    return partial(_construct, found, place)
+
+
+def _construct(found: Callable[..., Any], place: str, num_simulations: int, **options: Any) -> Environment:
+    """A batched environment of the user's own, made and checked."""
+    try:
+        env = found(num_simulations, **options)
+    except EnvsError as error:
+        raise type(error)(f"{place}{_where(error, inspect.getmodule(found))}: {error}") from None
+    if not isinstance(env, Environment):
+        raise ContractError(f"{place}: returned a {type(env).__name__}, which is no envs.environment.Environment")
+    for name, kind in _PROMISED.items():
+        value = getattr(env, name, None)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            wanted = "an integer" if kind is int else "a text"
+            raise ContractError(f"{place}: must set {name} to {wanted}, and it is {value!r}")
+    _check_override(place, env, options.get("tasks_override") or {})
+    return env
+
+
+def _check_override(place: str, env: Environment, changes: Mapping[str, object]) -> None:
+    """Ranges that were asked for must have arrived: a class may have taken them and done nothing."""
+    distribution = env.distribution
+    if changes and distribution.override(changes).parameters != distribution.parameters:
+        remedy = "hand the super().__init__ a distribution.override(tasks_override or {})"
+        raise TaskError(f"{place}: ignores the task ranges {', '.join(changes)}: {remedy}")
+
+
+def _registered(place: str, **options: Any) -> gymnasium.Env[Any, Any]:
+    """An environment by the name that it is registered with Gymnasium under."""
+    try:
+        return gymnasium.make(place.partition(":")[2], disable_env_checker=True, **options)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise UnknownEnvironmentError(f"{place}: {' '.join(str(error).split())}") from None
+
+
+def _import_failed(place: str, module: str, error: Exception) -> UnknownEnvironmentError:
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}:{error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [frame for frame in frames if not frame.filename.startswith("<frozen importlib")][-1]
+        where = f"{last.filename}:{last.lineno}"
+    text = " ".join(str(error).split())
+    return UnknownEnvironmentError(f"{place}: cannot import {module}: {where}: {type(error).__name__}: {text}")
+
+
+def _where(error: Exception, module: ModuleType | None) -> str:
+    """The line of the user's module that an error passed through last, such as " (cart.py:12)"."""
+    file = getattr(module, "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(file).name}:{lines[-1]})" if file and lines else ""

@@ -1,0 +1,380 @@
+"""Environments of a user's own, from the command line on: the walk-through of ARCHITECTURE.md, and what goes wrong."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from envs import registry
+from envs.errors import ContractError, EnvsError, ModelError, TaskError, UnknownEnvironmentError
+from envs.tasks import Range
+from metarl.assembly import build_policy
+from metarl.config import compose
+from metarl.errors import KNOWN, MetaRLError
+from metarl.rendering import render_run
+from metarl.rollout import collect
+from metarl.runs import evaluate_run, open_run, train
+
+ROOT = Path(__file__).parents[2]
+TINY = ["algo.tasks=3", "algo.episodes=2", "agent.width=8", "evaluate.tasks=3", "evaluate.episodes_per_step=2"]
+NUMBER = count()
+Write = Callable[[str], str]
+
+POINT = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+
+class Point(gymnasium.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, speed=0.1, render_mode=None):
+        self.observation_space, self.action_space = Box(-9, 9, (2,)), Box(-2, 2, (2,))
+        self.speed, self.render_mode = speed, render_mode
+
+    def sample_tasks(self, n):
+        return [{"goal": goal} for goal in self.np_random.uniform(-0.4, 0.4, (n, 2))]
+
+    def set_task(self, task):
+        self.goal = task["goal"]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position = self.np_random.uniform(-0.1, 0.1, 2)
+        return self.position.astype(np.float32), {}
+
+    def step(self, action):
+        self.position = self.position + self.speed * action
+        distance = np.linalg.norm(self.position - self.goal)
+        return self.position.astype(np.float32), -distance, distance < 0.2, False, {"success": distance < 0.2}
+
+    def render(self):
+        return np.zeros((20, 20, 3), np.uint8)
+
+
+def faster(**options):
+    return Point(speed=0.2, **options)
+"""
+
+
+def walk_through() -> tuple[str, str]:
+    """The code and the command under "Add an environment"."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    section = text.partition("## Add an environment")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    commands = re.findall(r"^    python -m metarl\.(.*)$", section, re.MULTILINE)
+    assert len(blocks) == len(commands) == 1
+    return blocks[0], commands[0]
+
+
+def command(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command as a user gives it, from a folder of their own."""
+    line = [sys.executable, "-m", f"metarl.{module}", *arguments]
+    return subprocess.run(
+        line, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240
+    )
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a module with a name of its own, where Python finds it, and returns the name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(source: str) -> str:
+        name = f"own_{next(NUMBER)}"
+        (tmp_path / f"{name}.py").write_text(source)
+        return name
+
+    return write
+
+
+def cart(*changes: tuple[str, str]) -> str:
+    """The walk-through's module with other lines."""
+    source = walk_through()[0]
+    for old, new in changes:
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    return source
+
+
+# The walk-through
+
+
+def test_the_walk_through_trains_and_evaluates(tmp_path: Path) -> None:
+    code, line = walk_through()
+    assert len(code.splitlines()) < 75
+    module, entry, *settings = line.split()
+    package, name = entry.removeprefix("env=").partition(":")[0].split(".")
+    (tmp_path / package).mkdir()
+    (tmp_path / package / f"{name}.py").write_text(code)
+    options = ["env.horizon=6", "env.tasks.mass=[1,2]", "algo.tasks=6", "agent.width=8"]
+    result = command(tmp_path, module, entry, *settings, *options, *TINY[3:], "budget.iterations=2", "run_dir=run")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert rows[-1].split(",")[rows[0].split(",").index("env_steps")] == str(2 * 6 * 6)
+    result = command(tmp_path, "evaluate", "run=run", "split=ood", "tasks=3")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "run" / "evaluation" / "ood.json").read_text())
+    assert (report["env"], report["tasks"]) == ("cart", 3)
+    wrong = command(tmp_path, module, entry, "env.tasks.mass=[2,1]")
+    place = entry.removeprefix("env=")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert re.fullmatch(rf"error: {place} \(cart.py:\d+\): task parameter 'mass': .* upside down: .*\n", wrong.stderr)
+
+
+def test_the_walk_through_is_a_task_that_can_be_solved(written: Write) -> None:
+    env = registry.make(f"{written(cart())}:Cart", 100, horizon=40)
+    env.set_tasks(env.distribution.published("test"))
+    observation, target, mass = env.reset(), env.assigned["target"], env.assigned["mass"]
+    for _ in range(env.horizon):
+        position, velocity = observation.split(1, -1)
+        step = env.step(4.0 * mass * (target - position) - (mass - 0.2) * velocity)
+        observation = step.observation
+    assert step.success.float().mean() > 0.95 and not step.failed.any()
+
+
+def test_a_model_without_a_viewer_is_drawn(written: Write) -> None:
+    name = written(cart(('name="viewer" ', "")))
+    env = registry.make(f"{name}:Cart", 1)
+    env.set_tasks(env.distribution.published("test", 1))
+    env.reset()
+    assert env.drawer(0, 64, 48)(env.render_state(0)).max() > 100
+
+
+# A Gymnasium environment from the command line on
+
+
+def test_a_gymnasium_environment_is_trained_resumed_filmed_and_loaded(
+    written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"{written(POINT)}:Point"
+    monkeypatch.chdir(tmp_path)
+    given = [f"env={place}", "env.horizon=9", "env.speed=0.3", "env.train_tasks=50", *TINY]
+    train(compose([*given, "budget.iterations=2", "run_dir=run"]))
+    train(compose([*given, "budget.iterations=1", "run_dir=half"]))
+    train(compose(["resume=half", "budget.iterations=2"]))
+    whole, half = open_run("run", "cpu"), open_run("half", "cpu")
+    assert whole.config["env"]["name"] == "Point" and whole.iteration == half.iteration == 2
+    for name, value in whole.policy.state_dict().items():
+        assert torch.equal(value, half.policy.state_dict()[name]), name
+    evaluate_run(compose(["run=run", "tasks=2", "split=train"], "evaluate"))
+    assert json.loads(Path("run/evaluation/train.json").read_text())["env"] == "Point"
+    render_run(compose(["run=run", "out=film.gif", "width=64", "height=48"], "render"))
+    assert Path("film.gif").stat().st_size > 0
+    capsys.readouterr()
+    user = sys.modules[place.partition(":")[0]].Point()
+    user.set_task({"goal": np.zeros(2)})
+    agent = metarl.load("run", "cpu")
+    with pytest.raises(MetaRLError, match=r"actions are not from -1 to 1.*RescaleAction\(env, -1.0, 1.0\)"):
+        agent.adapt(user, episodes=1)
+    adapted = agent.adapt(gymnasium.wrappers.RescaleAction(user, np.float32(-1), np.float32(1)), episodes=2)
+    assert adapted.adapted is not None
+
+
+def test_episodes_that_end_early_are_cut_in_the_rollout(written: Write) -> None:
+    env = registry.make(f"{written(POINT)}:faster", 6, horizon=30)
+    assert (env.name, env.horizon) == ("faster", 30)
+    env.set_tasks(env.distribution.published("test", 3))
+    config = compose(["env=point2d", "agent.hidden=[4]"])
+    policy = build_policy(config["agent"], env, 1, torch.device("cpu"))
+    episodes = collect(env, policy, generator=torch.Generator().manual_seed(0))
+    length = episodes.valid.sum(-1)
+    ended = episodes.success_any_step[..., 0]
+    assert ended.any() and torch.equal(length < 30, ended) | (length == 30).any()
+    assert torch.equal(episodes.success_at_end, episodes.success_any_step)
+    assert not episodes.reward[episodes.valid == 0].any()
+
+
+def test_a_registered_gymnasium_environment_is_named_on_the_command_line() -> None:
+    env = compose(["env=gymnasium:envs:metarl/Point2d-v0", "env.horizon=5"])["env"]
+    assert env["entry"] == "gymnasium:envs:metarl/Point2d-v0" and env["name"] == "Point2d-v0"
+
+
+# What goes wrong, in one line each
+
+
+def line_of(place: str, kind: type[EnvsError], steps: int = 0, **options: Any) -> str:
+    """The one line with which an environment is refused when it is made, or used."""
+    with pytest.raises(KNOWN) as caught:
+        env = registry.make(place, 4, threads=1, **options)
+        env.set_tasks(env.distribution.published("train", 2))
+        env.reset()
+        for _ in range(steps):
+            env.step(torch.zeros(4, env.action_size))
+    text = str(caught.value)
+    assert caught.type is kind and "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (
+            "import nothing_at_all",
+            r"cannot import NAME: \S+NAME.py:1: ModuleNotFoundError: No module .*'nothing_at_all'",
+        ),
+        ("x = 1\nx / 0", r"cannot import NAME: \S+NAME.py:2: ZeroDivisionError: division by zero"),
+        ("x = (", r"cannot import NAME: \S+NAME.py:1: SyntaxError: '\(' was never closed"),
+        (
+            "from envs.tasks import Range\nR = Range(2, 1)",
+            r"cannot import NAME: \S+tasks.py:\d+: TaskError: range is upside down",
+        ),
+        ("", "the module NAME has no class 'Cart'"),
+        ("Cart = 3", "the module NAME has no class 'Cart'"),
+    ],
+)
+def test_a_module_that_cannot_be_used(written: Write, source: str, line: str) -> None:
+    name = written(source)
+    found = line_of(f"{name}:Cart", UnknownEnvironmentError)
+    assert re.match(f"{name}:Cart: {line.replace('NAME', name)}", found)
+
+
+def test_a_module_that_is_not_there() -> None:
+    line = "nowhere.at_all:Cart: No module named 'nowhere'; a module is searched from the working folder"
+    assert line_of("nowhere.at_all:Cart", UnknownEnvironmentError) == line
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("class Cart: pass", "is a subclass of neither envs.environment.MujocoEnvironment"),
+        ("def Cart(**options): return 3", "returned a int, which is neither"),
+        ("def Cart(num_simulations, **options): return 3", "returned a int, which is no envs.environment.Environment"),
+        (cart(("    def control(", "    def push(")), "lacks the methods control"),
+        (cart(("self.horizon, ", "self.length, ")), "must set horizon to an integer, and it is None"),
+        (cart(('    name = "cart"\n', "")), "must set name to a text, and it is None"),
+        (POINT.replace("def set_task", "def put_task").replace("Point", "Cart"), "lacks set_task: a task environment"),
+    ],
+)
+def test_a_class_that_is_no_environment(written: Write, source: str, line: str) -> None:
+    name = written(source)
+    assert line_of(f"{name}:Cart", ContractError).startswith(f"{name}:Cart: {line}")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "line"),
+    [
+        (('<mujoco model="cart">', '<mujoco model="cart"'), ModelError, r"\S+NAME.py: XML .*"),
+        (
+            ('joint="slide" gear', 'joint="slid" gear'),
+            ModelError,
+            r"\S+NAME.py: model 'cart' does not compile: .*slid.*",
+        ),
+        (
+            ("Range(0.5, 3.0,", "Range(3.0, 0.5,"),
+            TaskError,
+            r"range is upside down: low \(3.0,\) is above high \(0.5,\)",
+        ),
+        (('Range(0.5, 3.0, unit="kg")', "Categories(())"), TaskError, "a category list must not be empty"),
+    ],
+)
+def test_a_mistake_in_the_constructor_names_the_line(
+    written: Write, change: tuple[str, str], kind: type[EnvsError], line: str
+) -> None:
+    name = written(cart(change, ("import Range,", "import Categories, Range,")))
+    found = line_of(f"{name}:Cart", kind)
+    assert re.fullmatch(rf"{name}:Cart \({name}.py:\d+\): {line.replace('NAME', name)}", found), found
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "line"),
+    [
+        ({"tasks_override": {"mas": [1, 2]}}, TaskError, r".*: unknown task parameter 'mas' \(valid: mass, target\)"),
+        ({"tasks_override": {"mass": [2, 1]}}, TaskError, ".*: task parameter 'mass': range is upside down: .*"),
+        ({"colour": 3}, EnvsError, "environment 'PLACE': got an unexpected keyword argument 'colour'"),
+    ],
+)
+def test_an_option_that_is_none(written: Write, options: dict[str, Any], kind: type[EnvsError], line: str) -> None:
+    place = f"{written(cart())}:Cart"
+    assert re.fullmatch(line.replace("PLACE", place), line_of(place, kind, **options))
+
+
+def test_ranges_that_a_class_does_not_take_up(written: Write) -> None:
+    place = f"{written(cart(('.override(tasks_override or {})', '')))}:Cart"
+    found = line_of(place, TaskError, tasks_override={"mass": [1, 2]})
+    assert found.startswith(f"{place}: ignores the task ranges mass: hand the super().__init__")
+    env = registry.make(f"{written(cart())}:Cart", 1, tasks_override={"mass": [1, 2]})
+    assert env.distribution.parameters["mass"] == Range(1, 2, unit="kg")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "steps", "line"),
+    [
+        (
+            ("torch.cat([self.qpos, self.qvel], -1).float()", "self.qpos.float()"),
+            ContractError,
+            0,
+            "Cart: observe() is (4, 1) float32, expected (4, 2) float32",
+        ),
+        (
+            ("torch.cat([self.qpos, self.qvel], -1).float()", "torch.cat([self.qpos, self.qvel], -1)"),
+            ContractError,
+            0,
+            "Cart: observe() is (4, 2) float64, expected (4, 2) float32",
+        ),
+        (
+            ("torch.cat([self.qpos, self.qvel], -1).float()", "[0, 0]"),
+            ContractError,
+            0,
+            "Cart: observe() is a list, expected a tensor (4, 2) float32",
+        ),
+        (
+            ("-0.01 * action.square().sum(-1)", "-0.01 * action.square()"),
+            ContractError,
+            1,
+            "Cart: reward term 'effort' is (4, 1) float32, expected (4,)",
+        ),
+        (
+            ("return self.distance < 0.05", "return (self.distance < 0.05).float()"),
+            ContractError,
+            1,
+            "Cart: success() is (4,) float32, expected (4,) bool",
+        ),
+        (
+            ('"distance": -self.distance', '"distance": (-self.distance - 9).log()'),
+            ContractError,
+            1,
+            "Cart: reward term 'distance' is not finite in all 4 simulations at the first step",
+        ),
+        (
+            ('{"body_mass": body_mass', '{"body_mas": body_mass'),
+            ModelError,
+            0,
+            "'body_mas' is no model field; did you mean 'body_mass'?",
+        ),
+        (
+            ('self.assigned["mass"]', 'self.assigned["weight"]'),
+            TaskError,
+            0,
+            "there is no task parameter 'weight' (valid: mass, target)",
+        ),
+    ],
+)
+def test_a_mistake_in_a_method(
+    written: Write, change: tuple[str, str], kind: type[EnvsError], steps: int, line: str
+) -> None:
+    assert line_of(f"{written(cart(change))}:Cart", kind, steps) == line
+
+
+def test_a_term_that_is_not_finite_later_is_counted_and_named(written: Write) -> None:
+    late = ("-self.distance, ", "torch.where(self.distance > 50 * (self.elapsed < 2), torch.nan, -self.distance), ")
+    env = registry.make(f"{written(cart(late))}:Cart", 2, threads=1)
+    env.set_tasks(env.distribution.published("train", 1))
+    env.reset()
+    assert not env.step(torch.zeros(2, 1)).failed.any()
+    step = env.step(torch.zeros(2, 1))
+    assert step.failed.all() and step.reward.tolist() == [0.0, 0.0]
+    assert env.last_failure == f"cart: reward term 'distance' is not finite in simulation 0, {env.task_of(0)}"
