@@ -191,7 +191,7 @@ class MujocoEnvironment(Environment):
 
         model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
         renderer = FrameRenderer(model, width, height)
-        return lambda state: renderer.render(state["qpos"], state["mocap_pos"])
+        return lambda state: renderer.render(state["qpos"], state["mocap_pos"], state.get("mocap_quat"))
 
     def sensor(self, name: str) -> Tensor:
         """Live (N, d) values of a sensor, one physics step old after a step.
