@@ -35,9 +35,9 @@ class Ant(Runner):
 
     Action (A = 8): torques as parts of each motor's greatest (150 Nm); hip and ankle of legs 4, 1, 2 and 3.
 
-    Both environments leave out what PEARL's code takes from external contact forces (`cfrc_ext`): a cost of
-    5e-4 |clipped force|^2, at most 0.042 per step, and in ant_goal 84 observations. MuJoCo has not filled that field in a
-    plain step since 2.0, so that runs of PEARL's code on it had zeros there; Gymnasium's Ant-v4 leaves them out as well.
+    Both environments leave out what PEARL's code takes from external contact forces (`cfrc_ext`): a cost of 5e-4 times
+    the squared forces, clipped to 1, which is 0.042 per step at most, and in ant_goal 84 observations. Since 2.0 MuJoCo
+    does not fill that field in a plain step; Gymnasium's Ant-v4 leaves it out by default.
     """
 
     root = 2
@@ -83,10 +83,10 @@ class AntDir(Ant):
     Task parameters (hidden): `heading` (rad, the whole turn), `mass_scale` (multiplies all masses and inertias). ood:
     lighter and heavier bodies; no direction is left to be beyond.
 
-    Source: arXiv 1903.08254, section 6.1, with rlkit/envs/ant_dir.py of katerakelly/oyster, which draws headings from the
-    whole turn unless it is told to have two (the paper's Ant-Fwd-Back). Deviations: (1) `mass_scale` is ours. (2) A fallen
-    ant goes on, without `survive`; there its episode ends. (3) No contact forces: see `Ant`. (4) The action in `effort` is
-    clipped to [-1, 1].
+    Source: arXiv 1903.08254, section 6.1, with rlkit/envs/ant_dir.py of katerakelly/oyster, which draws headings from
+    the whole turn unless it is told to have two (the paper's Ant-Fwd-Back). Deviations: (1) `mass_scale` is ours;
+    `env.tasks.mass_scale=1.0` gives the published tasks. (2) A fallen ant goes on, without `survive`; there its episode
+    ends. (3) No contact forces: see `Ant`. (4) The action in `effort` is clipped to [-1, 1].
     """
 
     name = "ant_dir"
@@ -147,12 +147,13 @@ class AntGoal(Ant):
 
     Success (ours; the paper quotes returns): the torso is within 0.5 m of the goal.
 
-    Task parameters (hidden): `goal_angle` (rad) and `goal_radius_squared` (m^2), both uniform, which makes goals uniform
-    on a disk of 3 m; `mass_scale` (multiplies all masses and inertias). ood: goals 3 to 4 m away, lighter and heavier bodies.
+    Task parameters (hidden): `goal_angle` (rad) and `goal_radius_squared` (m^2), both uniform, which makes goals
+    uniform on a disk of 3 m; `mass_scale` (multiplies all masses and inertias). ood: goals 3 to 4 m away, lighter and
+    heavier bodies.
 
-    Source: arXiv 1903.08254, section 6.1 (Ant-Goal-2D), with rlkit/envs/ant_goal.py of katerakelly/oyster, where episodes
-    do not end early either. Deviations: (1) `mass_scale` is ours; `tasks.mass_scale=1.0` gives the published tasks. (2) No contact forces: see `Ant`. (3) The
-    action in `effort` is clipped to [-1, 1].
+    Source: arXiv 1903.08254, section 6.1 (Ant-Goal-2D), with rlkit/envs/ant_goal.py of katerakelly/oyster, where
+    episodes do not end early either. Deviations: (1) `mass_scale` is ours; `env.tasks.mass_scale=1.0` gives the
+    published tasks. (2) No contact forces: see `Ant`. (3) The action in `effort` is clipped to [-1, 1].
     """
 
     name = "ant_goal"

@@ -79,7 +79,7 @@ class Cheetah(Runner):
 
 
 class CheetahDir(Cheetah):
-    """A cheetah runs forwards or backwards, and is not told which; horizon 200 (10 s). Observation and action: `Cheetah`.
+    """A cheetah runs forwards or backwards and is not told which; horizon 200 (10 s). Spaces: see `Cheetah`.
 
     With `goal_visible` (an oracle) the observation has a 21st number: 1 for forward, -1 for backward.
 
@@ -93,11 +93,10 @@ class CheetahDir(Cheetah):
 
     Source: arXiv 1703.03400, section 5.3, with rllab/envs/mujoco/half_cheetah_env_rand_direc.py of cbfinn/maml_rl;
     arXiv 1903.08254, section 6.1, with rlkit/envs/half_cheetah_dir.py of katerakelly/oyster. Deviations: (1)
-    `mass_scale` is ours: with two tasks alone, the training tasks would be the test tasks. `tasks.mass_scale=1.0` on the
-    training ranges gives the published physics, but leaves nothing to hold out. (2) Gymnasium's model, as in PEARL;
-    MAML's is rllab's. (3) Velocity is the torso's, averaged over the control step, as in PEARL; MAML takes that of the
-    centre of mass at the step's end. The last three observations are the torso's place, as in PEARL; MAML's the centre of
-    mass. (4) The action in `effort` is clipped to [-1, 1], as in MAML.
+    `mass_scale` is ours: of two tasks alone none can be held out. (2) Gymnasium's model, as in PEARL; MAML has rllab's.
+    (3) The velocity is the torso's, averaged over the control step, as in PEARL; MAML takes the centre of mass's at its
+    end. The last three observations are the torso's place, as in PEARL; MAML's are the centre of mass's. (4) The action
+    in `effort` is clipped to [-1, 1], as in MAML.
     """
 
     name = "cheetah_dir"
@@ -132,7 +131,7 @@ class CheetahDir(Cheetah):
 
 
 class CheetahVel(Cheetah):
-    """A cheetah runs at a speed that it is not told; horizon 200 (10 s). Observation and action: `Cheetah`.
+    """A cheetah runs at a speed that it is not told; horizon 200 (10 s). Spaces: see `Cheetah`.
 
     With `goal_visible` (an oracle) the observation has a 21st number: the goal, m/s.
 
@@ -146,10 +145,10 @@ class CheetahVel(Cheetah):
     lighter and heavier bodies. Pictures have a post that runs at the goal's speed.
 
     Source: arXiv 1703.03400, section 5.3 (goals uniform in [0, 2]), with rllab/envs/mujoco/half_cheetah_env_rand.py of
-    cbfinn/maml_rl; arXiv 1903.08254, section 6.1, with rlkit/envs/half_cheetah_vel.py of katerakelly/oyster. Deviations:
-    (1) `mass_scale` is ours, as in `CheetahDir`; `tasks.mass_scale=1.0` gives the published tasks. (2) Goals are in [0, 2],
-    as MAML's paper says; PEARL's code draws from [0, 3]. (3) Model, velocity, observation and clipping as in
-    `CheetahDir`.
+    cbfinn/maml_rl; arXiv 1903.08254, section 6.1, with rlkit/envs/half_cheetah_vel.py of katerakelly/oyster.
+    Deviations: (1) `mass_scale` is ours, as in `CheetahDir`; `env.tasks.mass_scale=1.0` gives the published tasks. (2)
+    Goals are in [0, 2], as MAML's paper says; PEARL's code draws from [0, 3]. (3) Model, velocity, observation and
+    clipping as in `CheetahDir`.
     """
 
     name = "cheetah_vel"

@@ -1,4 +1,4 @@
-"""What the running robots share: Gymnasium's models, the state they start from, heavier and lighter bodies, a marker."""
+"""What the running robots share: Gymnasium's models, where they start, heavier and lighter bodies, a marker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gymnasium_spec(file: str) -> mujoco.MjSpec:
 
 
 def add_camera(spec: mujoco.MjSpec, body: str, pos: Vector, forward: Vector, tracks: bool = True) -> None:
-    """The camera "viewer", looking along `forward`, with z up; one that tracks keeps its distance to the body's mass."""
+    """The camera "viewer", looking along `forward`, z up; one that tracks moves with the body's centre of mass."""
     look = np.asarray(forward) / np.linalg.norm(forward)
     right = np.cross(look, (0.0, 0.0, 1.0))
     right /= np.linalg.norm(right)
@@ -71,8 +71,8 @@ class Runner(MujocoEnvironment):
     Episodes begin as Gymnasium's do: every coordinate of `qpos` off its rest by a uniform number in [-0.1, 0.1], every
     one of `qvel` by a normal one of deviation 0.1. They end at the horizon, and never before.
 
-    A subclass sets `self.goal` (N, G) float32 in `apply_goal`: the hidden part of the task, which `goal_visible` appends
-    to the observation.
+    A subclass sets `self.goal` (N, G) float32 in `apply_goal`: the hidden part of the task, which `goal_visible`
+    appends to the observation.
     """
 
     substeps = 5
