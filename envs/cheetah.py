@@ -66,12 +66,10 @@ class Cheetah(Runner):
         self.observation_size = 20 + goal_visible
         self.height = float(self.model.body("torso").pos[2])
         self.x = self.qpos[:, 0]
-        self.torso = torch.zeros(num_simulations, 3, dtype=torch.float64)
+        self.y = torch.zeros(num_simulations, 1, dtype=torch.float64)
 
     def state(self) -> list[Tensor]:
-        self.torso[:, ::2] = self.qpos[:, :2]
-        self.torso[:, 2] += self.height
-        return [self.qpos[:, 1:], self.qvel, self.torso]
+        return [self.qpos[:, 1:], self.qvel, self.place, self.y, self.qpos[:, 1:2] + self.height]
 
     def effort(self, action: Tensor) -> Tensor:
         """The papers' price of torque, (N,)."""

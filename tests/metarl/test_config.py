@@ -22,7 +22,7 @@ from metarl.overrides import write_out
 from metarl.rules import ALGORITHM, TABLES, apply_rules, leaves
 from metarl.schedule import Budget
 
-ENVS = ("point2d", "reach")
+ENVS = tuple(names())
 ALGOS = ("maml", "fomaml", "reptile", "in_context", "multitask")
 
 
