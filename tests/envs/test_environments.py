@@ -133,7 +133,7 @@ def test_a_visible_goal_is_at_the_end_of_the_observation(name: str) -> None:
     size = hidden.observation_size
     first, second = hidden.reset(), visible.reset()
     assert torch.equal(first, second[:, :size])
-    assert torch.equal(second[:, size:], getattr(visible, "goal", visible.assigned.get("goal")))
+    assert torch.equal(second[:, size:], visible.goal)  # type: ignore[attr-defined]
     visible.set_tasks(visible.distribution.published("test", COUNT))
     assert not torch.equal(visible.reset()[:, size:], second[:, size:])
 

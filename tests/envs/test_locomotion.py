@@ -37,12 +37,12 @@ def papers_terms(
     """The reward terms of one step, as the papers' code has them, from qpos before and after it."""
     velocity, effort = (after - before)[:2] / DT, float(np.square(action).sum())
     if kind is CheetahDir:
-        return [velocity[0] * goal[0], -0.05 * effort]
+        return [float(velocity[0] * goal[0]), -0.05 * effort]
     if kind is CheetahVel:
-        return [-abs(velocity[0] - goal[0]), -0.05 * effort]
+        return [float(-abs(velocity[0] - goal[0])), -0.05 * effort]
     if kind is AntDir:
-        return [velocity @ goal, -0.5 * effort, float(0.2 <= after[2] <= 1.0)]
-    return [-np.abs(after[:2] - goal).sum(), -0.1 * effort]
+        return [float(velocity @ goal), -0.5 * effort, float(0.2 <= after[2] <= 1.0)]
+    return [float(-np.abs(after[:2] - goal).sum()), -0.1 * effort]
 
 
 CHEETAH_DIR = (CheetahDir, {"direction": [0.0, 1.0]}, "half_cheetah.xml")
