@@ -111,7 +111,7 @@ class Runner(MujocoEnvironment):
 
     def apply_tasks(self) -> None:
         scale = self.assigned["mass_scale"].double()
-        mass, inertia = (torch.from_numpy(getattr(self.model, f"body_{name}").copy()) for name in ("mass", "inertia"))
+        mass, inertia = self.repeated("body_mass"), self.repeated("body_inertia")
         self.simulator.set_model_fields({"body_mass": mass * scale, "body_inertia": inertia * scale[:, None]})
         self.apply_goal()
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import torch
 
 from envs import registry
 from envs.environment import MujocoEnvironment
-from envs.errors import EnvsError
 from envs.tasks import Parameter, Range, TaskDistribution, Tasks
 
 MUJOCO_NAMES = [name for name in registry.names() if isinstance(registry.make(name, 1), MujocoEnvironment)]
 
 
-def has_goal(name: str) -> bool:
-    """Whether a family can show its goal: whether it has the option `goal_visible`."""
-    try:
-        registry.make(name, 1, goal_visible=True)
-    except EnvsError:
-        return False
-    return True
+def oracle(name: str) -> dict[str, bool]:
+    """The option by which a family shows what is hidden, as `goal_visible`; empty for one that has none."""
+    options = inspect.signature(type(registry.make(name, 1)).__init__).parameters
+    return {option: True for option in options if option.endswith("_visible")}
 
 
 def extreme_values(parameter: Parameter) -> list[tuple[float, ...]]:

@@ -14,7 +14,7 @@ from envs.errors import EnvsError, TaskError, UnknownEnvironmentError
 from envs.point2d import Point2d
 from envs.reach import DELTA, Reach
 from envs.tasks import Tasks
-from tests.envs.families import has_goal
+from tests.envs.families import oracle
 
 COUNT = 4
 
@@ -46,8 +46,8 @@ def reach_tasks(goal: Tensor) -> Tasks:
     return Tasks({"goal": goal, "payload_mass": 0.5 * ones, "damping_scale": ones})
 
 
-WITH_GOAL = [name for name in registry.names() if has_goal(name)]
-HIDDEN_AND_VISIBLE = [(name, {}) for name in registry.names()] + [(name, {"goal_visible": True}) for name in WITH_GOAL]
+ORACLES = {name: options for name in registry.names() if (options := oracle(name))}
+HIDDEN_AND_VISIBLE = [(name, {}) for name in registry.names()] + list(ORACLES.items())
 
 
 @pytest.mark.parametrize(("name", "options"), HIDDEN_AND_VISIBLE)
@@ -127,13 +127,14 @@ def test_reset_without_tasks_is_refused(name: str) -> None:
         registry.make(name, 2, threads=1).reset()
 
 
-@pytest.mark.parametrize("name", WITH_GOAL)
-def test_a_visible_goal_is_at_the_end_of_the_observation(name: str) -> None:
-    hidden, visible = made(name), made(name, goal_visible=True)
+@pytest.mark.parametrize("name", ORACLES)
+def test_what_an_oracle_sees_is_at_the_end_of_the_observation(name: str) -> None:
+    hidden, visible = made(name), made(name, **ORACLES[name])
     size = hidden.observation_size
     first, second = hidden.reset(), visible.reset()
     assert torch.equal(first, second[:, :size])
-    assert torch.equal(second[:, size:], visible.goal)  # type: ignore[attr-defined]
+    if "goal_visible" in ORACLES[name]:
+        assert torch.equal(second[:, size:], visible.goal)  # type: ignore[attr-defined]
     visible.set_tasks(visible.distribution.published("test", COUNT))
     assert not torch.equal(visible.reset()[:, size:], second[:, size:])
 
