@@ -215,7 +215,7 @@ class MujocoEnvironment(Environment):
         model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
         cameras = [model.camera(index).name for index in range(model.ncam)]
         renderer = FrameRenderer(model, width, height, "viewer" if "viewer" in cameras else None)
-        return lambda state: renderer.render(state["qpos"], state["mocap_pos"])
+        return lambda state: renderer.render(state["qpos"], state["mocap_pos"], state.get("mocap_quat"))
 
     def sensor(self, name: str) -> Tensor:
         """Live (N, d) values of a sensor, one physics step old after a step.

@@ -10,6 +10,10 @@ from envs.errors import EnvsError, UnknownEnvironmentError
 
 # A place is imported when its environment is first made.
 _FACTORIES: dict[str, Factory | str] = {
+    "ant_dir": "envs.ant:AntDir",
+    "ant_goal": "envs.ant:AntGoal",
+    "cheetah_dir": "envs.cheetah:CheetahDir",
+    "cheetah_vel": "envs.cheetah:CheetahVel",
     "grasp": "envs.grasp:Grasp",
     "point2d": "envs.point2d:Point2d",
     "push": "envs.push:Push",

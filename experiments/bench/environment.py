@@ -1,4 +1,4 @@
-"""Control steps per second of `envs` reach against the bare engine and against process pools of plain environments."""
+"""Control steps per second: every family against the bare engine, reach against process pools of plain environments."""
 
 from __future__ import annotations
 
@@ -9,59 +9,68 @@ from collections.abc import Callable
 import gymnasium
 import numpy as np
 import torch
-from mujoco.batch import Batch
+from mujoco.batch import MODEL_FIELDS, Batch
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
+from envs import registry
+from envs.engine_cpu import CpuSimulator
+from envs.environment import MujocoEnvironment
 from envs.reach import Reach
 from experiments.bench.measure import Row, Target, interleave, speedup
-from experiments.bench.peers import SUBSTEPS, PlainReach
+from experiments.bench.peers import PlainReach
 
 SIMULATIONS = 256
 STEPS = 50
+# What an environment may write between two calls of the engine.
+INPUTS = ("ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat", "eq_active")
 PROCESSES = (2, 8, 64)  # one environment in each
 
 
 def against_engine(quick: bool) -> list[Row]:
-    """All of `Environment.step` against `Batch.step` alone on the same models, states and controls."""
+    """All of `Environment.step` against `Batch.step` alone on the same models, states and inputs, for every family."""
     torch.set_num_threads(1)
-    env, actions = _environment()
-    env.reset()
-    start = {name: env.simulator.field(name).clone() for name in ("qpos", "ctrl", "mocap_pos", "xfrc_applied")}
-    controls = np.empty((STEPS, SIMULATIONS, env.action_size))
+    families = (registry.make(name, SIMULATIONS, seed=0) for name in registry.names())
+    return [_against_engine(env, quick) for env in families if isinstance(env, MujocoEnvironment)]
+
+
+def _against_engine(env: MujocoEnvironment, quick: bool) -> Row:
+    env.set_tasks(env.distribution.sample(SIMULATIONS))
+    actions = _actions(env)
+    generator = env.generator.get_state()
+    calls = _recorded(env, actions)
     batch = _bare_engine(env)
-    state = {name: batch.bind(name) for name in (*start, "qvel")}
-
-    def ours() -> None:
-        for t in range(STEPS):
-            env.step(actions[t])
-            controls[t] = env.ctrl
-
-    def engine() -> None:
-        for t in range(STEPS):
-            state["ctrl"][:] = controls[t]
-            batch.step(nstep=SUBSTEPS)
+    state = {name: batch.bind(name) for name in INPUTS}
 
     def rewind() -> None:
-        env.simulator.reset(None, start)
+        env.generator.set_state(generator)
+        env.reset()
         batch.reset()
-        for name, value in start.items():
-            state[name][:] = value
+        batch.state[:] = _engine(env).state
         batch.forward()
+
+    def ours() -> None:
+        for action in actions:
+            env.step(action)
+
+    def engine() -> None:
+        for substeps, inputs in calls:
+            for name, value in inputs.items():
+                state[name][:] = value
+            batch.step(nstep=substeps)
 
     seconds: dict[str, list[float]] = {"ours": [], "engine": []}
     for _ in range(3 if quick else 15):
         rewind()
         for name, times in interleave({"ours": ours, "engine": engine}, 1, warm_up=False).items():
             seconds[name] += times
-    difference = float(np.abs(state["qpos"] - env.qpos.numpy()).max())
-    if difference:
-        raise AssertionError(f"the two sides simulated different things: qpos differs by {difference}")
+        difference = float(np.abs(batch.bind("qpos") - env.simulator.field("qpos").numpy()).max())
+        if difference:
+            raise AssertionError(f"{env.name}: the two sides simulated different things: qpos differs by {difference}")
     seconds = {name: times[1:] for name, times in seconds.items()}
     steps = SIMULATIONS * STEPS
     detail = f"{_rate(steps, seconds['ours'])} against {_rate(steps, seconds['engine'])} control steps/s"
-    return [
-        speedup("environment", "reach / bare engine", seconds["ours"], seconds["engine"], Target(">=", 0.85), detail)
-    ]
+    name = f"{env.name} / bare engine"
+    return speedup("environment", name, seconds["ours"], seconds["engine"], Target(">=", 0.85), detail)
 
 
 def against_pools(quick: bool) -> list[Row]:
@@ -113,15 +122,54 @@ def _against(name: str, pool: Pool, ours: Callable[[], None], count: int, target
 def _environment() -> tuple[Reach, torch.Tensor]:
     env = Reach(SIMULATIONS, seed=0)
     env.set_tasks(env.distribution.sample(SIMULATIONS))
-    actions = torch.rand(STEPS, SIMULATIONS, env.action_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return env, actions
+    return env, _actions(env)
 
 
-def _bare_engine(env: Reach) -> Batch:
-    batch = Batch(env.model, SIMULATIONS, os.cpu_count() or 1)
-    models = [env.simulator.model_of(index) for index in range(SIMULATIONS)]
-    for name in ("body_mass", "body_inertia", "dof_damping"):
-        batch.expand(name)[:] = np.stack([getattr(model, name) for model in models])
+def _actions(env: MujocoEnvironment) -> torch.Tensor:
+    shape = (STEPS, env.num_simulations, env.action_size)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def _recorded(env: MujocoEnvironment, actions: torch.Tensor) -> list[tuple[int, dict[str, np.ndarray]]]:
+    """What an episode of these actions asks of the engine: each call's physics steps, and the inputs that changed."""
+    calls: list[tuple[int, dict[str, np.ndarray]]] = []
+    step, simulator = env.simulator.step, env.simulator
+
+    def record(substeps: int) -> torch.Tensor:
+        inputs = {name: simulator.field(name).numpy() for name in INPUTS}
+        calls.append(
+            (substeps, {name: new.copy() for name, new in inputs.items() if not np.array_equal(new, last[name])})
+        )
+        last.update({name: new.copy() for name, new in inputs.items()})
+        return step(substeps)
+
+    env.reset()
+    last = {name: simulator.field(name).numpy().copy() for name in INPUTS}
+    simulator.step = record  # type: ignore[method-assign]
+    try:
+        for action in actions:
+            if env.step(action).failed.any():
+                raise AssertionError(env.last_failure)
+    finally:
+        simulator.step = step  # type: ignore[method-assign]
+    return calls
+
+
+def _engine(env: MujocoEnvironment) -> Batch:
+    assert isinstance(env.simulator, CpuSimulator)
+    return env.simulator.batch
+
+
+def _bare_engine(env: MujocoEnvironment) -> Batch:
+    """An engine of our own whose simulations have the same models."""
+    theirs, batch = _engine(env), Batch(env.model, SIMULATIONS, os.cpu_count() or 1)
+    if theirs.models is not None:
+        batch.set_models([env.simulator.model_of(index) for index in range(SIMULATIONS)])
+        return batch
+    for name in MODEL_FIELDS:
+        values = theirs.expanded(name)
+        if values is not None:
+            batch.expand(name)[:] = values
     batch.set_const()
     return batch
 

@@ -1,5 +1,7 @@
 """Every registered environment keeps the contract; and what each family promises of its own."""
 
+from typing import Any
+
 import mujoco
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from envs.errors import EnvsError, TaskError, UnknownEnvironmentError
 from envs.point2d import Point2d
 from envs.reach import DELTA, Reach
 from envs.tasks import Tasks
+from tests.envs.families import oracle
 
 COUNT = 4
 
@@ -43,10 +46,13 @@ def reach_tasks(goal: Tensor) -> Tasks:
     return Tasks({"goal": goal, "payload_mass": 0.5 * ones, "damping_scale": ones})
 
 
-@pytest.mark.parametrize("goal_visible", [False, True], ids=["hidden", "visible"])
-@pytest.mark.parametrize("name", registry.names())
-def test_shapes_types_and_finite_values(name: str, goal_visible: bool) -> None:
-    env = made(name, goal_visible=goal_visible)
+ORACLES = {name: options for name in registry.names() if (options := oracle(name))}
+HIDDEN_AND_VISIBLE = [(name, {}) for name in registry.names()] + list(ORACLES.items())
+
+
+@pytest.mark.parametrize(("name", "options"), HIDDEN_AND_VISIBLE)
+def test_shapes_types_and_finite_values(name: str, options: dict[str, Any]) -> None:
+    env = made(name, **options)
     assert env.name == name
     assert env.success_criterion
     assert env.control_period > 0 and env.horizon > 0
@@ -98,7 +104,8 @@ def test_tasks_are_shared_out_in_blocks(name: str) -> None:
     env = registry.make(name, 6, threads=1)
     tasks = env.distribution.published("train", 3)
     env.set_tasks(tasks)
-    assert torch.equal(env.assigned["goal"], tasks["goal"][[0, 0, 1, 1, 2, 2]])
+    for parameter, value in tasks.values.items():
+        assert torch.equal(env.assigned[parameter], value[[0, 0, 1, 1, 2, 2]])
     assert env.task_of(3) == f"task 1 {tasks.describe(1)}"
 
 
@@ -107,7 +114,8 @@ def test_wrong_tasks_are_refused(name: str) -> None:
     env = registry.make(name, 4, threads=1)
     with pytest.raises(TaskError, match="3 tasks do not divide 4 simulations"):
         env.set_tasks(env.distribution.published("train", 3))
-    with pytest.raises(TaskError, match="the tasks lack the parameters .*goal"):
+    missing = ", ".join(sorted(env.distribution.parameters))
+    with pytest.raises(TaskError, match=f"the tasks lack the parameters {missing}"):
         env.set_tasks(Tasks({"colour": torch.zeros(1, 1)}))
     with pytest.raises(TaskError, match="num_simulations must be at least 1"):
         registry.make(name, 0)
@@ -119,13 +127,16 @@ def test_reset_without_tasks_is_refused(name: str) -> None:
         registry.make(name, 2, threads=1).reset()
 
 
-@pytest.mark.parametrize("name", registry.names())
-def test_a_visible_goal_is_at_the_end_of_the_observation(name: str) -> None:
-    hidden, visible = made(name), made(name, goal_visible=True)
+@pytest.mark.parametrize("name", ORACLES)
+def test_what_an_oracle_sees_is_at_the_end_of_the_observation(name: str) -> None:
+    hidden, visible = made(name), made(name, **ORACLES[name])
     size = hidden.observation_size
     first, second = hidden.reset(), visible.reset()
     assert torch.equal(first, second[:, :size])
-    assert torch.equal(second[:, size:], visible.assigned["goal"])
+    if "goal_visible" in ORACLES[name]:
+        assert torch.equal(second[:, size:], visible.goal)  # type: ignore[attr-defined]
+    visible.set_tasks(visible.distribution.published("test", COUNT))
+    assert not torch.equal(visible.reset()[:, size:], second[:, size:])
 
 
 # The registry

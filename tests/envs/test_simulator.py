@@ -12,12 +12,12 @@ from envs.engine_cpu import CpuSimulator
 from envs.environment import ASSETS, MujocoEnvironment
 from envs.errors import ModelError
 from envs.reach import PAYLOAD_RADIUS, Reach
-from envs.registry import make, names
+from envs.registry import make
 from envs.tasks import Tasks
+from tests.envs.families import MUJOCO_NAMES
 
 COUNT = 6
 INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION)
-MUJOCO_NAMES = [name for name in names() if isinstance(make(name, 1), MujocoEnvironment)]
 # What mj_setConst derives from masses, inertias and damping.
 DERIVED = (
     "body_subtreemass",

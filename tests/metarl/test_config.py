@@ -22,7 +22,7 @@ from metarl.overrides import write_out
 from metarl.rules import ALGORITHM, TABLES, apply_rules, leaves
 from metarl.schedule import Budget
 
-ENVS = ("point2d", "reach")
+ENVS = tuple(names())
 ALGOS = ("maml", "fomaml", "reptile", "in_context", "multitask")
 
 
@@ -188,10 +188,10 @@ TOP = "(valid: agent, algo, budget, checkpoint, device, env, evaluate, resume, r
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (["env=reachh"], "env=reachh: unknown environment; did you mean 'reach'? (valid: point2d, reach)"),
+        (["env=reachh"], "env=reachh: unknown environment; did you mean 'reach'? (valid: ant_dir, "),
         (["algo=mamll"], "algo=mamll: unknown algorithm; did you mean 'maml'? (valid: fomaml, in_context, "),
         (["agent=lstm"], "agent=lstm: unknown policy; (valid: mlp, transformer)"),
-        (["recipe=reach-mamll"], "recipe=reach-mamll: unknown recipe; did you mean 'reach-maml'? (valid: none, "),
+        (["recipe=reach-mamll"], "recipe=reach-mamll: unknown recipe; did you mean 'reach-maml'? (valid: "),
         (["budgett.iterations=3"], f"budgett.iterations=3: unknown key; did you mean 'budget.iterations'? {TOP}"),
         (["budget.iteration=3"], "budget.iteration=3: unknown key; did you mean 'budget.iterations'? (valid in "),
         (["learning_rate=1"], "learning_rate=1: unknown key; did you mean 'algo.outer.learning_rate'? (valid: agent"),
