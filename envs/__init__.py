@@ -5,7 +5,7 @@ Importing this registers `metarl/<Name>-v0` with Gymnasium, and nothing heavy: M
 
 import gymnasium
 
-_NAMES = {"Grasp": "grasp", "Point2d": "point2d", "Push": "push", "Reach": "reach"}
+_NAMES = {"Grasp": "grasp", "Navigate": "navigate", "Point2d": "point2d", "Push": "push", "Reach": "reach"}
 
 for _id, _name in _NAMES.items():
     if f"metarl/{_id}-v0" not in gymnasium.registry:

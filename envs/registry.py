@@ -15,6 +15,7 @@ Factory = Callable[..., Environment]
 # A place is imported when its environment is first made.
 _FACTORIES: dict[str, Factory | str] = {
     "grasp": "envs.grasp:Grasp",
+    "navigate": "envs.navigate:Navigate",
     "point2d": "envs.point2d:Point2d",
     "reach": "envs.reach:Reach",
 }
