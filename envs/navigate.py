@@ -72,8 +72,9 @@ class Navigate(MujocoEnvironment):
     commanded the rim speed that follows, and gives `motor_gain` times that.
 
     Reward terms, with d from robot to goal in m and c from bumper to the nearest lidar echo in m:
-    `beacon` = -0.3 d, `arrival` = 1 - tanh(3 d), `collision` = -1 in a control step in which the bumper touches
-    anything, `proximity` = -0.5 max(0, 1 - c / 0.12), `effort` = -0.005 |action|^2.
+    `beacon` = -0.1 d, `closing` = -dd/dt in m/s (summed over an episode, ten times the way gained), `arrival` =
+    1 - tanh(3 d), `collision` = -1 in a control step in which the bumper touches anything, `proximity` =
+    -0.5 max(0, 1 - c / 0.12), `effort` = -0.005 |action|^2.
 
     Success: d < 30 cm, and the bumper has touched nothing since the episode began.
 
@@ -161,7 +162,7 @@ class Navigate(MujocoEnvironment):
         self.ctrl.copy_(torch.stack([forward - turn, forward + turn], -1) / WHEEL_RADIUS)
 
     def _sense(self) -> None:
-        """Heading and lidar of the present state."""
+        """Heading, lidar and beacon of the present state."""
         w, x, y, z = self.qpos[:, 3:7].unbind(-1)
         heading = torch.stack([w * w + x * x - y * y - z * z, 2 * (w * z + x * y)], -1)
         self.heading = heading / torch.linalg.vector_norm(heading, dim=-1, keepdim=True)
@@ -170,6 +171,7 @@ class Navigate(MujocoEnvironment):
         torch.add(sine * self.bearing[0], cosine * self.bearing[1], out=self.direction[..., 1])
         self.origin[..., :2] = self.qpos[:, None, :2]
         self.ranges = self.simulator.rays(self.origin, self.direction, self.robot)
+        self.distance = torch.linalg.vector_norm(self.qpos[:, :2].float() - self.goal, dim=-1)
 
     def observe(self) -> Tensor:
         forward = (self.qvel[:, :2] * self.heading).sum(-1, keepdim=True)
@@ -179,13 +181,14 @@ class Navigate(MujocoEnvironment):
         return torch.cat([observation, self.goal], -1) if self.goal_visible else observation
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
+        before = self.distance
         self._sense()
-        self.distance = torch.linalg.vector_norm(self.qpos[:, :2].float() - self.goal, dim=-1)
         bumped = (self.bumps > 0).any(-1)
         self.collided |= bumped
         clearance = self.ranges.amin(-1).float() - ROBOT_RADIUS
         return {
-            "beacon": -0.3 * self.distance,
+            "beacon": -0.1 * self.distance,
+            "closing": (before - self.distance) / self.control_period,
             "arrival": 1.0 - torch.tanh(3.0 * self.distance),
             "collision": -bumped.float(),
             "proximity": -0.5 * (1.0 - clearance / KEEP_CLEAR).clamp(0.0, 1.0),
