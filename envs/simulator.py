@@ -47,7 +47,7 @@ class Simulator(ABC):
 
     @abstractmethod
     def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1) -> Tensor:
-        """Distances (N, R) from origins (N, R, 3) along directions (N, R, 3) to the first geom; inf where there is none.
+        """Distances (N, R) from origins (N, R, 3) along directions (N, R, 3) to the first geom; inf if there is none.
 
         Distances count lengths of the direction. Geoms of `exclude_body` are transparent, and so is what is only drawn.
         """

@@ -1,6 +1,7 @@
 """Navigate: its physics, its lidar and bumper, the layouts of its tasks, and that every task can be solved."""
 
 import math
+import re
 
 import mujoco
 import numpy as np
@@ -16,6 +17,11 @@ from tests.envs.controllers import navigate as controller
 
 FORWARD, LEFT = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 SHAPE_NAMES = tuple(SHAPES)
+KIND = {
+    int(mujoco.mjtGeom.mjGEOM_CYLINDER): "cylinder",
+    int(mujoco.mjtGeom.mjGEOM_BOX): "box",
+    int(mujoco.mjtGeom.mjGEOM_ELLIPSOID): "ellipsoid",
+}
 
 
 def tasks(count: int = 1, **changes: object) -> Tasks:
@@ -39,9 +45,9 @@ def ahead(x: float) -> list[float]:
     return [x, 0.0] + [1.9, -1.9] * (OBSTACLES - 1)
 
 
-def made(given: Tasks, heading: float = 0.0, **options: bool) -> Navigate:
+def made(given: Tasks, heading: float = 0.0) -> Navigate:
     """One simulation per task, the robot in the middle of the west side."""
-    env = Navigate(len(given), threads=1, **options)
+    env = Navigate(len(given), threads=1)
     env.set_tasks(given)
     put(env, START_X, 0.0, heading)
     return env
@@ -140,21 +146,20 @@ def test_ramming_does_not_penetrate_launch_or_tip_it(what: str) -> None:
             mujoco.mj_collision(model, data)
             bumps = [c.dist for c in data.contact[: data.ncon] if model.geom("bumper").id in (c.geom1, c.geom2)]
             seen += len(bumps)
-            assert min(bumps, default=0.0) > -0.003
+            assert min(bumps, default=0.0) > -0.005
     assert seen > 50
 
 
 def test_a_touch_between_two_observations_counts_and_ends_all_hope() -> None:
-    env = made(tasks(2, obstacles=ahead(-1.0), obstacle_count=[[0.0], [1.0]], goal=[[-1.4, 0.0], [-1.4, 0.0]]))
-    put(env, -1.0 - 0.15 - ROBOT_RADIUS - 0.05, 0.0, 0.0)
-    env.qvel[:, 0] = 0.8
+    env = made(tasks(2, obstacles=ahead(-1.0), obstacle_count=[[0.0], [1.0]], goal=[[-1.55, 0.0], [-1.55, 0.0]]))
+    put(env, -1.0 - 0.15 - ROBOT_RADIUS - 0.03, 0.0, 0.0)
+    env.qvel[:, 0], env.qvel[:, 6:] = 0.8, 16.0
     step = drive(env, -FORWARD, 1)[-1]  # hits the obstacle, and is thrown back by its motors
     assert step.terms["collision"].tolist() == [0.0, -1.0]
-    for _ in range(10):
-        step = drive(env, -0.2 * FORWARD, 1)[-1]
+    step = drive(env, -0.2 * FORWARD, 4)[-1]
     assert step.terms["collision"].tolist() == [0.0, 0.0]  # and is free again
-    drive(env, 0 * FORWARD, 3)
-    assert env.success().tolist() == [bool(env.distance[0] < 0.3), False]
+    assert env.distance.max() < 0.3
+    assert step.success.tolist() == [True, False]
     env.reset()
     assert not env.collided.any()
 
@@ -189,21 +194,24 @@ def test_collisions_are_those_that_a_serial_simulation_sees() -> None:
 
 def compiled(env: Navigate, index: int) -> mujoco.MjModel:
     """The model of one simulation, compiled anew from an MJCF that says what its task says."""
-    spec = mujoco.MjSpec.from_file(str(ASSETS / "navigate.xml"))
+    given = {name: value[index].double() for name, value in env.assigned.items()}
+    kind, scale, offset = SHAPES[SHAPE_NAMES[int(given["obstacle_shape"])]]
+    sizes = given["obstacle_radius"][:, None] * torch.tensor(scale) + torch.tensor(offset)
+    geoms = [
+        f'<geom name="obstacle_{k:02d}" class="obstacle" type="{KIND[kind]}" euler="0 0 {26 * k}" '
+        f'size="{" ".join(map(str, sizes[k].tolist()))}" pos="{" ".join(map(str, env.obstacles[index, k].tolist()))}"/>'
+        for k in range(OBSTACLES)
+    ]
+    xml = (ASSETS / "navigate.xml").read_text()
+    xml = re.sub("<replicate.*</replicate>", "\n".join(geoms), xml, flags=re.DOTALL)
+    spec = mujoco.MjSpec.from_string(xml)
     spec.compiler.discardvisual = True
-    given = {name: value[index].tolist() for name, value in env.assigned.items()}
-    kind, scale, offset = SHAPES[SHAPE_NAMES[int(given["obstacle_shape"][0])]]
-    for k in range(OBSTACLES):
-        geom = spec.geom(f"obstacle_{k:02d}")
-        geom.type = mujoco.mjtGeom(kind)
-        geom.size = np.array(scale, np.float32) * np.float32(given["obstacle_radius"][k]) + np.array(offset, np.float32)
-        geom.pos = env.obstacles[index, k].tolist()
     chassis = spec.body("robot")
-    factor = given["chassis_mass"][0] / chassis.mass
+    factor = float(given["chassis_mass"]) / chassis.mass
     chassis.mass, chassis.inertia = chassis.mass * factor, chassis.inertia * factor
     for k, side in enumerate(("left", "right")):
-        spec.geom(f"{side}_tyre").friction[0] = given["wheel_friction"][0]
-        spec.actuator(f"{side}_motor").gainprm[0] *= given["motor_gain"][k]
+        spec.geom(f"{side}_tyre").friction[0] = float(given["wheel_friction"])
+        spec.actuator(f"{side}_motor").gainprm[0] *= float(given["motor_gain"][k])
     return spec.compile()
 
 
@@ -290,7 +298,8 @@ def test_rays_are_what_mujoco_says_of_each_model() -> None:
     tilted = env.direction + torch.tensor([0.0, 0.0, 0.3])
     for exclude in (env.robot, -1):
         found = env.simulator.rays(env.origin, tilted, exclude)
-        assert found.shape == (6, RAYS) and torch.isinf(found).any()
+        assert found.shape == (6, RAYS)
+        assert torch.isinf(found).any() == (exclude == env.robot)  # from inside its own bumper a ray always ends
         for i in range(6):
             model = engine(env).model_of(i)
             data = mujoco.MjData(model)
