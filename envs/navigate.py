@@ -19,7 +19,7 @@ GOAL_CLEARANCE = 0.35  # m, free between the goal and any obstacle
 ROBOT_RADIUS, WHEEL_RADIUS, TRACK = 0.16, 0.05, 0.24  # m, as in the MJCF
 SPEED, TURN = 0.8, 2.5  # m/s and rad/s at action 1
 RAYS, MAX_RANGE, LIDAR_HEIGHT = 32, 2.0, 0.165  # the height of the lidar is above the wheels, m
-START_X = -1.9  # m
+START_X, PARKED = -1.9, -3.0  # m: the robot's x; the height of obstacles that do not stand
 SUCCESS_DISTANCE = 0.3  # m
 KEEP_CLEAR = 0.12  # m between bumper and obstacle
 
@@ -51,7 +51,8 @@ def tasks() -> TaskDistribution:
 class Navigate(MujocoEnvironment):
     """A differential-drive robot with a planar lidar drives to a hidden goal at 10 Hz; horizon 100 (10 s).
 
-    The arena is 4.8 m square with walls; the robot starts at its west side, heading east within 0.5 rad.
+    The arena is 4.8 m square with walls; the robot starts at its west side, within 30 cm of the middle, heading
+    east within 0.5 rad.
 
     Observation (D = 40, with `goal_visible` 42; float32):
 
@@ -114,43 +115,34 @@ class Navigate(MujocoEnvironment):
         self.collided = torch.zeros(num_simulations, dtype=torch.bool)
 
     def apply_tasks(self) -> None:
-        self.goal = self.assigned["goal"]
-        default = {
-            name: torch.from_numpy(getattr(self.model, name).copy()).repeat(self.num_simulations, *[1] * dims)
-            for name, dims in (
-                ("geom_type", 1),
-                ("geom_size", 2),
-                ("geom_pos", 2),
-                ("geom_friction", 2),
-                ("body_mass", 1),
-                ("body_inertia", 2),
-                ("actuator_gainprm", 2),
-            )
-        }
-        shape = self.assigned["obstacle_shape"][:, 0].long()
+        model, task = self.model, self.assigned
+        self.goal = task["goal"]
+        names = ("geom_type", "geom_size", "geom_pos", "geom_friction", "body_mass", "body_inertia", "actuator_gainprm")
+        fields = {name: self.repeated(name) for name in names}
         known = self.distribution.parameters["obstacle_shape"]
         assert isinstance(known, Categories)
+        shape = task["obstacle_shape"][:, 0].long()
         kinds, scales, offsets = (torch.tensor([SHAPES[name][i] for name in known.names])[shape] for i in range(3))
-        radius, places = self.assigned["obstacle_radius"], self.assigned["obstacles"].unflatten(1, (OBSTACLES, 2))
-        used = placed(self.goal, places, radius, self.assigned["obstacle_count"].round())
-        geoms = [self.model.geom(f"obstacle_{i:02d}").id for i in range(OBSTACLES)]
-        default["geom_type"][:, geoms] = kinds.int()[:, None]
-        default["geom_size"][:, geoms] = (radius[..., None] * scales[:, None] + offsets[:, None]).double()
-        self.obstacles = torch.cat([places, torch.where(used, 0.15, -3.0)[..., None]], -1)
-        default["geom_pos"][:, geoms] = self.obstacles.double()
-        tyres = [self.model.geom(f"{side}_tyre").id for side in ("left", "right")]
-        default["geom_friction"][:, tyres, 0] = self.assigned["wheel_friction"].double()
-        factor = self.assigned["chassis_mass"].double() / self.model.body_mass[self.robot]
-        default["body_mass"][:, self.robot] *= factor[:, 0]
-        default["body_inertia"][:, self.robot] *= factor
-        default["actuator_gainprm"][..., 0] *= self.assigned["motor_gain"]
-        self.simulator.set_model_fields(default)
+        radius, places = task["obstacle_radius"], task["obstacles"].unflatten(1, (OBSTACLES, 2))
+        used = standing(self.goal, places, radius, task["obstacle_count"].round())
+        self.obstacles = torch.cat([places, torch.where(used, 0.15, PARKED)[..., None]], -1)
+        geoms = [model.geom(f"obstacle_{i:02d}").id for i in range(OBSTACLES)]
+        fields["geom_type"][:, geoms] = kinds.int()[:, None]
+        fields["geom_size"][:, geoms] = (radius[..., None] * scales[:, None] + offsets[:, None]).double()
+        fields["geom_pos"][:, geoms] = self.obstacles.double()
+        tyres = [model.geom(f"{side}_tyre").id for side in ("left", "right")]
+        fields["geom_friction"][:, tyres, 0] = task["wheel_friction"].double()
+        factor = task["chassis_mass"].double() / model.body_mass[self.robot]
+        fields["body_mass"][:, self.robot] *= factor[:, 0]
+        fields["body_inertia"][:, self.robot] *= factor
+        fields["actuator_gainprm"][..., 0] *= task["motor_gain"]
+        self.simulator.set_model_fields(fields)
 
     def initial_state(self) -> dict[str, Tensor]:
-        qpos = torch.from_numpy(self.model.qpos0.copy()).repeat(self.num_simulations, 1)
-        y, heading = (2 * torch.rand(2, self.num_simulations, generator=self.generator).double() - 1).unbind()
-        qpos[:, 0], qpos[:, 1] = START_X, 0.3 * y
-        qpos[:, 3], qpos[:, 6] = (0.25 * heading).cos(), (0.25 * heading).sin()
+        qpos = self.repeated("qpos0")
+        y, heading = self.noise(2, self.num_simulations).clamp(-2.0, 2.0).double().unbind()
+        qpos[:, 0], qpos[:, 1] = START_X, 0.15 * y
+        qpos[:, 3], qpos[:, 6] = (0.125 * heading).cos(), (0.125 * heading).sin()
         return {"qpos": qpos, "mocap_pos": torch.nn.functional.pad(self.goal, (0, 1))[:, None].double()}
 
     def on_reset(self, mask: Tensor) -> None:
@@ -199,7 +191,7 @@ class Navigate(MujocoEnvironment):
         return (self.distance < SUCCESS_DISTANCE) & ~self.collided
 
 
-def placed(goal: Tensor, places: Tensor, radius: Tensor, count: Tensor) -> Tensor:
+def standing(goal: Tensor, places: Tensor, radius: Tensor, count: Tensor) -> Tensor:
     """Which of the obstacles (N, K) stand, given goals (N, 2), places (N, K, 2), radii (N, K) and numbers (N, 1)."""
     used = torch.arange(places.shape[1]) < count
     used &= torch.linalg.vector_norm(places - goal[:, None], dim=-1) - radius > GOAL_CLEARANCE

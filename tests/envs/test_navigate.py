@@ -11,6 +11,7 @@ from torch import Tensor
 
 from envs.engine_cpu import CpuSimulator
 from envs.environment import ASSETS, Step
+from envs.models import physics_model
 from envs.navigate import GAP, GOAL_CLEARANCE, OBSTACLES, RAYS, ROBOT_RADIUS, SHAPES, SPEED, START_X, Navigate
 from envs.tasks import Tasks
 from tests.envs.controllers import navigate as controller
@@ -205,14 +206,13 @@ def compiled(env: Navigate, index: int) -> mujoco.MjModel:
     xml = (ASSETS / "navigate.xml").read_text()
     xml = re.sub("<replicate.*</replicate>", "\n".join(geoms), xml, flags=re.DOTALL)
     spec = mujoco.MjSpec.from_string(xml)
-    spec.compiler.discardvisual = True
     chassis = spec.body("robot")
     factor = float(given["chassis_mass"]) / chassis.mass
     chassis.mass, chassis.inertia = chassis.mass * factor, chassis.inertia * factor
     for k, side in enumerate(("left", "right")):
         spec.geom(f"{side}_tyre").friction[0] = float(given["wheel_friction"])
         spec.actuator(f"{side}_motor").gainprm[0] *= float(given["motor_gain"][k])
-    return spec.compile()
+    return physics_model(spec)
 
 
 def test_every_simulation_is_what_its_task_compiles_to() -> None:
