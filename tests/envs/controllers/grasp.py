@@ -30,7 +30,7 @@ class Controller:
         low = offset[:, 2].clamp(min=env.bounds[0][2] - env.grip[:, 2])
         heights = torch.stack([offset[:, 2] + HOVER, low, low, HEIGHT - env.object_position[:, 2]], -1)
         rise = heights.gather(1, self.phase[:, None])
-        move = (torch.cat([offset[:, :2], rise], -1) - ahead) / DELTA
+        move = (torch.cat([offset[:, :2], rise], -1)  - ahead) / DELTA
         move[self.phase >= CLOSE, :2] = 0.0
         move = move.clamp(-1, 1)
         move[self.phase >= DOWN] *= GENTLE
