@@ -95,6 +95,11 @@ class CpuSimulator(Simulator):
     def jacobian(self, body: int, point: Tensor) -> Tensor:
         return torch.from_numpy(np.concatenate(self.batch.jac(body, point.numpy()), axis=1))
 
+    def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1) -> Tensor:
+        distance, _ = self.batch.ray(origin.numpy(), direction.numpy(), bodyexclude=exclude_body)
+        found = torch.from_numpy(distance)
+        return found.masked_fill_(found < 0, torch.inf)
+
     def model_of(self, index: int) -> mujoco.MjModel:
         return self.batch.get_model(index)
 

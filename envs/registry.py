@@ -15,6 +15,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "cheetah_dir": "envs.cheetah:CheetahDir",
     "cheetah_vel": "envs.cheetah:CheetahVel",
     "grasp": "envs.grasp:Grasp",
+    "navigate": "envs.navigate:Navigate",
     "point2d": "envs.point2d:Point2d",
     "push": "envs.push:Push",
     "reach": "envs.reach:Reach",

@@ -46,5 +46,12 @@ class Simulator(ABC):
         """(N, 6, nv): velocity (m/s) of world points (N, 3) on a body, and its rotation (rad/s), per joint velocity."""
 
     @abstractmethod
+    def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1) -> Tensor:
+        """Distances (N, R) from origins (N, R, 3) along directions (N, R, 3) to the first geom; inf if there is none.
+
+        Distances count lengths of the direction. Geoms of `exclude_body` are transparent, and so is what is only drawn.
+        """
+
+    @abstractmethod
     def model_of(self, index: int) -> mujoco.MjModel:
         """One simulation's own model, for rendering or for a serial check."""
