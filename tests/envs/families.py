@@ -21,11 +21,20 @@ def oracle(name: str) -> dict[str, bool]:
 
 
 def extreme_values(parameter: Parameter) -> list[tuple[float, ...]]:
-    """Every corner of every box of a range, beyond the training range as well; or every category."""
+    """Corners of every box of a range, beyond the training range as well; or every category."""
     if not isinstance(parameter, Range):
         return [(float(index),) for index in range(len(parameter.names))]
     boxes = [(parameter.low, parameter.high), *parameter.ood]
-    return sorted({corner for low, high in boxes for corner in itertools.product(*zip(low, high, strict=True))})
+    return sorted({corner for low, high in boxes for corner in _corners(low, high)})
+
+
+def _corners(low: tuple[float, ...], high: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """All corners of a box; of one with many axes two opposite ones, and some between them."""
+    if len(low) <= 3:
+        return list(itertools.product(*zip(low, high, strict=True)))
+    picks = torch.rand(6, len(low), generator=torch.Generator().manual_seed(0)) < 0.5
+    mixed = [tuple(b if up else a for a, b, up in zip(low, high, pick, strict=True)) for pick in picks.tolist()]
+    return [low, high, *mixed]
 
 
 def extreme_tasks(distribution: TaskDistribution, most: int = 24) -> Tasks:

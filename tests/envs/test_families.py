@@ -37,6 +37,8 @@ def test_extreme_tasks_reach_every_corner_and_category() -> None:
         assert {tuple(row) for row in tasks["goal"].tolist()} == {(x, y) for x in (0, 2, 4) for y in (1, 3)}
         assert set(tasks["mass"].flatten().tolist()) == {1.0, 2.0, 5.0}
         assert set(tasks["shape"].flatten().tolist()) == {0.0, 1.0}
+    wide = extreme_tasks(TaskDistribution({"map": Range([0.0] * 40, [1.0] * 40)}))["map"]  # 2^40 corners
+    assert len(wide) == 8 and {0.0, 40.0} <= set(wide.sum(-1).tolist()) and set(wide.flatten().tolist()) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize("name", registry.names())

@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.engine_cpu import CpuSimulator
 from envs.environment import ASSETS, MujocoEnvironment
 from envs.errors import ModelError
+from envs.models import physics_model
 from envs.reach import PAYLOAD_RADIUS, Reach
 from envs.registry import make
 from envs.tasks import Tasks
@@ -60,7 +61,7 @@ def with_payload(mass: float) -> mujoco.MjModel:
     payload = spec.body("payload")
     payload.mass = mass
     payload.inertia = np.full(3, 0.4 * mass * PAYLOAD_RADIUS**2)
-    return spec.compile()
+    return physics_model(spec)
 
 
 def reach_tasks(masses: list[float], damping: float = 1.0) -> Tasks:
@@ -121,6 +122,8 @@ def test_the_number_of_threads_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("new_tasks", [False, True], ids=["same tasks", "new tasks"])
 def test_a_partial_reset_leaves_the_others_bit_identical(name: str, new_tasks: bool) -> None:
     plain, partial = made(name), made(name)
+    for env in (plain, partial):  # the observation after a reset may draw noise, which the other's next one would not
+        env.noise = lambda *size: torch.zeros(*size)  # type: ignore[method-assign]
     mask = torch.tensor([False, True, False, False, True, False])
     for step, action in enumerate(actions(plain, 25)):
         if step == 10:
