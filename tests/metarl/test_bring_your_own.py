@@ -18,6 +18,7 @@ import torch
 import metarl
 from envs import registry
 from envs.errors import ContractError, EnvsError, ModelError, TaskError, UnknownEnvironmentError
+from envs.models import load_spec, physics_model
 from envs.tasks import Range
 from metarl.assembly import build_policy
 from metarl.config import compose
@@ -287,6 +288,13 @@ def test_a_mistake_in_the_constructor_names_the_line(
     name = written(cart(change, ("import Range,", "import Categories, Range,")))
     found = line_of(f"{name}:Cart", kind)
     assert re.fullmatch(rf"{name}:Cart \({name}.py:\d+\): {line.replace('NAME', name)}", found), found
+
+
+def test_a_file_that_does_not_compile_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "heavy.xml"
+    file.write_text("<mujoco model='x'><worldbody><body><geom size='1' mass='-1'/></body></worldbody></mujoco>")
+    with pytest.raises(ModelError, match=rf"^{file}: model 'x' does not compile: .*negative"):
+        physics_model(load_spec(file))
 
 
 @pytest.mark.parametrize(
