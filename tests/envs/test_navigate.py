@@ -175,8 +175,8 @@ def test_collisions_are_those_that_a_serial_simulation_sees() -> None:
         mujoco.mj_setState(model, data, engine(env).batch.state[i], int(mujoco.mjtState.mjSTATE_INTEGRATION))
     total, brief = 0, 0
     generator = torch.Generator().manual_seed(0)
-    for _ in range(60):
-        action = 2 * torch.rand(8, 2, generator=generator) - torch.tensor([0.4, 1.0])
+    for _ in range(100):
+        action = 2 * torch.rand(8, 2, generator=generator) - torch.tensor([0.2, 1.0])
         step = env.step(action)
         for i, (model, data) in enumerate(zip(models, datas, strict=True)):
             data.ctrl[:] = env.ctrl[i].numpy()
@@ -187,7 +187,7 @@ def test_collisions_are_those_that_a_serial_simulation_sees() -> None:
                 touched.append(bool((pairs == model.geom("bumper").id).any()))
             assert (step.terms["collision"][i] < 0) == any(touched)
             total, brief = total + any(touched), brief + (any(touched) and not touched[-1])
-    assert total > 10 and brief > 0
+    assert total > 10 and brief > 0  # or nothing was compared
 
 
 # Simulations with obstacles of their own
@@ -283,6 +283,7 @@ def test_lidar_measures_walls_and_obstacles() -> None:
     assert 2 * observation[:, 16] == pytest.approx(2.4 + START_X, abs=1e-5)  # the west wall, behind
     assert 2 * observation[:, 24] == pytest.approx(2.0, abs=1e-5)  # the south wall is too far
     assert torch.equal(observation[:, 0], torch.ones(2))
+    assert 2 * put(env, 0.0, 1.5, 0.0)[:, 8] == pytest.approx(0.9, abs=1e-5)  # the north wall, to its left
     observation = put(env, START_X, 0.0, 0.0)
     assert 2 * observation[:, 0] == pytest.approx([1.0 - 0.15, 2.0], abs=1e-5)
     observation = put(env, START_X, 0.0, math.pi / 2)
