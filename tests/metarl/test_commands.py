@@ -14,6 +14,7 @@ import pytest
 
 from agents.errors import PolicyError
 from envs.errors import PhysicsError, TaskError
+from envs.registry import names
 from metarl.config import main
 from metarl.errors import CheckpointError, Interrupted
 from metarl.rules import TABLES
@@ -67,7 +68,7 @@ def test_the_task_gets_the_checked_configuration_as_plain_data(command: Callable
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["env=reachh"], "env=reachh: unknown environment; did you mean 'reach'? (valid: point2d, reach)"),
+        (["env=reachh"], f"env=reachh: unknown environment; did you mean 'reach'? (valid: {', '.join(names())})"),
         (["budgett.iterations=3"], "budgett.iterations=3: unknown key; did you mean 'budget.iterations'?"),
         (["env=[reach"], "env=[reach: not understood ("),
         (["algo.discount=2"], "algo.discount=2: must be a number above 0 up to 1"),
@@ -77,7 +78,7 @@ def test_the_task_gets_the_checked_configuration_as_plain_data(command: Callable
         (["-m", "--cfg", "job"], "only one of --run, --multirun, --cfg"),
         (["--resolve"], "--resolve belongs to --cfg or --help"),
         (["--help", "algo=mamll"], "algo=mamll: unknown algorithm"),
-        (["recipe=nothing"], "recipe=nothing: unknown recipe; (valid: none, "),
+        (["recipe=nothing"], "recipe=nothing: unknown recipe; (valid: ant_dir-in_context, "),
         (["--config-dir", "/nowhere/at/all"], "--config-dir /nowhere/at/all: there is no such folder"),
         (["-m", "algo=maml,reptil", "seed=0,1"], "algo=reptil: unknown algorithm; did you mean 'reptile'?"),
         (["-m", "seed=0,x"], "seed=x: must be an integer from 0"),
@@ -190,7 +191,8 @@ def test_a_folder_with_configurations_of_the_users_own(
     assert command("--config-dir", str(folder), *multirun, "env=short", task=got.append)[0] == 0
     assert got[0]["env"] == {"name": "reach", "horizon": 20, "tasks": {}}
     _, _, err = command("--config-dir", str(folder), *multirun, "env=shorn", task=got.append)
-    assert err == "error: env=shorn: unknown environment; did you mean 'short'? (valid: point2d, reach, short)\n"
+    valid = ", ".join(sorted([*names(), "short"]))
+    assert err == f"error: env=shorn: unknown environment; did you mean 'short'? (valid: {valid})\n"
 
 
 def test_options_may_stand_between_settings(command: Callable[..., Result]) -> None:
@@ -214,7 +216,7 @@ def test_help_lists_the_choices(command: Callable[..., Result]) -> None:
     for line in (
         "agent: mlp, transformer",
         "algo: fomaml, in_context, maml, multitask, reptile",
-        "env: custom, point2d, reach",
+        f"env: {', '.join(sorted([*names(), 'custom']))}",
     ):
         assert line in out.splitlines()
 
