@@ -39,7 +39,7 @@ class Progress:
             fraction: of the budget that is used. seconds: since the start. speed: environment steps per second.
         """
         self.recent = [*self.recent[-9:], metrics]
-        left = seconds * (1.0 - fraction) / fraction if fraction > 0 else 0.0
+        left = max(seconds * (1.0 - fraction) / fraction, 0.0) if fraction > 0 else 0.0
         mean = {key: sum(m[key] for m in self.recent) / len(self.recent) for key in ("success_before", "success_after")}
         cells = {
             "phase": phase,
