@@ -119,8 +119,10 @@ class TransformerPolicy(Policy):
             yield block
 
     def initial_state(self, batch: int) -> State:
-        shape = (batch, *self.cache_shape)
-        return State(*(torch.zeros(shape, device=self.log_std.device) for _ in range(2)))
+        # Layer by layer in memory, so that a layer's part is one stack of matrices, which products take without a copy.
+        layers, *rest = self.cache_shape
+        device = self.log_std.device
+        return State(*(torch.zeros(layers, batch, *rest, device=device).movedim(0, 1) for _ in range(2)))
 
     def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
         if self.context == "none":

@@ -97,8 +97,7 @@ def collect(
     noise = torch.zeros(steps, simulations, size_a)
     if not deterministic:
         noise = torch.randn(steps, simulations, size_a, generator=generator)
-    at_end, any_step = (torch.zeros(trial_episodes, simulations, dtype=torch.bool) for _ in range(2))
-    returns = torch.zeros(trial_episodes, simulations)
+    successes, broken = (torch.zeros(steps, simulations, dtype=torch.bool) for _ in range(2))
     terms: dict[str, Tensor] = {}
     failures, failure = 0, None
     previous = torch.zeros(simulations, size_a + 1)
@@ -111,21 +110,19 @@ def collect(
             if watch:
                 watch(0, None)
         torch.cat([observation, previous, torch.full((simulations, 1), float(first))], -1, out=tokens[t])
-        output, state = act(tokens[t].to(device), state, t)
-        spread = noise[t].to(device) * torch.exp(output.log_std)
-        action = output.mean + spread
-        scalars[0, t] = log_probability(output, action)
-        scalars[1, t] = output.value
-        actions[t] = action
+        with torch.inference_mode():  # a tenth faster than `no_grad`; what it makes stays in here
+            output, state = act(tokens[t].to(device), state, t)
+            action = torch.addcmul(output.mean, noise[t].to(device), torch.exp(output.log_std))
+            scalars[0, t] = log_probability(output, action)
+            scalars[1, t] = output.value
+            actions[t] = action
         step = env.step(actions[t])
         valid = alive & ~step.failed
         reward = step.reward * valid
         scalars[2, t], scalars[3, t] = reward, valid
-        at_end[episode] = torch.where(valid, step.success, at_end[episode] & ~(alive & step.failed))
-        any_step[episode] |= valid & step.success
-        returns[episode] += reward
+        successes[t], broken[t] = step.success, alive & step.failed
         for name, term in step.terms.items():
-            terms.setdefault(name, torch.zeros(trial_episodes, simulations))[episode] += term * valid
+            terms.setdefault(name, torch.zeros(trial_episodes, simulations))[episode].addcmul_(term, scalars[3, t])
         if step.failed.any():
             failures += int((alive & step.failed).sum())
             failure = failure or getattr(env, "last_failure", None)
@@ -134,6 +131,11 @@ def collect(
         if watch:
             watch(t % horizon + 1, step)
         previous = torch.cat([actions[t].clamp(-1.0, 1.0), reward[:, None]], -1)
+
+    valid, success, failed = (x.unflatten(0, (trial_episodes, horizon)) for x in (scalars[3] > 0, successes, broken))
+    # Valid steps come first in an episode; one that broke ended without success.
+    count = valid.sum(1)
+    at_end = success.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0] & (count > 0) & ~failed.any(1)
 
     def by_task(x: Tensor) -> Tensor:
         """(T, N, ...) to (M, E, T, ...)."""
@@ -147,8 +149,8 @@ def collect(
         reward=by_task(scalars[2]).contiguous(),
         valid=by_task(scalars[3]).contiguous(),
         success_at_end=by_task(at_end),
-        success_any_step=by_task(any_step),
-        returns=by_task(returns),
+        success_any_step=by_task((success & valid).any(1)),
+        returns=by_task(scalars[2].unflatten(0, (trial_episodes, horizon)).sum(1)),
         terms={name: by_task(value) for name, value in terms.items()},
         failures=failures,
         failure=failure,
