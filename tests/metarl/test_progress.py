@@ -8,7 +8,7 @@ from rich.console import Console
 from metarl.progress import Progress, clock
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3_725, "1:02:05")])
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61.0, "1:01"), (3_725.0, "1:02:05")])
 def test_a_clock_reads_as_people_write_it(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
