@@ -42,19 +42,6 @@ class Ant(Runner):
 
     root = 2
 
-    def __init__(
-        self,
-        num_simulations: int,
-        distribution: TaskDistribution,
-        seed: int,
-        threads: int,
-        horizon: int,
-        goal_visible: bool,
-        spec: mujoco.MjSpec,
-    ) -> None:
-        super().__init__(spec, num_simulations, distribution, seed, threads, horizon, goal_visible)
-        self.z = self.qpos[:, 2]
-
     def effort(self, action: Tensor, price: float) -> Tensor:
         """The price of torque, (N,)."""
         return -price * action.square().sum(-1)
@@ -105,7 +92,7 @@ class AntDir(Ant):
         add_camera(spec, "torso", (0.0, -4.6, 3.2), (0.0, 1.0, -0.62))
         add_marker(spec, arrow())
         distribution = direction_tasks().override(tasks_override or {})
-        super().__init__(num_simulations, distribution, seed, threads, horizon, goal_visible, spec)
+        super().__init__(spec, num_simulations, distribution, seed, threads, horizon, goal_visible)
         self.observation_size = 29 if goal_visible else 27
 
     def apply_goal(self) -> None:
@@ -116,7 +103,8 @@ class AntDir(Ant):
         return [self.qpos[:, 2:], self.qvel]
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        upright = (self.z >= HEALTHY[0]) & (self.z <= HEALTHY[1])
+        height = self.qpos[:, 2]
+        upright = (height >= HEALTHY[0]) & (height <= HEALTHY[1])
         run = (self.velocity() * self.goal).sum(-1)
         return {"run": run, "effort": self.effort(action, 0.5), "survive": upright.float()}
 
@@ -172,7 +160,7 @@ class AntGoal(Ant):
         add_camera(spec, "world", (0.0, -7.0, 6.5), (0.0, 1.0, -1.0), tracks=False)
         add_marker(spec, [{"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": (SUCCESS_DISTANCE, 0.02, 0.0)}])
         distribution = goal_tasks().override(tasks_override or {})
-        super().__init__(num_simulations, distribution, seed, threads, horizon, goal_visible, spec)
+        super().__init__(spec, num_simulations, distribution, seed, threads, horizon, goal_visible)
         self.observation_size = 31 if goal_visible else 29
 
     def apply_goal(self) -> None:
