@@ -109,6 +109,10 @@ class Push(ArmEnvironment):
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)
         self.steps_inside[mask] = 0
+        self.distance = self._distance()
+
+    def _distance(self) -> Tensor:
+        return torch.linalg.vector_norm(self.object_position[:, :2].float() - self.assigned["goal"], dim=-1)
 
     def control(self, action: Tensor) -> None:
         step = torch.cat([DELTA * action, torch.zeros_like(action[:, :1])], -1)
@@ -122,12 +126,13 @@ class Push(ArmEnvironment):
         return torch.cat([observation, self.assigned["goal"]], -1) if self.goal_visible else observation
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        position = self.object_position.float()
-        distance = torch.linalg.vector_norm(position[:, :2] - self.assigned["goal"], dim=-1)
+        position, before = self.object_position.float(), self.distance
+        self.distance = distance = self._distance()
         apart = torch.linalg.vector_norm((position - self.grip)[:, :2], dim=-1).float()
         self.steps_inside = torch.where(distance < SUCCESS_DISTANCE, self.steps_inside + 1, 0)
         return {
             "distance": -2.0 * distance,
+            "closing": 4.0 * (before - distance) / self.control_period,
             "precision": 1.0 - torch.tanh(10.0 * distance),
             "approach": 0.2 * (1.0 - torch.tanh(5.0 * apart)),
             "effort": -0.005 * action.square().sum(-1),

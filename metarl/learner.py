@@ -120,7 +120,8 @@ class Learner(ABC):
     def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """One task's loss in the outer loop; a scalar."""
         outer = self.settings.outer
-        return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy)
+        unit = self.policy.critic.deviation
+        return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy, unit)
 
     def rates(self) -> Parameters:
         """The inner rate of each adapting parameter."""

@@ -84,6 +84,7 @@ class Trainer:
         self.policy.set_attention(learner.attention)
         rounds, seconds = self._rollouts(env, learner)
         update_start = time.perf_counter()
+        self.policy.critic.rescale(torch.cat([batch.target[batch.valid > 0] for _, batch in rounds]))
         metrics = learner.update([batch for _, batch in rounds])
         tokens = torch.cat([episodes.tokens[episodes.valid > 0] for episodes, _ in rounds])
         self.policy.normaliser.update(tokens)
