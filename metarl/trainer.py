@@ -170,9 +170,8 @@ class Trainer:
         try:
             load_policy(self.policy, tensors)
         except RuntimeError as error:
-            raise CheckpointError(
-                f"its policy does not fit this configuration: {' '.join(str(error).split())}"
-            ) from None
+            text = " ".join(str(error).split())
+            raise CheckpointError(f"its policy does not fit this configuration: {text}") from None
         self.env_steps = env_steps
 
     def _all_generators(self) -> dict[str, torch.Generator]:
