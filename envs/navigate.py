@@ -20,6 +20,7 @@ ROBOT_RADIUS, WHEEL_RADIUS, TRACK = 0.16, 0.05, 0.24  # m, as in the MJCF
 SPEED, TURN = 0.8, 2.5  # m/s and rad/s at action 1
 RAYS, MAX_RANGE, LIDAR_HEIGHT = 32, 2.0, 0.165  # the height of the lidar is above the wheels, m
 START_X, PARKED = -1.9, -3.0  # m: the robot's x; the height of obstacles that do not stand
+UPRIGHT, HIDDEN = 1, 5  # geom groups: what the lidar sees, and obstacles that do not stand
 SUCCESS_DISTANCE = 0.3  # m
 KEEP_CLEAR = 0.12  # m between bumper and obstacle
 
@@ -117,8 +118,8 @@ class Navigate(MujocoEnvironment):
     def apply_tasks(self) -> None:
         model, task = self.model, self.assigned
         self.goal = task["goal"]
-        names = ("geom_type", "geom_size", "geom_pos", "geom_friction", "body_mass", "body_inertia", "actuator_gainprm")
-        fields = {name: self.repeated(name) for name in names}
+        geom = ("geom_type", "geom_size", "geom_pos", "geom_group", "geom_friction")
+        fields = {name: self.repeated(name) for name in (*geom, "body_mass", "body_inertia", "actuator_gainprm")}
         known = self.distribution.parameters["obstacle_shape"]
         assert isinstance(known, Categories)
         shape = task["obstacle_shape"][:, 0].long()
@@ -130,6 +131,7 @@ class Navigate(MujocoEnvironment):
         fields["geom_type"][:, geoms] = kinds.int()[:, None]
         fields["geom_size"][:, geoms] = (radius[..., None] * scales[:, None] + offsets[:, None]).double()
         fields["geom_pos"][:, geoms] = self.obstacles.double()
+        fields["geom_group"][:, geoms] = torch.where(used, UPRIGHT, HIDDEN).int()
         tyres = [model.geom(f"{side}_tyre").id for side in ("left", "right")]
         fields["geom_friction"][:, tyres, 0] = task["wheel_friction"].double()
         factor = task["chassis_mass"].double() / model.body_mass[self.robot]
@@ -162,7 +164,7 @@ class Navigate(MujocoEnvironment):
         torch.sub(cosine * self.bearing[0], sine * self.bearing[1], out=self.direction[..., 0])
         torch.add(sine * self.bearing[0], cosine * self.bearing[1], out=self.direction[..., 1])
         self.origin[..., :2] = self.qpos[:, None, :2]
-        self.ranges = self.simulator.rays(self.origin, self.direction, self.robot)
+        self.ranges = self.simulator.rays(self.origin, self.direction, group=UPRIGHT)
         self.distance = torch.linalg.vector_norm(self.qpos[:, :2].float() - self.goal, dim=-1)
 
     def observe(self) -> Tensor:
