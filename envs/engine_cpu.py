@@ -95,8 +95,8 @@ class CpuSimulator(Simulator):
     def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1, group: int | None = None) -> Tensor:
         groups = None if group is None else [index == group for index in range(mujoco.mjNGROUP)]
         distance, _ = self.batch.ray(origin.numpy(), direction.numpy(), groups, bodyexclude=exclude_body)
-        found = torch.from_numpy(distance)
-        return found.masked_fill_(found < 0, torch.inf)
+        distance[distance < 0] = np.inf
+        return torch.from_numpy(distance)
 
     def model_of(self, index: int) -> mujoco.MjModel:
         return self.batch.get_model(index)

@@ -110,7 +110,7 @@ class Navigate(MujocoEnvironment):
         self.bumps = self.simulator.field("history")[:, start + 2 + samples : start + 2 + 2 * samples]
         self.robot = self.model.body("robot").id
         bearing = 2 * math.pi / RAYS * torch.arange(RAYS, dtype=torch.float64)
-        self.bearing = torch.stack([bearing.cos(), bearing.sin()])
+        self.bearing = torch.polar(torch.ones_like(bearing), bearing)
         self.origin, self.direction = torch.zeros(2, num_simulations, RAYS, 3, dtype=torch.float64)
         self.origin[..., 2] = LIDAR_HEIGHT
         self.collided = torch.zeros(num_simulations, dtype=torch.bool)
@@ -157,12 +157,11 @@ class Navigate(MujocoEnvironment):
 
     def _sense(self) -> None:
         """Heading, lidar and beacon of the present state."""
-        w, x, y, z = self.qpos[:, 3:7].unbind(-1)
-        heading = torch.stack([w * w + x * x - y * y - z * z, 2 * (w * z + x * y)], -1)
-        self.heading = heading / torch.linalg.vector_norm(heading, dim=-1, keepdim=True)
-        cosine, sine = self.heading[:, :1], self.heading[:, 1:]
-        torch.sub(cosine * self.bearing[0], sine * self.bearing[1], out=self.direction[..., 0])
-        torch.add(sine * self.bearing[0], cosine * self.bearing[1], out=self.direction[..., 1])
+        # Of the turned x axis the part over the ground is (w + iz)^2 + (x + iy)^2.
+        pairs = torch.view_as_complex(self.qpos[:, [3, 6, 4, 5]].unflatten(-1, (2, 2)))
+        heading = pairs.square().sum(-1, keepdim=True).sgn()
+        self.heading = torch.view_as_real(heading)[:, 0]
+        self.direction[..., :2] = torch.view_as_real(heading * self.bearing)
         self.origin[..., :2] = self.qpos[:, None, :2]
         self.ranges = self.simulator.rays(self.origin, self.direction, group=UPRIGHT)
         self.distance = torch.linalg.vector_norm(self.qpos[:, :2].float() - self.goal, dim=-1)
@@ -177,7 +176,7 @@ class Navigate(MujocoEnvironment):
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
         before = self.distance
         self._sense()
-        bumped = (self.bumps > 0).any(-1)
+        bumped = self.bumps.amax(-1) > 0
         self.collided |= bumped
         clearance = self.ranges.amin(-1).float() - ROBOT_RADIUS
         return {

@@ -35,7 +35,7 @@ def tasks() -> TaskDistribution:
 class Push(ArmEnvironment):
     """A Panda with a closed hand, held at one height, pushes an object on a table at 20 Hz; horizon 60 (3 s).
 
-    Observation (D = 22, with `goal_visible` 24; float32):
+    Observation (D = 23, with `goal_visible` 25; float32):
 
     | index | meaning                                           | unit  | source                          |
     |-------|---------------------------------------------------|-------|---------------------------------|
@@ -48,9 +48,10 @@ class Push(ArmEnvironment):
     | 15-18 | object's orientation                              | 1     | qpos, quaternion w x y z        |
     | 19-20 | object's turning velocity about x and z           | rad/s | qvel                            |
     | 21    | distance from the object's centre to the goal     | m     | qpos, task: a range beacon      |
-    | 22-23 | goal, x and y, only with `goal_visible` (an oracle) | m   | task                            |
+    | 22    | distance from the grip point to the goal          | m     | sensor, task: a range beacon    |
+    | 23-24 | goal, x and y, only with `goal_visible` (an oracle) | m   | task                            |
 
-    The distance does not tell where the goal is: that follows from several of them, at different places.
+    The goal is a range beacon: one distance over the table does not tell where it is, several from different places do.
 
     Action (A = 2): change of the commanded grip point along x and y, 1 is 3 cm per control step.
 
@@ -97,7 +98,7 @@ class Push(ArmEnvironment):
         self.horizon = horizon
         self.goal_visible = goal_visible
         self.action_size = 2
-        self.observation_size = 22 + (2 if goal_visible else 0)
+        self.observation_size = 23 + (2 if goal_visible else 0)
         self.bounds = torch.tensor(LOW).double(), torch.tensor(HIGH).double()
         self.steps_inside = torch.zeros(num_simulations, dtype=torch.int64)
 
@@ -126,8 +127,11 @@ class Push(ArmEnvironment):
         position, velocity = self.object_position, self.object_velocity
         hand = [self.grip, self.grip_velocity[:, :2], (self.target - self.grip)[:, :2]]
         thing = [position, (position - self.grip)[:, :2], velocity[:, :3], self.object_quat, velocity[:, 3::2]]
-        observation = torch.cat([*hand, *thing, self.distance[:, None]], -1).float()
-        return torch.cat([observation, self.assigned["goal"]], -1) if self.goal_visible else observation
+        goal = self.assigned["goal"]
+        hand_distance = torch.linalg.vector_norm(self.grip[:, :2] - goal, dim=-1)
+        ranges = torch.stack([self.distance, hand_distance.float()], -1)
+        observation = torch.cat([*hand, *thing, ranges], -1).float()
+        return torch.cat([observation, goal], -1) if self.goal_visible else observation
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
         position, before = self.object_position.float(), self.distance
