@@ -75,9 +75,12 @@ class CpuSimulator(Simulator):
             self._expanded[name].copy_(values[name])
 
     def step(self, substeps: int) -> Tensor:
-        self.batch.warning[:] = 0
+        warnings = self.batch.warning
+        warnings[:] = 0
         self.batch.step(nstep=substeps)
-        return torch.from_numpy(self.batch.warning[:, UNSTABLE, 1].any(-1))
+        if not warnings.any():
+            return torch.zeros(self.num_simulations, dtype=torch.bool)
+        return torch.from_numpy(warnings[:, UNSTABLE, 1].any(-1))
 
     def reset(self, mask: Tensor | None, state: Mapping[str, Tensor]) -> None:
         ids = None if mask is None else mask.nonzero()[:, 0].numpy().astype(np.int32)

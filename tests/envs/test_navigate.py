@@ -209,7 +209,7 @@ def compiled(env: Navigate, index: int) -> mujoco.MjModel:
     given = {name: value[index].double() for name, value in env.assigned.items()}
     kind, scale, offset = SHAPES[SHAPE_NAMES[int(given["obstacle_shape"])]]
     sizes = given["obstacle_radius"][:, None] * torch.tensor(scale) + torch.tensor(offset)
-    groups = [1 if height > 0 else 5 for height in env.obstacles[index, :, 2]]  # the lidar does not see parked ones
+    groups = [UPRIGHT if height > 0 else 5 for height in env.obstacles[index, :, 2]]  # the lidar does not see parked ones
     geoms = [
         f'<geom name="obstacle_{k:02d}" class="obstacle" type="{KIND[kind]}" euler="0 0 {26 * k}" group="{groups[k]}" '
         f'size="{" ".join(map(str, sizes[k].tolist()))}" pos="{" ".join(map(str, env.obstacles[index, k].tolist()))}"/>'
@@ -309,6 +309,7 @@ def test_rays_are_what_mujoco_says_of_each_model() -> None:
     env.set_tasks(env.distribution.published("ood", 6))
     env.reset()
     tilted = env.direction + torch.tensor([0.0, 0.0, 0.3])
+    tilted[:, 0] = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)  # there is nothing above
     for exclude, group in ((env.robot, None), (-1, None), (-1, UPRIGHT)):
         found = env.simulator.rays(env.origin, tilted, exclude, group)
         assert found.shape == (6, RAYS)
