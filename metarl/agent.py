@@ -14,10 +14,10 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from agents.policy import State, log_probability
-from metarl import pretrained
 from metarl.adaptation import Parameters
 from metarl.episodes import Episodes
 from metarl.errors import MetaRLError
+from metarl.pretrained import locate
 from metarl.rollout import acting
 from metarl.runs import Run, open_run
 
@@ -187,4 +187,4 @@ def load(path: str | Path, device: str = "auto") -> Agent:
     Raises:
         RunFolderError, CheckpointError: if the folder is no usable run.
     """
-    return Agent(open_run(pretrained.locate(path, bare=True), device))
+    return Agent(open_run(locate(path, bare=True), device))

@@ -14,7 +14,6 @@ from rich.console import Console
 from agents.policy import Policy
 from envs.environment import Environment
 from envs.tasks import Tasks
-from metarl import pretrained
 from metarl.assembly import (
     ALGORITHMS,
     build_environment,
@@ -27,6 +26,7 @@ from metarl.errors import CheckpointError, Interrupted, RunFolderError, Training
 from metarl.evaluation import adaptation_rounds, report, table
 from metarl.learner import Learner
 from metarl.plots import curve_png
+from metarl.pretrained import PREFIX, is_shipped, locate
 from metarl.progress import Progress, clock, print_table
 from metarl.rules import longest_trial
 from metarl.run_folder import SLIM, RunFolder, atomic_write
@@ -52,9 +52,9 @@ class Run:
     @property
     def output(self) -> RunFolder:
         """Where its evaluations and videos go: its folder, or a shipped policy's name in the working folder."""
-        if not pretrained.is_shipped(self.folder.path):
+        if not is_shipped(self.folder.path):
             return self.folder
-        return RunFolder(Path(f"{pretrained.PREFIX}-{self.folder.path.name}"))
+        return RunFolder(Path(f"{PREFIX}-{self.folder.path.name}"))
 
     def environment(self, simulations: int, seed: int, threads: int = 0) -> Environment:
         """The environment it was trained on, with N simulations."""
@@ -71,7 +71,7 @@ def open_run(path: str | Path, device: str = "auto") -> Run:
     Raises:
         RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
     """
-    folder = RunFolder.open(pretrained.locate(path))
+    folder = RunFolder.open(locate(path))
     config = folder.read_config()
     iteration, tensors, _ = folder.load_checkpoint()
     where = resolve_device(device)
@@ -167,7 +167,7 @@ def _start(config: dict[str, Any], console: Console) -> tuple[RunFolder, dict[st
         folder.write_config(config)
         console.print(f"run folder {folder.path}, device {device}")
         return folder, config, trainer, 0.0
-    folder = RunFolder.open(pretrained.locate(config["resume"]))
+    folder = RunFolder.open(locate(config["resume"]))
     # What the resumed run is, its folder says; only how long and where it runs may change.
     stored = folder.read_config() | {key: config[key] for key in ("budget", "device") if config[key] is not None}
     trainer = Trainer(stored, resolve_device(stored["device"]))
