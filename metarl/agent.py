@@ -17,6 +17,7 @@ from agents.policy import State, log_probability
 from metarl.adaptation import Parameters
 from metarl.episodes import Episodes
 from metarl.errors import MetaRLError
+from metarl.pretrained import locate
 from metarl.rollout import acting
 from metarl.runs import Run, open_run
 
@@ -181,9 +182,9 @@ class Agent:
 
 
 def load(path: str | Path, device: str = "auto") -> Agent:
-    """An agent from a run folder.
+    """An agent from a run folder, or a policy that comes with the package: load("grasp") or load("grasp-maml").
 
     Raises:
         RunFolderError, CheckpointError: if the folder is no usable run.
     """
-    return Agent(open_run(path, device))
+    return Agent(open_run(locate(path, bare=True), device))

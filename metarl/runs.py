@@ -22,13 +22,14 @@ from metarl.assembly import (
     stream_seed,
 )
 from metarl.config import resolve_device
-from metarl.errors import CheckpointError, Interrupted, TrainingError
+from metarl.errors import CheckpointError, Interrupted, RunFolderError, TrainingError
 from metarl.evaluation import adaptation_rounds, report, table
 from metarl.learner import Learner
 from metarl.plots import curve_png
+from metarl.pretrained import PREFIX, is_shipped, locate
 from metarl.progress import Progress, clock, print_table
 from metarl.rules import longest_trial
-from metarl.run_folder import RunFolder, atomic_write
+from metarl.run_folder import SLIM, RunFolder, atomic_write
 from metarl.schedule import Budget, graceful_stop
 from metarl.trainer import Trainer, load_policy
 from metarl.warm_start import begin
@@ -48,6 +49,13 @@ class Run:
     learner: Learner
     device: torch.device
 
+    @property
+    def output(self) -> RunFolder:
+        """Where its evaluations and videos go: its folder, or a shipped policy's name in the working folder."""
+        if not is_shipped(self.folder.path):
+            return self.folder
+        return RunFolder(Path(f"{PREFIX}-{self.folder.path.name}"))
+
     def environment(self, simulations: int, seed: int, threads: int = 0) -> Environment:
         """The environment it was trained on, with N simulations."""
         return build_environment(self.config["env"], simulations, seed, threads)
@@ -58,12 +66,12 @@ class Run:
 
 
 def open_run(path: str | Path, device: str = "auto") -> Run:
-    """Open a run folder's newest good checkpoint.
+    """Open a run folder's newest good checkpoint; `pretrained/<name>` is a policy that comes with the package.
 
     Raises:
         RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
     """
-    folder = RunFolder.open(path)
+    folder = RunFolder.open(locate(path))
     config = folder.read_config()
     iteration, tensors, _ = folder.load_checkpoint()
     where = resolve_device(device)
@@ -159,11 +167,14 @@ def _start(config: dict[str, Any], console: Console) -> tuple[RunFolder, dict[st
         folder.write_config(config)
         console.print(f"run folder {folder.path}, device {device}")
         return folder, config, trainer, 0.0
-    folder = RunFolder.open(config["resume"])
+    folder = RunFolder.open(locate(config["resume"]))
     # What the resumed run is, its folder says; only how long and where it runs may change.
     stored = folder.read_config() | {key: config[key] for key in ("budget", "device") if config[key] is not None}
     trainer = Trainer(stored, resolve_device(stored["device"]))
     iteration, tensors, numbers = folder.load_checkpoint()
+    if numbers.get(SLIM):
+        remedy = f"begin from its policy with algo.warm_start.run={config['resume']}"
+        raise RunFolderError(f"{config['resume']} lacks what training needs to go on; {remedy}")
     trainer.load(tensors, numbers)
     console.print(f"resuming {folder.path} after iteration {iteration}")
     return folder, stored, trainer, float(numbers["seconds"])
@@ -197,7 +208,7 @@ def evaluate(
     algo = run.config["algo"]["name"]
     result = report(rounds, chosen, env=env, algo=algo, split=split, seed=seed, deterministic=deterministic)
     result["iteration"] = run.iteration
-    path = run.folder.write_evaluation(split, result)
+    path = run.output.write_evaluation(split, result)
     atomic_write(path.with_suffix(".png"), curve_png(result))
     print_table(
         console,

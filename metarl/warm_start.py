@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metarl.errors import CheckpointError, ConfigError, RunFolderError
+from metarl.pretrained import locate
 from metarl.rules import Config, show
 from metarl.run_folder import Checkpoint, RunFolder
 from metarl.trainer import Trainer
@@ -26,7 +27,7 @@ def begin(trainer: Trainer, config: Config) -> Config:
         return config
     key = f"algo.warm_start.run={warm['run']}"
     try:
-        folder = RunFolder.open(warm["run"])
+        folder = RunFolder.open(locate(warm["run"]))
         trained, checkpoint = folder.read_config(), folder.load_checkpoint()
     except (RunFolderError, CheckpointError) as error:
         raise ConfigError(f"{key}: {error}") from None

@@ -17,5 +17,6 @@ from metarl.run_folder.checkpoints import Checkpoint
 from metarl.run_folder.files import atomic_write
 from metarl.run_folder.folder import RunFolder
 from metarl.run_folder.metrics import MetricsLog
+from metarl.run_folder.slim import SLIM, slim_copy
 
-__all__ = ["Checkpoint", "MetricsLog", "RunFolder", "atomic_write"]
+__all__ = ["SLIM", "Checkpoint", "MetricsLog", "RunFolder", "atomic_write", "slim_copy"]

@@ -74,7 +74,7 @@ class RunFolder:
         """
         folder = self.path / name
         with guard(f"make the folder {folder}"):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def write_config(self, config: Mapping[str, Any]) -> None:

@@ -50,6 +50,9 @@ def test_the_copied_and_continued_run_is_the_uninterrupted_one(plan: Plan, tmp_p
     assert same(policy(straight), policy(plan.folder("in_context", 0)))
     assert RunFolder(straight).iterations()[-1] == 2
     assert not same(policy(straight), policy(plan.folder("warm", 0)))
+    # With the same clock readings in its first row: that iteration was not trained a second time.
+    rows = [RunFolder(plan.folder(name, 0)).read_metrics() for name in ("warm", "in_context", "in_context_equal")]
+    assert rows[0] == rows[1][:1] == rows[2][:1] and rows[1] == rows[2][:2]
 
 
 def test_maml_begins_with_the_warm_start_and_steps_are_made_equal(plan: Plan) -> None:
