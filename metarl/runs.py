@@ -258,7 +258,7 @@ def evaluate(
     atomic_write(path.with_suffix(".png"), curve_png(result))
     print_table(
         console,
-        f"{env.name}, {algo}: {tasks} held-out tasks of split '{split}', {episodes} episodes per step",
+        f"{env.name}, {algo}: {tasks} tasks of split '{split}', {episodes} episodes per step",
         table(result["curve"]),
     )
     console.print(f"success: {env.success_criterion}; brackets are 95% confidence intervals over tasks")
