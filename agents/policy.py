@@ -94,13 +94,57 @@ class Normaliser(nn.Module):
         return ((tokens - self.mean) * torch.rsqrt(self.variance + 1e-6)).clamp(-self.limit, self.limit)
 
 
+class Critic(nn.Module):
+    """A value estimate in the units of the rewards, from layers that learn it in units of its own spread.
+
+    The spread follows the targets; the last layer is corrected each time, so that no estimate changes (PopArt, van
+    Hasselt et al. 2016, arXiv 1602.07714, eqs. 5 to 9). Without it returns of hundreds drown the policy's gradient,
+    and returns of hundredths are never learned.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    count: Tensor
+
+    def __init__(self, *layers: nn.Module, memory: float = 0.1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.memory = memory
+        for name, value in (("mean", 0.0), ("deviation", 1.0), ("count", 0.0)):
+            self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Values (...,) of features (..., n)."""
+        return self.layers(features)[..., 0] * self.deviation + self.mean
+
+    @torch.no_grad()
+    def rescale(self, targets: Tensor) -> None:
+        """Move the units towards those of targets (n,), which weigh as much as `memory`, at first more; n may be 0."""
+        if len(targets) == 0 or not torch.isfinite(targets).all():
+            return
+        self.count += 1
+        rate = torch.clamp(1 / self.count, min=self.memory)
+        shift = targets.mean() - self.mean
+        variance = (1 - rate) * (self.deviation.square() + rate * shift.square()) + rate * targets.var(unbiased=False)
+        mean, deviation = self.mean + rate * shift, variance.sqrt().clamp(min=1e-4)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(self.deviation / deviation)
+        last.bias.copy_((last.bias * self.deviation + self.mean - mean) / deviation)
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
+
 class Policy(ABC, nn.Module):
     """A policy over token sequences; a plain module, used through `torch.func.functional_call`.
 
     Attributes:
         context: what the policy remembers: `none`, `episode`, or `trial` (several episodes of one task).
         max_length: the longest sequence (T) it can see.
+        critic: on which no action depends.
     """
+
+    critic: Critic
 
     def __init__(
         self, observation_size: int, action_size: int, context: str, max_length: int, initial_std: float
@@ -131,9 +175,9 @@ class Policy(ABC, nn.Module):
     def head_names(self) -> frozenset[str]:
         """Parameters of the action head."""
 
-    @abstractmethod
     def critic_names(self) -> frozenset[str]:
         """Parameters that no action depends on."""
+        return frozenset(name for name, _ in self.named_parameters() if name.startswith("critic."))
 
     def set_attention(self, implementation: str) -> None:
         """Choose how attention over whole sequences is computed (see `agents.attention`); nothing without attention."""

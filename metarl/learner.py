@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from metarl.adaptation import Parameters, adapt_tasks
 from metarl.advantages import discounted_returns, generalised_advantage, linear_baseline, normalise
 from metarl.episodes import Batch, Episodes
 from metarl.objectives import ppo, surrogate
+from metarl.parallel import cores, twin
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Inner:
     first_order: bool = False
     unadapted_weight: float = 0.0
     chunk: int = 0  # tasks per vectorised call; 0: all on a GPU, as many as the cache holds on a CPU
-    workers: int = 0  # threads that share the tasks of a gradient on a CPU; 0: one per core
+    workers: int = 0  # threads that share the work of an outer gradient on a CPU; 0: one per core
     compile: bool = False
 
 
@@ -64,6 +66,9 @@ class Settings:
     outer: Outer = field(default_factory=Outer)
 
 
+Twin = TypeVar("Twin", bound="Learner")
+
+
 class Skipped(NamedTuple):
     """What a skipped update was to move, and from which data: enough for `metarl.culprit` to find what went wrong."""
 
@@ -92,6 +97,8 @@ class Learner(ABC):
         rate = torch.log(torch.tensor(settings.inner.rate, device=policy.log_std.device))
         self.log_rates = {name: rate.clone() for name in self.parameters if name in names}
         self.optimiser = torch.optim.Adam(self.parameter_groups(), eps=1e-5, fused=True)
+        self.on_gpu = policy.log_std.device.type == "cuda"  # where several threads are of no use
+        self.workers = 1 if self.on_gpu else settings.inner.workers or cores()
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """What the outer optimiser moves."""
@@ -123,7 +130,8 @@ class Learner(ABC):
     def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """One task's loss in the outer loop; a scalar."""
         outer = self.settings.outer
-        return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy)
+        unit = self.policy.critic.deviation
+        return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy, unit)
 
     def rates(self) -> Parameters:
         """The inner rate of each adapting parameter."""
@@ -136,6 +144,13 @@ class Learner(ABC):
         rates = {name: rate.detach() * factor for name, rate in self.rates().items()}
         clip = self.settings.inner.clip
         return adapt_tasks(self.inner_loss, start, rates, batch, per_task=adapted is not None, clip=clip)
+
+    def twins(self: Twin, count: int) -> list[Twin]:
+        """This learner and others on the same tensors, `count` in all, for that many threads."""
+        others = [copy.copy(self) for _ in range(count - 1)]
+        for other in others:
+            other.policy = twin(self.policy)
+        return [self, *others]
 
     @abstractmethod
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:

@@ -36,7 +36,9 @@ class Reptile(Learner):
 
     def inner_loss(self, parameters: Parameters, batch: Batch) -> torch.Tensor:
         output = self.outputs(parameters, batch)
-        return surrogate(output, batch) + self.settings.outer.value * value_loss(output, batch)
+        return surrogate(output, batch) + self.settings.outer.value * value_loss(
+            output, batch, self.policy.critic.deviation
+        )
 
     def support(self, rounds: Sequence[Batch]) -> Sequence[Batch]:
         return rounds

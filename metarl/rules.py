@@ -160,6 +160,7 @@ TRAIN: dict[str, Rule] = {
     "env.tasks": instance(dict, "a group of ranges, such as env.tasks.goal=[0,1]"),
     **{f"algo.{key}": rule for key, rule in ALGORITHM.items()},
     "algo.warm_start.iterations": natural,
+    "algo.warm_start.run": optional(folder),
     **{f"algo.warm_start.settings.{key}": rule for key, rule in ALGORITHM.items()},
     "agent.name": choice("transformer", "mlp"),
     "agent.width": count,
@@ -274,6 +275,14 @@ def check_memory(algo: str, agent: Config) -> None:
     if algo == "multitask" and memory != "none":
         remedy = "choose agent.context=none, or algo=in_context"
         raise ConfigError(f"agent.context={memory}: algo=multitask is for a policy that does not remember; {remedy}")
+
+
+def longest_trial(algo: Mapping[str, Any]) -> int:
+    """The episodes that the policy may have to remember: of the algorithm itself, or of what it begins with."""
+    phases, warm = [algo], algo.get("warm_start") or {}
+    if warm.get("iterations") or warm.get("run"):
+        phases.append(warm["settings"])
+    return max(phase.get("trial_episodes", 1) for phase in phases)
 
 
 def leaves(config: Mapping[str, Any], stop: Container[str] = (), prefix: str = "") -> list[str]:

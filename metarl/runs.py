@@ -32,9 +32,11 @@ from metarl.evaluation import adaptation_rounds, report, table
 from metarl.learner import Learner
 from metarl.plots import curve_png
 from metarl.progress import Progress, clock, print_table
+from metarl.rules import longest_trial
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
 from metarl.schedule import Budget, graceful_stop
 from metarl.trainer import WINDOW, Trainer, load_policy
+from metarl.warm_start import begin
 
 # A run that skips more than this share of its updates is not learning, and says so.
 SKIPPED_LIMIT = 0.5
@@ -74,7 +76,7 @@ def open_run(path: str | Path, device: str = "auto") -> Run:
     torch.set_num_threads(config["torch_threads"])
     settings = build_settings(config["algo"])
     env = build_environment(config["env"], 1, 0, 1)
-    policy = build_policy(config["agent"], env, settings.trial_episodes, where)
+    policy = build_policy(config["agent"], env, longest_trial(config["algo"]), where)
     learner = ALGORITHMS[config["algo"]["name"]](policy, settings, torch.Generator())
     index = 1 if (config["algo"].get("warm_start") or {}).get("iterations") else 0
     try:
@@ -209,6 +211,7 @@ def _start(config: dict[str, Any], console: Console) -> tuple[RunFolder, dict[st
     if not config["resume"]:
         device = resolve_device(config["device"])
         trainer = Trainer(config, device)
+        config = begin(trainer, config)
         name = f"{config['env']['name']}-{config['algo']['name']}"
         folder = RunFolder.create(config["run_dir"], name=name)
         folder.write_config(config)

@@ -25,6 +25,7 @@ from metarl.episodes import Batch, Episodes
 from metarl.errors import CheckpointError
 from metarl.learner import Learner, Settings
 from metarl.rollout import collect
+from metarl.rules import longest_trial
 
 # Iterations over which the share of skipped updates is taken: a run that breaks late must stop as early as one that
 # never worked.
@@ -57,7 +58,6 @@ class Trainer:
         phases: list[tuple[str, Settings, int | None]] = [(algo["name"], build_settings(algo), None)]
         if warm.get("iterations"):
             phases.insert(0, (warm["settings"]["name"], build_settings(warm["settings"]), warm["iterations"]))
-        trial = max(settings.trial_episodes for _, settings, _ in phases)
         sizes = {settings.tasks * settings.episodes for _, settings, _ in phases}
         self.environments = {
             size: build_environment(config["env"], size, stream_seed(seed, "environment"), config["threads"])
@@ -67,7 +67,7 @@ class Trainer:
         env.distribution.generator.manual_seed(stream_seed(seed, "tasks"))
         self.distribution = env.distribution
         torch.manual_seed(stream_seed(seed, "initialisation"))
-        self.policy: Policy = build_policy(config["agent"], env, trial, device)
+        self.policy: Policy = build_policy(config["agent"], env, longest_trial(algo), device)
         self.phases: list[tuple[str, Learner, int | None]] = [
             (name, ALGORITHMS[name](self.policy, settings, self.generators["minibatches"]), until)
             for name, settings, until in phases
@@ -102,6 +102,7 @@ class Trainer:
         rounds, seconds = self._rollouts(env, learner)
         update_start = time.perf_counter()
         batches = [batch for _, batch in rounds]
+        self.policy.critic.rescale(torch.cat([batch.target[batch.valid > 0] for batch in batches]))
         metrics = learner.update(batches)
         self.troubles = [episodes.failure for episodes, _ in rounds if episodes.failure]
         if metrics["skipped_updates"] and learner.skipped is not None:
@@ -207,6 +208,19 @@ class Trainer:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             text = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint does not fit the run's configuration: {text}") from None
+
+    def begin(self, tensors: Mapping[str, Tensor], env_steps: int) -> None:
+        """Start from the policy, with its normaliser, in another run's state; its environment steps count as ours.
+
+        Raises:
+            CheckpointError: if the policy does not fit.
+        """
+        try:
+            load_policy(self.policy, tensors)
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            raise CheckpointError(f"its policy does not fit this configuration: {text}") from None
+        self.env_steps = env_steps
 
     def _all_generators(self) -> dict[str, torch.Generator]:
         environments = {f"environment.{size}": env.generator for size, env in self.environments.items()}

@@ -54,7 +54,7 @@ def tolerance(nominal: float, experiments: int) -> float:
 
 
 def clustered(rate: float, alike: float, tasks: int, experiments: int, seed: int = 9) -> np.ndarray:
-    """Success rates over 10 episodes of tasks whose own rates scatter (beta-binomial): the smaller `alike`, the more."""
+    """Success rates over 10 episodes of tasks whose own rates scatter (beta-binomial), more with a small `alike`."""
     generator = np.random.default_rng(seed)
     return generator.binomial(10, generator.beta(alike * rate, alike * (1 - rate), (experiments, tasks))) / 10
 
