@@ -74,6 +74,18 @@ def test_an_inner_gradient_is_named_with_its_task_and_step(
     )
 
 
+def test_later_inner_gradients_are_taken_at_the_tasks_own_parameters(
+    tiny_policy: Policy, make_batch: MakeBatch
+) -> None:
+    first, second, last = (make_batch(tiny_policy, M, E, T, seed) for seed in range(3))
+    push = torch.tensor([0.0, 0.0, 1e3, 0.0], dtype=torch.float64)[:, None, None]  # no other task moves
+    rounds = [first._replace(advantage=first.advantage * push), second, last]
+    learner = learner_of(MAML, tiny_policy, steps=2)
+    for rate in learner.log_rates.values():
+        rate.fill_(709.0)  # exp(709) is nearly the largest number
+    assert culprit(learner, rounds).startswith("inner gradient of task 2 is not finite (step 2): ")
+
+
 @pytest.mark.parametrize("first_order", [False, True])
 def test_an_outer_gradient_is_named_with_its_task(
     tiny_policy: Policy, make_batch: MakeBatch, first_order: bool
@@ -86,9 +98,9 @@ def test_an_outer_gradient_is_named_with_its_task(
 
 def test_an_outer_gradient_in_context_is_named_with_its_sequence(tiny_policy: Policy, make_batch: MakeBatch) -> None:
     learner = learner_of(InContext, tiny_policy)
-    rounds = [overflow(make_batch(tiny_policy, M, E, T, 0), 3, 1)]
-    assert culprit(learner, rounds, [0, 7]).startswith("outer gradient of task 3, sequence 1 is not finite: ")
-    assert culprit(learner, rounds, [0, 6]).startswith("something was not finite, but every part")
+    rounds = [overflow(make_batch(tiny_policy, M, E, T, 0), 1, 1)]
+    assert culprit(learner, rounds, [0, 3]).startswith("outer gradient of task 1, sequence 1 is not finite: ")
+    assert culprit(learner, rounds, [0, 2]).startswith("something was not finite, but every part")
 
 
 @pytest.mark.parametrize("kind", [MAML, Reptile, InContext])
@@ -121,6 +133,7 @@ def test_what_came_first_is_named(tiny_policy: Policy, make_batch: MakeBatch) ->
     first, second = (make_batch(tiny_policy, M, E, T, seed) for seed in range(2))
     # An action at step 1 spoils the token after it; a reward at step 2 spoils the advantages of steps 0 to 2.
     chain = spoiled(spoiled(first, "actions", 1, 0, 1, 0), "tokens", 1, 0, 2, 3)
+    chain = spoiled(chain, "actions", 0, 0, 3, 0)  # what comes later is not named
     for t in range(3):
         chain = spoiled(spoiled(chain, "target", 0, 1, t), "advantage", 0, 1, t)
     assert culprit(learner, [chain, second]) == "action is not finite in task 1, sequence 0, control step 1, round 0"
