@@ -70,18 +70,24 @@ class Normaliser(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, tokens: Tensor) -> None:
-        """Merge the statistics of tokens (n, F); n may be 0."""
+    def update(self, tokens: Tensor) -> bool:
+        """Merge the statistics of tokens (n, F); n may be 0.
+
+        One number that is not finite would spoil them for good: they then stay as they were, and False is returned.
+        """
         if len(tokens) == 0:
-            return
+            return True
         batch = tokens.double()
         count, variance = batch.shape[0], batch.var(0, unbiased=False)
         old, total = self.count.double(), self.count.double() + batch.shape[0]
         shift = batch.mean(0) - self.mean.double()
         merged = (self.variance.double() * old + variance * count + shift.square() * old * count / total) / total
+        if not torch.isfinite(shift.sum() + merged.sum()):
+            return False
         self.mean.copy_((self.mean.double() + shift * count / total) * self.scaled)
         self.variance.copy_(torch.where(self.scaled > 0, merged, 1.0))
         self.count.copy_(total)
+        return True
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Normalised tokens, clipped to +-limit."""

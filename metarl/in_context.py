@@ -19,6 +19,10 @@ class InContext(Learner):
     A policy without context trained by the same updates is multi-task training, whose adaptation is fine-tuning.
     """
 
+    def entries(self, rounds: Sequence[Batch]) -> list[Batch]:
+        """Every sequence by itself: (M * E, 1, T, ...)."""
+        return [Batch(*(x.flatten(0, 1)[:, None] for x in batch)) for batch in rounds]
+
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         (batch,) = rounds
         sequences = Batch(*(x.flatten(0, 1) for x in batch))

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,6 +69,14 @@ class Settings:
 Twin = TypeVar("Twin", bound="Learner")
 
 
+class Skipped(NamedTuple):
+    """What a skipped update was to move, and from which data: enough for `metarl.culprit` to find what went wrong."""
+
+    policy: dict[str, Tensor]  # its parameters and buffers
+    log_rates: Parameters
+    index: Tensor | None  # the minibatch, as numbers of `Learner.entries`; None: all of them
+
+
 class Learner(ABC):
     """An algorithm: `prepare` each round of episodes, `adapt` between rounds, `update` at the end.
 
@@ -77,6 +85,8 @@ class Learner(ABC):
 
     rounds: int = 1  # rollouts per meta-iteration
     attention = "math"  # implementation for whole sequences, see `agents.attention`
+    skipped: Skipped | None = None  # the latest update that was skipped
+    index: Tensor | None = None  # the minibatch that `minibatches` gave last; None: all
 
     def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
         self.policy = policy
@@ -152,9 +162,28 @@ class Learner(ABC):
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.outer.gradient_clip)
         rates_finite = all(r.grad is None or bool(torch.isfinite(r.grad)) for r in self.log_rates.values())
         if not gradients or not torch.isfinite(norm) or not rates_finite:
+            self.keep_skipped()
             return False
         self.optimiser.step()
         return True
+
+    def keep_skipped(self) -> None:
+        """Note what the update that is being skipped was to move; call it before anything else moves."""
+        policy = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
+        rates = {name: value.detach().clone() for name, value in self.log_rates.items()}
+        self.skipped = Skipped(policy, rates, self.index)
+
+    def entries(self, rounds: Sequence[Batch]) -> list[Batch]:
+        """The rounds with a leading dimension that `minibatches` draws from: the tasks, if nothing else is said."""
+        return list(rounds)
+
+    def support(self, rounds: Sequence[Batch]) -> Sequence[Batch]:
+        """The rounds that inner steps are taken on."""
+        return rounds[:-1]
+
+    def objective(self, parameters: Parameters, log_rates: Parameters, rounds: Sequence[Batch]) -> Tensor:
+        """What one of the `entries` adds to the outer loss; a scalar."""
+        return self.outer_loss(parameters, rounds[-1])
 
     def state(self) -> dict[str, Tensor]:
         """Learned rates and the optimiser's memory, by name."""
@@ -183,7 +212,9 @@ class Learner(ABC):
         """Index tensors of every minibatch of every epoch."""
         for _ in range(self.settings.outer.epochs):
             order = torch.randperm(size, generator=self.generator)
-            yield from order.tensor_split(min(self.settings.outer.minibatches, size))
+            for index in order.tensor_split(min(self.settings.outer.minibatches, size)):
+                self.index = index
+                yield index
 
 
 Build = Callable[[Policy, Settings, torch.Generator], Learner]

@@ -180,6 +180,9 @@ class MAML(Learner):
             unadapted_weight=inner.unadapted_weight,
         )
 
+    def objective(self, parameters: Parameters, log_rates: Parameters, rounds: Sequence[Batch]) -> Tensor:
+        return self.task_loss(parameters, log_rates, rounds[:-1], rounds[-1])
+
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         total, skipped, count = 0.0, 0, 0
         learners = self.twins(self.workers)

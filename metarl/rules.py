@@ -209,7 +209,11 @@ RENDER: dict[str, Rule] = {
     "seed": seed,
     "device": device,
 }
-TABLES = {"train": TRAIN, "evaluate": EVALUATE, "render": RENDER}
+REPRODUCE: dict[str, Rule] = {
+    "dump": named("the folder of a dump, such as runs/reach-maml-0/dumps/iteration-000020"),
+    "device": device,
+}
+TABLES = {"train": TRAIN, "evaluate": EVALUATE, "render": RENDER, "reproduce": REPRODUCE}
 
 
 def apply_rules(config: Config, table: Mapping[str, Rule]) -> Config:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from agents.policy import Policy
 from envs.environment import Environment
@@ -22,16 +25,18 @@ from metarl.assembly import (
     stream_seed,
 )
 from metarl.config import resolve_device
-from metarl.errors import CheckpointError, Interrupted, RunFolderError, TrainingError
+from metarl.culprit import find_culprit
+from metarl.episodes import Batch
+from metarl.errors import CheckpointError, Interrupted, NotFiniteError, RunFolderError, TrainingError
 from metarl.evaluation import adaptation_rounds, report, table
 from metarl.learner import Learner
 from metarl.plots import curve_png
 from metarl.pretrained import PREFIX, is_shipped, locate
 from metarl.progress import Progress, clock, print_table
 from metarl.rules import longest_trial
-from metarl.run_folder import SLIM, RunFolder, atomic_write
+from metarl.run_folder import SLIM, RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
 from metarl.schedule import Budget, graceful_stop
-from metarl.trainer import Trainer, load_policy
+from metarl.trainer import WINDOW, Trainer, load_policy
 from metarl.warm_start import begin
 
 # A run that skips more than this share of its updates is not learning, and says so.
@@ -45,6 +50,7 @@ class Run:
     folder: RunFolder
     config: dict[str, Any]
     iteration: int
+    env_steps: int  # that it was trained on
     policy: Policy
     learner: Learner
     device: torch.device
@@ -73,7 +79,7 @@ def open_run(path: str | Path, device: str = "auto") -> Run:
     """
     folder = RunFolder.open(locate(path))
     config = folder.read_config()
-    iteration, tensors, _ = folder.load_checkpoint()
+    iteration, tensors, numbers = folder.load_checkpoint()
     where = resolve_device(device)
     torch.set_num_threads(config["torch_threads"])
     settings = build_settings(config["algo"])
@@ -85,11 +91,12 @@ def open_run(path: str | Path, device: str = "auto") -> Run:
         load_policy(policy, tensors)
         for name, value in learner.log_rates.items():
             value.copy_(tensors[f"learner.{index}.log_rate.{name}"])
-    except (KeyError, RuntimeError) as error:
+        env_steps = int(numbers["env_steps"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise CheckpointError(f"{path}: the checkpoint does not fit the run's configuration: {text}") from None
     policy.set_attention(learner.attention)
-    return Run(folder, config, iteration, policy, learner, where)
+    return Run(folder, config, iteration, env_steps, policy, learner, where)
 
 
 def train(config: dict[str, Any]) -> Path:
@@ -97,14 +104,15 @@ def train(config: dict[str, Any]) -> Path:
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
-        TrainingError: if most updates had to be skipped.
+        TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it.
     """
     console = Console(highlight=False, soft_wrap=True)
     torch.set_num_threads(config["torch_threads"])
     folder, config, trainer, seconds = _start(config, console)
     path = folder.path
     budget = Budget(**config["budget"])
-    first_iteration, started = trainer.iteration, time.monotonic() - seconds
+    started = time.monotonic() - seconds
+    told: set[str] = set()
 
     def save() -> None:
         spent = time.monotonic() - started
@@ -130,11 +138,13 @@ def train(config: dict[str, Any]) -> Path:
                 save()
             if stop.signal is not None:
                 raise Interrupted(f"stopped; continue with: python -m metarl.train resume={path}", stop.signal)
-            if trainer.iteration - first_iteration >= 20 and trainer.skipped_share() > SKIPPED_LIMIT:
+            for kind, trouble in ((re.split(" in | of ", text)[0], text) for text in trainer.troubles):
+                if kind not in told:  # a thousand simulations can fail in the same way
+                    console.print(f"warning: iteration {trainer.iteration}: {trouble}", markup=False)
+                told.add(kind)
+            if (used >= 1.0 or len(trainer.recent) == WINDOW) and trainer.skipped_share() > SKIPPED_LIMIT:
                 save()
-                raise TrainingError(
-                    f"{trainer.skipped_share():.0%} of the updates had gradients that are not finite; see {path}"
-                )
+                raise _stopped(folder, config, trainer)
     spent = time.monotonic() - started
     console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {clock(spent)}")
     settings = config["evaluate"]
@@ -154,6 +164,54 @@ def train(config: dict[str, Any]) -> Path:
         f"video: python -m metarl.render run={path} split={settings['split']} task=0 out={path}/videos/task-0.mp4"
     )
     return path
+
+
+def _stopped(folder: RunFolder, config: Mapping[str, Any], trainer: Trainer) -> TrainingError:
+    """The error that ends a run which skips most updates; writes the dump of the latest one."""
+    what = f"{trainer.skipped_share():.0%} of the updates of the last {len(trainer.recent)} iterations were skipped"
+    if trainer.failure is None:  # a learner of the user's own that keeps nothing
+        return TrainingError(f"{what}: their gradients were not finite; see {folder.path}")
+    message, tensors, state = trainer.failure
+    made_by = {"config": dict(config), "versions": versions(), "git_commit": git_commit()[0]}
+    dump = folder.save_dump(int(state["iteration"]), tensors, state | made_by)
+    return TrainingError(f"{what}: {message}; to see it again: python -m metarl.reproduce dump={dump}")
+
+
+def reproduce(path: str | Path, device: str = "cpu") -> str:
+    """Compute an update that was skipped again, from its dump; returns what is not finite in it.
+
+    Raises:
+        CheckpointError: if the folder is no dump, is damaged, or belongs to another version of the code.
+    """
+    where = resolve_device(device)
+    _, tensors, state = read_checkpoint(Path(path))
+    try:
+        config, names, index = state["config"], state["tasks"], state["index"]
+        torch.set_num_threads(config["torch_threads"])
+        trainer = Trainer(config, where)
+        learner = trainer.phases[state["phase"]][1]
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            number, _, field = rest.partition(".") if group == "round" else ("", "", rest)
+            parts[f"{group}{number}"][field] = value.to(where)
+        rounds = [Batch(**parts[f"round{number}"]) for number in range(state["rounds"])]
+        trainer.policy.load_state_dict(parts["policy"])
+        trainer.policy.set_attention(learner.attention)
+        chosen = None if index is None else torch.tensor(index)
+        culprit = find_culprit(learner, parts["policy"], parts["log_rate"], rounds, chosen)
+        return culprit.text(names)
+    except (KeyError, IndexError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path} is no dump of this code: {type(error).__name__}: {one_line(error)}") from None
+
+
+def reproduce_dump(config: Mapping[str, Any]) -> None:
+    """The `metarl.reproduce` command.
+
+    Raises:
+        NotFiniteError: names what was not finite, as the run did that left the dump.
+    """
+    raise NotFiniteError(reproduce(config["dump"], config["device"]))
 
 
 def _start(config: dict[str, Any], console: Console) -> tuple[RunFolder, dict[str, Any], Trainer, float]:
@@ -207,15 +265,20 @@ def evaluate(
     rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator, deterministic)
     algo = run.config["algo"]["name"]
     result = report(rounds, chosen, env=env, algo=algo, split=split, seed=seed, deterministic=deterministic)
-    result["iteration"] = run.iteration
+    commit, dirty = git_commit()
+    result |= {"iteration": run.iteration, "training_env_steps": run.env_steps}
+    result |= {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
     path = run.output.write_evaluation(split, result)
     atomic_write(path.with_suffix(".png"), curve_png(result))
     print_table(
         console,
-        f"{env.name}, {algo}: {tasks} held-out tasks of split '{split}', {episodes} episodes per step",
+        f"{env.name}, {algo}: {tasks} tasks of split '{split}', {episodes} episodes per step",
         table(result["curve"]),
     )
     console.print(f"success: {env.success_criterion}; brackets are 95% confidence intervals over tasks")
+    if result["physics_failures"]:
+        failures, first = result["physics_failures"], result["first_physics_failure"]
+        console.print(f"warning: {failures} episodes failed; their returns end there. The first: {first}", markup=False)
     console.print(f"evaluation: {path}")
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from envs.errors import TaskError
 from experiments.compare.contenders import Job, composed
 from metarl.assembly import ALGORITHMS, stream_seed
 from metarl.config import compose
-from metarl.errors import MetaRLError, RunFolderError
+from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
 from metarl.evaluation import adaptation_rounds
 from metarl.rules import leaves
 from metarl.run_folder import RunFolder
@@ -143,12 +144,15 @@ def with_inner(run: Run, rate: float) -> Run:
 
 
 def outcome(run: Run) -> tuple[float, float]:
-    """Success at the end and return on training tasks after the last step."""
+    """Success at the end and return on training tasks after the last step; the least of all if one is not finite."""
     tasks = min(TRAINING_TASKS, run.config["evaluate"]["tasks"])
     seed = stream_seed(run.config["seed"], "evaluation")
     env = run.environment(tasks * run.config["evaluate"]["episodes_per_step"], seed, run.config["threads"])
     generator = torch.Generator().manual_seed(seed)
-    rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("train", tasks), STEPS, generator)
+    try:
+        rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("train", tasks), STEPS, generator)
+    except NotFiniteError:  # a rate beyond all use
+        return -math.inf, -math.inf
     last = rounds[-1]
     return float(last.success_at_end.double().mean()), float(last.returns.double().mean())
 

@@ -67,7 +67,7 @@ class RunFolder:
         return run
 
     def subfolder(self, name: str) -> Path:
-        """The path of `checkpoints`, `evaluation` or `videos`, made if need be.
+        """The path of `checkpoints`, `dumps`, `evaluation` or `videos`, made if need be.
 
         Raises:
             RunFolderError: if it cannot be made.
@@ -174,6 +174,18 @@ class RunFolder:
         for number in self.iterations():
             if number not in kept:
                 discard(self.checkpoint_path(number))
+        return final
+
+    def save_dump(self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+        """Write dumps/iteration-<number>: what an iteration failed on, in the format of a checkpoint.
+
+        Raises:
+            RunFolderError: if it cannot be written.
+            CheckpointError: if a name or the state is not storable.
+        """
+        folder = self.subfolder("dumps")
+        final = folder / f"iteration-{iteration:06d}"
+        save(folder, final, iteration, tensors, state)
         return final
 
     def load_checkpoint(self, iteration: int | None = None) -> Checkpoint:

@@ -18,7 +18,7 @@ from experiments.compare.field import Field
 from experiments.compare.report import Result, difference, document, markdown, sentences, table, write
 from experiments.compare.training import RATES, settle
 from metarl.config import compose
-from metarl.errors import ConfigError, MetaRLError
+from metarl.errors import ConfigError, MetaRLError, NotFiniteError
 from metarl.run_folder import RunFolder
 from metarl.runs import train
 
@@ -140,6 +140,17 @@ def test_fine_tuning_is_tried_on_training_tasks(plan: Plan, monkeypatch: pytest.
     training.outcome(training.with_inner(run, 0.1))
     (tasks,) = tried
     assert set(run.environment(1, 0, 1).distribution.split_of(tasks)) == {"train"}
+
+
+def test_a_rate_that_gives_no_numbers_is_never_the_best(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metarl.runs import open_run
+
+    def broken(*arguments: Any) -> None:
+        raise NotFiniteError("inner gradient of task 0 is not finite")
+
+    monkeypatch.setattr(training, "adaptation_rounds", broken)
+    run = training.with_inner(open_run(plan.folder("multitask", 0)), 0.1)
+    assert training.outcome(run) < (0.0, -1e9)
 
 
 def test_the_plan_of_the_defaults() -> None:
