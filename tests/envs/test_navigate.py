@@ -15,6 +15,7 @@ from envs.models import physics_model
 from envs.navigate import (
     GAP,
     GOAL_CLEARANCE,
+    HIDDEN,
     OBSTACLES,
     RAYS,
     ROBOT_RADIUS,
