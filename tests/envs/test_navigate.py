@@ -210,9 +210,7 @@ def compiled(env: Navigate, index: int) -> mujoco.MjModel:
     given = {name: value[index].double() for name, value in env.assigned.items()}
     kind, scale, offset = SHAPES[SHAPE_NAMES[int(given["obstacle_shape"])]]
     sizes = given["obstacle_radius"][:, None] * torch.tensor(scale) + torch.tensor(offset)
-    groups = [
-        UPRIGHT if height > 0 else 5 for height in env.obstacles[index, :, 2]
-    ]  # the lidar does not see parked ones
+    groups = [UPRIGHT if height > 0 else HIDDEN for height in env.obstacles[index, :, 2]]
     geoms = [
         f'<geom name="obstacle_{k:02d}" class="obstacle" type="{KIND[kind]}" euler="0 0 {26 * k}" group="{groups[k]}" '
         f'size="{" ".join(map(str, sizes[k].tolist()))}" pos="{" ".join(map(str, env.obstacles[index, k].tolist()))}"/>'
