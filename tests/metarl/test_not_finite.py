@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from agents.policy import Normaliser, Policy
 from envs.registry import make
 from metarl.adaptation import Parameters
-from metarl.config import compose
+from metarl.config import compose, main
 from metarl.culprit import find_culprit, find_inner_culprit
 from metarl.episodes import Batch, Episodes
 from metarl.errors import CheckpointError, NotFiniteError, TrainingError
@@ -23,12 +22,12 @@ from metarl.evaluation import adaptation_rounds
 from metarl.in_context import InContext
 from metarl.learner import Inner, Learner, Outer, Settings
 from metarl.maml import MAML
+from metarl.reproduce import task
 from metarl.reptile import Reptile
 from metarl.run_folder import RunFolder
 from metarl.runs import open_run, reproduce, train
 from metarl.trainer import WINDOW, Trainer
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 M, E, T = 4, 2, 4
 MakeBatch = Callable[..., Batch]
@@ -265,12 +264,17 @@ def dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run" / "dumps" / "iteration-000001"
 
 
-def test_the_command_raises_the_error_of_the_dump(dump: Path) -> None:
-    command = [sys.executable, "-m", "metarl.reproduce", f"dump={dump}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: inner gradient of task 1 {'goal': [")
-    assert result.stderr.count("\n") == 1
+def test_the_command_raises_the_error_of_the_dump(
+    dump: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", f"dump={dump}"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        main("reproduce", task)
+    errors = capsys.readouterr().err
+    assert exit.value.code == 1
+    assert errors.startswith("error: inner gradient of task 1 {'goal': [")
+    assert errors.count("\n") == 1
 
 
 def test_a_dump_that_is_none_is_one_line(dump: Path, tmp_path: Path) -> None:
