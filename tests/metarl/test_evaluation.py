@@ -29,7 +29,15 @@ EVALUATION = ["evaluate.tasks=3", "evaluate.episodes_per_step=2", "evaluate.step
 
 
 def measure(run: Run, **changes: Any) -> dict[str, Any]:
-    options = {"split": "test", "tasks": 3, "steps": 2, "episodes": 2, "seed": 0, "deterministic": False, "threads": 1}
+    options: dict[str, Any] = {
+        "split": "test",
+        "tasks": 3,
+        "steps": 2,
+        "episodes": 2,
+        "seed": 0,
+        "deterministic": False,
+        "threads": 1,
+    }
     return evaluate(run, **({"console": Console(quiet=True)} | options | changes))
 
 
