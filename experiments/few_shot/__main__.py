@@ -44,8 +44,8 @@ def run(problem: str, quick: bool, seed: int, results: Results, console: Console
 
     for row in module.rows(quick, seed, partial(track, console)):
         finished.append(row)
-        results.save(problem, content(False))
-    results.save(problem, content(True))
+        results.save({problem: content(False)})
+    results.save({problem: content(True)})
     print(f"\n{markdown(finished)}\n", flush=True)
 
 
@@ -66,19 +66,20 @@ def main(arguments: list[str] | None = None) -> int:
     if options.seed < 0:
         parser.error(f"--seed must not be negative, got {options.seed}")
     chosen = options.problems or PROBLEMS
+    out = options.out or (None if options.quick else OUT)
     torch.set_num_threads(1)  # these networks are too small to be shared between cores
     console = Console(stderr=True, highlight=False)
     try:
         for problem in chosen:  # what is missing is better known before than after the training of the others
             importlib.import_module(f"experiments.few_shot.{problem}")
-        results = Results(options.out or (None if options.quick else OUT))
+        results = Results(out)
         for problem in chosen:
             run(problem, options.quick, options.seed, results, console)
     except KNOWN as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what was finished is in the results", file=sys.stderr)
+        print(f"interrupted; what was finished is in {out or 'the tables above'}", file=sys.stderr)
         return 130
     return 0
 

@@ -64,7 +64,7 @@ def _cell(interval: Interval | None, digits: int) -> str:
 
 
 class Results:
-    """The results in a JSON file, problem by problem; those of other problems are left as they are.
+    """The results in a JSON file, problem by problem; those of other problems stay as they are.
 
     Args:
         path: the file; None keeps nothing.
@@ -75,25 +75,22 @@ class Results:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.problems: dict[str, Any] = {}
-        if path is None:
+        self.save({})  # what cannot be written is better known before than after the training
+
+    def save(self, problems: Mapping[str, Any]) -> None:
+        """Write the file with the new content of some problems."""
+        if self.path is None:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                self.problems = json.loads(path.read_text())["problems"]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Read again each time: another command may have finished another problem.
+            stored = json.loads(self.path.read_text())["problems"] if self.path.exists() else {}
+            content = json.dumps({"problems": {**stored, **problems}}, indent=1) + "\n"
         except OSError as error:
-            raise RunFolderError(f"{path}: {error.strerror}: choose another --out") from None
+            raise RunFolderError(f"{self.path}: {error.strerror}: choose another --out") from None
         except (ValueError, KeyError, TypeError):
-            raise RunFolderError(f"{path} holds no results of this command: choose another --out") from None
-        self.save()  # what cannot be written is better known before than after the training
-
-    def save(self, problem: str = "", content: Mapping[str, Any] | None = None) -> None:
-        """Write the file, with this new content of a problem."""
-        if content is not None:
-            self.problems[problem] = content
-        if self.path is not None:
-            atomic_write(self.path, (json.dumps({"problems": self.problems}, indent=1) + "\n").encode())
+            raise RunFolderError(f"{self.path} holds no results of this command: choose another --out") from None
+        atomic_write(self.path, content.encode())
 
 
 def track(console: Console, title: str, iterations: int) -> Iterator[int]:

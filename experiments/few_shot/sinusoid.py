@@ -73,42 +73,40 @@ def errors(learner: Learner, examples: Examples, shots: int, steps: Sequence[int
 
 
 CURVE, DEMO_STEPS = (0, 1, 5, 10), (0, 32)
-MLP_40 = partial(MLP, (1, 40, 40, 1))
-GRADIENT, CONTEXT = "gradient", "context"
-
+MLP_40, TRANSFORMER = partial(MLP, (1, 40, 40, 1)), partial(Transformer, 1, 1)
+GRADIENT, BOTH = "gradient", "gradient and context"
+IN_CONTEXT = Contender("in-context Transformer", "context", TRANSFORMER, Recipe(4_000, steps=0, learning_rate=3e-3))
 PAPER_CONTENDERS = (
     Contender(
         "pretrained MLP, fine-tuned",
         GRADIENT,
         MLP_40,
-        Recipe(15_000, steps=0),
+        Recipe(10_000, steps=0),
         steps=CURVE,
         rates=(0.0003, 0.001, 0.003, 0.01, 0.03),
     ),
-    Contender(
-        "MAML, MLP", GRADIENT, partial(MLP, (1, 40, 40, 1)), Recipe(70_000, clip=100.0, decay=False), steps=CURVE
-    ),
+    Contender("MAML, MLP", GRADIENT, MLP_40, Recipe(50_000, clip=100.0, decay=False), steps=CURVE),
     Contender(
         "MAML, Transformer",
-        "gradient and context",
-        partial(Transformer, 1, 1),
-        Recipe(5_000, learn_rates=True),
+        BOTH,
+        TRANSFORMER,
+        Recipe(2_000, learn_rates=True),
         steps=CURVE,
     ),
-    Contender("in-context Transformer", CONTEXT, partial(Transformer, 1, 1), Recipe(10_000, steps=0)),
+    IN_CONTEXT,
 )
 REPTILE = Recipe(30_000, tasks=1, shots=10, steps=5, rate=0.02, learning_rate=0.1)
 DEMO_CONTENDERS = (
     Contender("Reptile, MLP", GRADIENT, partial(MLP, (1, 64, 64, 1), nn.Tanh), REPTILE, reptile, DEMO_STEPS),
     Contender(
         "Reptile, Transformer",
-        "gradient and context",
-        partial(Transformer, 1, 1),
-        replace(REPTILE, iterations=5_000),
+        BOTH,
+        TRANSFORMER,
+        replace(REPTILE, iterations=2_000),
         reptile,
         DEMO_STEPS,
     ),
-    Contender("in-context Transformer", CONTEXT, partial(Transformer, 1, 1), Recipe(10_000, steps=0)),
+    IN_CONTEXT,
 )
 
 
