@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.few_shot.learners import Contender, Examples, Recipe, Track, cross_entropy, reptile, tuned
-from experiments.few_shot.networks import MLP, NearestNeighbour, Prototypes, Transformer
+from experiments.few_shot.networks import NearestNeighbour, Prototypes, Transformer, Windows
 from experiments.few_shot.report import Row
 from metarl.errors import MetaRLError
 from metarl.statistics import mean_interval
@@ -82,18 +82,19 @@ def symmetries(pool: Tensor) -> Tensor:
 def contenders(shots: int) -> tuple[Contender, ...]:
     """Those of an episode with so many images of each class."""
     recipe = Recipe(ITERATIONS, shots=shots * WAYS, steps=0)
-    mlp = partial(MLP, (SIDE**2, 64, 64, WAYS))
+    network = partial(Windows, SIDE, WAYS)
     stepping = replace(recipe, steps=3, rate=0.1, learn_rates=True)
     descending = replace(recipe, tasks=5, shots=5 * WAYS, steps=4, rate=0.1, learning_rate=0.5)
+    reading = replace(recipe, iterations=5 * ITERATIONS)  # without a gradient or a metric there is more to learn
     scratch = replace(recipe, iterations=0)
     return (
         Contender("nearest neighbour, pixels", "none", NearestNeighbour),
         Contender("nearest class mean, pixels", "none", partial(Prototypes, nn.Identity())),
-        Contender("MLP from scratch, 50 steps", "none", mlp, scratch, steps=(50,), rates=RATES),
-        Contender("prototypes, MLP", "metric", lambda: Prototypes(MLP((SIDE**2, 64, 64))), recipe),
-        Contender("in-context Transformer", "model", partial(Transformer, SIDE**2, WAYS), recipe),
-        Contender("MAML, MLP, 10 steps", "optimisation", mlp, stepping, steps=(10,)),
-        Contender("Reptile, MLP, 50 steps", "optimisation", mlp, descending, reptile, steps=(50,)),
+        Contender("from scratch, 50 steps", "none", network, scratch, steps=(50,), rates=RATES),
+        Contender("prototypes", "metric", lambda: Prototypes(Windows(SIDE, 64)), recipe),
+        Contender("in-context Transformer", "model", partial(Transformer, SIDE**2, WAYS), reading),
+        Contender("MAML, 10 steps", "optimisation", network, stepping, steps=(10,)),
+        Contender("Reptile, 50 steps", "optimisation", network, descending, reptile, steps=(50,)),
     )
 
 

@@ -20,7 +20,7 @@ from experiments.few_shot.learners import (
     tuned,
     untrained,
 )
-from experiments.few_shot.networks import MLP, NearestNeighbour, Prototypes, Transformer
+from experiments.few_shot.networks import MLP, NearestNeighbour, Prototypes, Transformer, Windows
 from experiments.few_shot.sinusoid import anywhere
 
 TASKS, SHOTS, QUERIES = 3, 4, 5
@@ -174,6 +174,16 @@ def test_what_the_transformer_sees(shots: int) -> None:
     assert torch.equal(slopes != 0, seen)
     inputs = torch.func.jacrev(lambda points: module(points, y, shots)[:, 0])(x).abs().sum(-1)
     assert torch.equal(inputs != 0, seen | torch.eye(6, dtype=torch.bool))
+
+
+def test_windows_are_a_convolution() -> None:
+    torch.manual_seed(0)
+    module = Windows(8, 3)
+    x = torch.randn(5, 64)
+    filters = module.first.weight.view(-1, 1, 3, 3)
+    features = nn.functional.conv2d(x.view(5, 1, 8, 8), filters, module.first.bias).relu()
+    pooled = nn.functional.max_pool2d(features, 2).movedim(1, -1)
+    torch.testing.assert_close(module(x), module.last(pooled.flatten(1)))
 
 
 def clusters(tasks: int, noise: float = 0.1) -> Examples:
