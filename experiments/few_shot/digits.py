@@ -1,8 +1,8 @@
 """Few-shot classification of unseen classes: scikit-learn's handwritten digits (1797 images of 8 x 8, ten classes).
 
 An episode draws N classes and asks for the class of its queries after k labelled images of each; which class has which
-label is random. Six digits are for training, the other four are only met in the test. Five such splits leave every
-digit out twice.
+label is random. Six digits are for training, and so is each of them turned and mirrored, as a class of its own; the
+other four are only met in the test. Five such splits leave every digit out twice, and a row pools their episodes.
 """
 
 from __future__ import annotations
@@ -86,11 +86,10 @@ def contenders(shots: int) -> tuple[Contender, ...]:
     stepping = replace(recipe, steps=3, rate=0.1, learn_rates=True)
     descending = replace(recipe, tasks=5, shots=5 * WAYS, steps=4, rate=0.1, learning_rate=0.5)
     reading = replace(recipe, iterations=5 * ITERATIONS)  # without a gradient or a metric there is more to learn
-    scratch = replace(recipe, iterations=0)
     return (
         Contender("nearest neighbour, pixels", "none", NearestNeighbour),
         Contender("nearest class mean, pixels", "none", partial(Prototypes, nn.Identity())),
-        Contender("from scratch, 50 steps", "none", network, scratch, steps=(50,), rates=RATES),
+        Contender("from scratch, 50 steps", "none", network, steps=(50,), rates=RATES),
         Contender("prototypes", "metric", lambda: Prototypes(Windows(SIDE, 64)), recipe),
         Contender("in-context Transformer", "model", partial(Transformer, SIDE**2, WAYS), reading),
         Contender("MAML, 10 steps", "optimisation", network, stepping, steps=(10,)),
