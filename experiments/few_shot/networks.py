@@ -38,6 +38,8 @@ class Windows(nn.Module):
     gathered windows it is as fast with other weights for each task as with shared ones, which a convolution is not.
     """
 
+    places: Tensor  # (windows, 9): the pixels of each
+
     def __init__(self, side: int, outputs: int, channels: int = 32) -> None:
         super().__init__()
         self.inner = side - 2

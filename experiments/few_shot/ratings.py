@@ -67,6 +67,8 @@ def some_users(ratings: Tensor, items: int, generator: torch.Generator, tasks: i
 class ItemMean(nn.Module):
     """What the training users gave the item on average, whoever asks."""
 
+    mean: Tensor  # (items, 1)
+
     def __init__(self, ratings: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", ratings.mean(0)[:, None])
@@ -77,6 +79,9 @@ class ItemMean(nn.Module):
 
 class Ridge(nn.Module):
     """Ridge regression on given factors and biases: u = (V^T V + s^2 I)^-1 V^T (y - b)."""
+
+    factors: Tensor  # (items, rank)
+    bias: Tensor  # (items, 1)
 
     def __init__(self, factors: Tensor, bias: Tensor) -> None:
         super().__init__()

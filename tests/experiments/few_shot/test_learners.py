@@ -66,7 +66,7 @@ def test_maml_is_adam_on_the_loss_after_a_step_of_gradient_descent() -> None:
     examples = sinusoids(SHOTS + QUERIES)
     learner = maml(network(), squared_error, lambda tasks: examples, recipe, range(1))
     module = network()
-    theta = dict(module.named_parameters())
+    theta: dict[str, Tensor] = dict(module.named_parameters())
     total = torch.zeros(())
     for x, y in zip(*examples, strict=True):
         adapted = theta

@@ -116,7 +116,7 @@ def test_ridge_on_the_true_factors_is_the_bound() -> None:
     expected = ratings.NOISE**2 + float((query @ spread * query).sum(-1).mean())
     assert bound == pytest.approx(expected, rel=0.03)
     assert error(ratings.ItemMean(known.ratings[: ratings.TRAIN_USERS]), test) > 4 * bound
-    shift = 0.3 * torch.randn(ratings.ITEMS, ratings.RANK, generator=generator())
+    shift = 0.3 * torch.randn(ratings.ITEMS, ratings.RANK, generator=torch.Generator().manual_seed(1))
     for factors, bias in ((known.factors + shift, known.bias), (known.factors, known.bias + shift[:, 0])):
         assert error(ratings.Ridge(factors, bias), test) > 1.1 * bound
 
