@@ -1,0 +1,1 @@
+"""The meta-learners of `metarl`, unchanged, on supervised tasks: `python -m experiments.few_shot`."""
