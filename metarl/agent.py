@@ -180,10 +180,13 @@ class Agent:
         )
 
 
-def load(path: str | Path, device: str = "auto") -> Agent:
-    """An agent from a run folder.
+def load(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Agent:
+    """An agent from a run folder, whoever made it: see `metarl.runs.open_run`.
+
+    Args:
+        checkpoint: `last`, or `best` as far as training itself could tell.
 
     Raises:
-        RunFolderError, CheckpointError: if the folder is no usable run.
+        RunFolderError, CheckpointError, EnvsError: if the folder is no usable run.
     """
-    return Agent(open_run(path, device))
+    return Agent(open_run(path, device, checkpoint))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from agents.policy import Policy
 from envs.environment import Environment
@@ -29,7 +30,10 @@ from metarl.plots import curve_png
 from metarl.progress import Progress, clock, print_table
 from metarl.run_folder import RunFolder, atomic_write
 from metarl.schedule import Budget, graceful_stop
-from metarl.trainer import Trainer, load_policy
+from metarl.sizes import check_rollout
+from metarl.start import Session, begin
+from metarl.stored import check_factory, stored_config
+from metarl.trainer import load_policy
 
 # A run that skips more than this share of its updates is not learning, and says so.
 SKIPPED_LIMIT = 0.5
@@ -47,7 +51,13 @@ class Run:
     device: torch.device
 
     def environment(self, simulations: int, seed: int, threads: int = 0) -> Environment:
-        """The environment it was trained on, with N simulations."""
+        """The environment it was trained on, with N simulations.
+
+        Raises:
+            ConfigError: if so many cannot fit into the memory.
+        """
+        length = self.policy.max_length
+        check_rollout(self.config["agent"], simulations, length, f"{simulations} episodes at once of {length} steps")
         return build_environment(self.config["env"], simulations, seed, threads)
 
     def held_out(self, split: str, tasks: int) -> Tasks:
@@ -55,19 +65,31 @@ class Run:
         return self.environment(1, 0, 1).distribution.published(split, tasks)
 
 
-def open_run(path: str | Path, device: str = "auto") -> Run:
-    """Open a run folder's newest good checkpoint.
+def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Run:
+    """Open a run folder's newest good checkpoint, or its best one.
+
+    A run is data: nothing in the folder is executed. What it may name as its environment, `metarl.stored` says.
+
+    Args:
+        checkpoint: `last` or `best`.
 
     Raises:
         RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
+        EnvsError: if its environment is not there, or may not be named.
     """
     folder = RunFolder.open(path)
-    config = folder.read_config()
-    iteration, tensors, _ = folder.load_checkpoint()
+    config = stored_config(folder)
+    number = folder.best if checkpoint == "best" else None
+    if checkpoint == "best" and number is None:
+        raise CheckpointError(f"{path} has no best checkpoint yet: choose checkpoint=last")
+    iteration, tensors, _ = folder.load_checkpoint(number)
     where = resolve_device(device)
     torch.set_num_threads(config["torch_threads"])
     settings = build_settings(config["algo"])
+    check_factory(config["env"].get("entry") or config["env"]["name"])
     env = build_environment(config["env"], 1, 0, 1)
+    with torch.device("meta"):  # without memory: the sizes are compared before anything is allocated
+        check_fit(build_policy(config["agent"], env, settings.trial_episodes, torch.device("meta")), tensors, path)
     policy = build_policy(config["agent"], env, settings.trial_episodes, where)
     learner = ALGORITHMS[config["algo"]["name"]](policy, settings, torch.Generator())
     index = 1 if (config["algo"].get("warm_start") or {}).get("iterations") else 0
@@ -82,6 +104,22 @@ def open_run(path: str | Path, device: str = "auto") -> Run:
     return Run(folder, config, iteration, policy, learner, where)
 
 
+def check_fit(policy: Policy, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """A checkpoint's tensors must be those of the policy that the configuration describes, name by name.
+
+    Raises:
+        CheckpointError: with the first that is not.
+    """
+    for name, value in policy.state_dict().items():
+        found = tensors.get(f"policy.{name}")
+        if found is None or found.shape != value.shape or found.dtype != value.dtype:
+            what = "missing" if found is None else f"{tuple(found.shape)} {found.dtype}".replace("torch.", "")
+            wanted = f"{tuple(value.shape)} {value.dtype}".replace("torch.", "")
+            raise CheckpointError(
+                f"{path}: the checkpoint does not fit the run's configuration: {name} is {what}, expected {wanted}"
+            )
+
+
 def train(config: dict[str, Any]) -> Path:
     """Meta-train as `config` says (see metarl/conf), evaluate on held-out tasks, and return the run folder.
 
@@ -90,43 +128,46 @@ def train(config: dict[str, Any]) -> Path:
         TrainingError: if most updates had to be skipped.
     """
     console = Console(highlight=False, soft_wrap=True)
-    torch.set_num_threads(config["torch_threads"])
-    folder, config, trainer, seconds = _start(config, console)
-    path = folder.path
-    budget = Budget(**config["budget"])
-    first_iteration, started = trainer.iteration, time.monotonic() - seconds
+    with begin(config, console) as session:
+        _iterate(session, console)
+        _finish(session, console)
+    return session.folder.path
 
-    def save() -> None:
-        spent = time.monotonic() - started
-        tensors, numbers = trainer.state()
-        folder.save_checkpoint(
-            trainer.iteration, tensors, numbers | {"seconds": spent}, keep=config["checkpoint"]["keep"]
-        )
 
-    if trainer.iteration == 0:
-        save()  # a run that is stopped at any moment after this can be resumed
-    steps_before = trainer.env_steps
+def _iterate(session: Session, console: Console) -> None:
+    """Meta-iterations until the budget is used, with their metrics and checkpoints."""
+    folder, trainer, config = session.folder, session.trainer, session.config
+    budget, path = Budget(**config["budget"]), folder.path
+    first_iteration, started = trainer.iteration, time.monotonic() - session.seconds
+    steps_before, beginning = trainer.env_steps, time.monotonic()
+    used = budget.fraction(trainer.iteration, trainer.env_steps, session.seconds)
     with graceful_stop() as stop, folder.metrics(trainer.iteration) as metrics, Progress(console) as progress:
-        session = time.monotonic()
-        while (used := budget.fraction(trainer.iteration, trainer.env_steps, time.monotonic() - started)) < 1.0:
+        # What is used is read once for each iteration: the last one is always saved.
+        while used < 1.0:
             phase, _ = trainer.phase()
             row = trainer.iterate()
-            spent = time.monotonic() - started
-            speed = (trainer.env_steps - steps_before) / (time.monotonic() - session)
+            session.best.add(row)
+            spent = session.seconds = time.monotonic() - started
+            speed = (trainer.env_steps - steps_before) / (time.monotonic() - beginning)
             metrics.append(row | {"seconds": spent, "steps_per_second": speed})
             used = budget.fraction(trainer.iteration, trainer.env_steps, spent)
             progress.show(phase, row, used, spent, speed)
             if stop.signal is not None or used >= 1.0 or trainer.iteration % config["checkpoint"]["every"] == 0:
-                save()
+                session.save(spent)
             if stop.signal is not None:
                 raise Interrupted(f"stopped; continue with: python -m metarl.train resume={path}", stop.signal)
             if trainer.iteration - first_iteration >= 20 and trainer.skipped_share() > SKIPPED_LIMIT:
-                save()
+                session.save(spent)
                 raise TrainingError(
                     f"{trainer.skipped_share():.0%} of the updates had gradients that are not finite; see {path}"
                 )
-    spent = time.monotonic() - started
-    console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {clock(spent)}")
+
+
+def _finish(session: Session, console: Console) -> None:
+    """Evaluate a run that is trained, and say where everything is."""
+    trainer, config, path = session.trainer, session.config, session.folder.path
+    seconds = clock(session.seconds)
+    console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {seconds}")
     settings = config["evaluate"]
     evaluate(
         open_run(path, config["device"]),
@@ -143,27 +184,6 @@ def train(config: dict[str, Any]) -> Path:
     console.print(
         f"video: python -m metarl.render run={path} split={settings['split']} task=0 out={path}/videos/task-0.mp4"
     )
-    return path
-
-
-def _start(config: dict[str, Any], console: Console) -> tuple[RunFolder, dict[str, Any], Trainer, float]:
-    """A fresh run folder and trainer, or those of the run to resume; with the seconds that training took before."""
-    if not config["resume"]:
-        device = resolve_device(config["device"])
-        trainer = Trainer(config, device)
-        name = f"{config['env']['name']}-{config['algo']['name']}"
-        folder = RunFolder.create(config["run_dir"], name=name)
-        folder.write_config(config)
-        console.print(f"run folder {folder.path}, device {device}")
-        return folder, config, trainer, 0.0
-    folder = RunFolder.open(config["resume"])
-    # What the resumed run is, its folder says; only how long and where it runs may change.
-    stored = folder.read_config() | {key: config[key] for key in ("budget", "device") if config[key] is not None}
-    trainer = Trainer(stored, resolve_device(stored["device"]))
-    iteration, tensors, numbers = folder.load_checkpoint()
-    trainer.load(tensors, numbers)
-    console.print(f"resuming {folder.path} after iteration {iteration}")
-    return folder, stored, trainer, float(numbers["seconds"])
 
 
 def evaluate(
@@ -209,7 +229,7 @@ def evaluate(
 def evaluate_run(config: Mapping[str, Any]) -> None:
     """The `metarl.evaluate` command."""
     evaluate(
-        open_run(config["run"], config["device"]),
+        open_run(config["run"], config["device"], config["checkpoint"]),
         console=Console(highlight=False, soft_wrap=True),
         **{key: config[key] for key in ("split", "tasks", "steps", "episodes", "seed", "deterministic", "threads")},
     )
