@@ -43,9 +43,8 @@ TINY = ["algo.tasks=4", "algo.episodes=2", "checkpoint.every=2", "budget.iterati
 TINY += ["evaluate.episodes_per_step=2", "threads=1", "device=cpu"]
 # The warm start ends in the middle of the run, and not where a checkpoint is.
 WARM = ["algo.warm_start.iterations=3"]
-WARM += [
-    f"algo.warm_start.settings.{key}" for key in ("tasks=4", "episodes=3", "outer.epochs=1", "outer.minibatches=2")
-]
+OUTER = ["outer.epochs=1", "outer.minibatches=2"]
+WARM += [f"algo.warm_start.settings.{key}" for key in ("tasks=4", "episodes=3", *OUTER)]
 # What training imports late: once here, instead of once in every process.
 LATE = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "tensorboard.compat.proto.event_pb2")
 LIVES = 3  # at most, after the first
@@ -56,7 +55,7 @@ def settings_of(env: str, algo: str, seed: int, more: Sequence[str] = ()) -> lis
     """The overrides of a small run: a warm start for the algorithms that have one, and a Transformer for it."""
     warm = [*WARM, "agent=transformer", "agent.width=8"] if algo in ("maml", "fomaml", "reptile") else []
     memory = ["agent=transformer", "agent.width=8"] if algo == "in_context" else []
-    short = [] if algo == "reptile" else ["algo.outer.epochs=1", "algo.outer.minibatches=2"]
+    short = [] if algo == "reptile" else [f"algo.{key}" for key in OUTER]
     return [f"env={env}", "env.horizon=8", f"algo={algo}", f"seed={seed}", *TINY, *warm, *memory, *short, *more]
 
 

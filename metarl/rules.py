@@ -115,7 +115,8 @@ count = integer(1)
 natural = integer(0)
 steps = integer(0, 1000)
 threads = integer(0, 1024)
-listed = integer(1, 100_000)  # tasks of a list, which is drawn whole
+LISTED = 100_000  # tasks of a published list, which is drawn whole
+listed = integer(1, LISTED)
 positive = number(0.0, above=True)
 weight = number(0.0)
 boolean = instance(bool, "true or false")
@@ -206,7 +207,7 @@ RENDER: dict[str, Rule] = {
     "run": named("the folder of a trained run, such as runs/reach-maml-0"),
     "split": split,
     "checkpoint": checkpoint,
-    "task": integer(0, 99_999),
+    "task": natural,
     "out": optional(named("a file name")),
     "width": integer(16, 4096, step=2),
     "height": integer(16, 4096, step=2),

@@ -23,11 +23,12 @@ from metarl.assembly import (
     stream_seed,
 )
 from metarl.config import resolve_device
-from metarl.errors import CheckpointError, Interrupted, TrainingError
+from metarl.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from metarl.evaluation import adaptation_rounds, report, table
 from metarl.learner import Learner
 from metarl.plots import curve_png
 from metarl.progress import Progress, clock, print_table
+from metarl.rules import LISTED
 from metarl.run_folder import RunFolder, atomic_write
 from metarl.schedule import Budget, graceful_stop
 from metarl.sizes import check_rollout
@@ -61,7 +62,14 @@ class Run:
         return build_environment(self.config["env"], simulations, seed, threads)
 
     def held_out(self, split: str, tasks: int) -> Tasks:
-        """Tasks of a split: the published list for `test` and `ood`, fresh ones for `train`."""
+        """Tasks of a split: the published list for `test` and `ood`, fresh ones for `train`.
+
+        Raises:
+            ConfigError: for a longer list than there is.
+            TaskError: for a split that the environment does not have.
+        """
+        if not 1 <= tasks <= LISTED:
+            raise ConfigError(f"a list of {split} tasks has 1 to {LISTED} tasks, not {tasks}")
         return self.environment(1, 0, 1).distribution.published(split, tasks)
 
 
