@@ -58,7 +58,7 @@ def own_environment(place: str) -> Factory:
         ContractError: if it is neither kind, or lacks a method. The factory raises it too.
     """
     if place.startswith(f"{ID}:"):
-        return partial(GymnasiumTasks, partial(_registered, place), place)
+        return partial(_steps, place, partial(GymnasiumTasks, partial(_registered, place), place))
     found = load_entry(place)
     if isinstance(found, type) and not issubclass(found, Environment | gymnasium.Env):
         kinds = "envs.environment.MujocoEnvironment (or Environment) nor gymnasium.Env"
@@ -66,12 +66,55 @@ def own_environment(place: str) -> Factory:
     if isinstance(found, type):
         batched = issubclass(found, Environment)
     else:
-        batched = "num_simulations" in inspect.signature(found).parameters
+        try:
+            batched = "num_simulations" in inspect.signature(found).parameters
+        except (TypeError, ValueError):
+            raise ContractError(f"{place}: is no function that makes an environment") from None
     if not batched:
-        return partial(GymnasiumTasks, found, place)
+        return partial(_steps, place, partial(GymnasiumTasks, found, place))
     if inspect.isabstract(found):
         raise ContractError(f"{place}: lacks the methods {', '.join(sorted(found.__abstractmethods__))}")
-    return partial(_construct, found, place)
+    return partial(_steps, place, partial(_construct, found, place))
+
+
+# What is called of an environment while it is used.
+_USED = ("set_tasks", "reset", "step", "render_state", "drawer")
+
+
+def _steps(place: str, make: Factory, num_simulations: int, **options: Any) -> Environment:
+    """The environment that `make` makes; whatever its code raises, now or in use, is said in one line.
+
+    Raises:
+        ContractError: names the line of the code that raised, and holds the exception as its cause.
+        TypeError: for an unexpected keyword, which `envs.registry` explains.
+    """
+    env = _said(place, make)(num_simulations, **options)
+    for name in _USED:
+        setattr(env, name, _said(place, getattr(env, name)))
+    return env
+
+
+def _said(place: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def said(*arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except EnvsError:
+            raise
+        except Exception as error:
+            if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+                raise
+            text = " ".join(str(error).split())[:300]
+            raise ContractError(f"{place}{_raised(error)}: {type(error).__name__}: {text}") from error
+
+    return said
+
+
+def _raised(error: Exception) -> str:
+    """The last line of code outside of Python and its packages that an error passed through, as " (cart.py:12)"."""
+    ours = Path(__file__).parent
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    own = [f for f in frames if Path(f.filename).is_file() and Path(f.filename).parent != ours]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def _construct(found: Callable[..., Any], place: str, num_simulations: int, **options: Any) -> Environment:

@@ -151,8 +151,9 @@ def content(folder: Path) -> dict[str, Any]:
         found[f"tensorboard, {tag}"] = [(event.step, event.value) for event in events.Scalars(tag)]
     for name in ("test.json", "test.csv"):
         found[f"evaluation, {name}"] = (folder / "evaluation" / name).read_text()
+    # The commit is that of the moment at which the folder was made.
     config = run.read_config()
-    found["config.yaml"] = {key: value for key, value in config.items() if key != "run_dir"}
+    found["config.yaml"] = {k: v for k, v in config.items() if k not in ("run_dir", "git_commit", "git_dirty")}
     # In evaluation/, where others may be writing, what a kill left is removed once it is ten minutes old.
     found["left over"] = sorted(path.name for place in (".", "checkpoints") for path in (folder / place).glob(".*.*"))
     return found

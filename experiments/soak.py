@@ -1,7 +1,7 @@
 """Does a long training leak? A real run as a child process, whose memory, open files and threads are watched.
 
-    python -m experiments.soak --minutes 60                            the default training, reach by MAML
-    python -m experiments.soak --minutes 60 env=grasp algo=in_context  any settings of metarl.train
+    python -m experiments.soak --minutes 60 algo.warm_start.iterations=0   reach by MAML, without its other phase
+    python -m experiments.soak --minutes 60 env=grasp algo=in_context      any settings of metarl.train
 
 Every few seconds it reads the child's /proc: resident memory, open file descriptors, threads. After the first five
 minutes, in which caches fill, the memory must grow by less than 2% (the median of the last tenth of the samples against

@@ -24,8 +24,8 @@ class Best:
         CheckpointError: if the state is none.
     """
 
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        state = state or {}
+    def __init__(self, state: Any = None) -> None:
+        state = {} if state is None else state
         try:
             self.smoothed = {name: float(state[name]) for name in MEASURES if name in state}
             self.score = tuple(float(value) for value in state.get("score", ()))

@@ -24,10 +24,12 @@ def check_training(config: Mapping[str, Any]) -> None:
     algo, agent, env = config["algo"], config["agent"], config["env"]
     warm = algo.get("warm_start") or {}
     phases = [algo, *([warm["settings"]] if warm.get("iterations") else [])]
-    simulations = max(phase["tasks"] * phase["episodes"] for phase in phases)
+    measured = config["evaluate"]["tasks"] * config["evaluate"]["episodes_per_step"]
+    simulations = max(measured, *(phase["tasks"] * phase["episodes"] for phase in phases))
     length = max(phase["trial_episodes"] for phase in phases) * (env.get("horizon") or 1)
     needed = FLOAT * COPIES * _parameters(agent) + _rollout(agent, simulations, length)
     told = {f"env.{k}": env.get(k) for k in ("horizon",)} | {f"algo.{k}": algo[k] for k in ("tasks", "episodes")}
+    told |= {f"evaluate.{k}": config["evaluate"][k] for k in ("tasks", "episodes_per_step")}
     told |= {f"agent.{key}": agent[key] for key in ("width", "layers", "hidden") if key in agent}
     _check(needed, ", ".join(f"{key}={value}" for key, value in told.items() if value is not None))
 

@@ -110,9 +110,11 @@ def _load(session: Session) -> None:
         session.seconds = math.nan
     if session.trainer.iteration != iteration or not 0.0 <= session.seconds < math.inf:
         raise CheckpointError(f"{folder.checkpoint_path(iteration)}: its iteration or seconds are not those of a run")
-    # A kill between a checkpoint and the name of the best one leaves the older name.
+    # A kill right after a checkpoint leaves an older best one named, and those that it takes the place of.
     if session.best.iteration is not None and folder.best != session.best.iteration:
         folder.name_best(session.best.iteration)
+    if iteration == folder.iterations()[-1]:
+        folder.prune(iteration, session.config["checkpoint"]["keep"])
 
 
 def _note(session: Session, stored: Mapping[str, Any]) -> None:

@@ -234,12 +234,16 @@ class RunFolder:
         save(folder, final, iteration, tensors, state)
         if best:
             self.name_best(iteration)
+        self.prune(iteration, keep)
+        return final
+
+    def prune(self, iteration: int, keep: int) -> None:
+        """Remove the checkpoints of later iterations, and earlier ones beyond the last `keep`, but not the best one."""
         earlier = [number for number in self.iterations() if number <= iteration]
         kept = {self.best, *earlier[-max(keep, 1) :]} & set(earlier)
         for number in self.iterations():
             if number not in kept:
                 discard(self.checkpoint_path(number))
-        return final
 
     def name_best(self, iteration: int) -> None:
         """Say which checkpoint is the best; one that is there.

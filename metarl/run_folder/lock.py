@@ -7,7 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from metarl.errors import RunFolderError, RunWarning
@@ -38,6 +38,9 @@ def writing(folder: Path) -> Iterator[None]:
     finally:
         if descriptor in _held:
             _held.discard(descriptor)
+            with suppress(OSError):
+                if fcntl is not None:  # by itself, closing would leave it to a child that has a copy still
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 
