@@ -30,7 +30,7 @@ class Best:
             self.smoothed = {name: float(state[name]) for name in MEASURES if name in state}
             self.score = tuple(float(value) for value in state.get("score", ()))
             self.iteration = None if state.get("iteration") is None else int(state["iteration"])
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"the checkpoint's record of the best one is unusable: {error}") from None
 
     def add(self, row: Mapping[str, float]) -> None:

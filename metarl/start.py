@@ -106,7 +106,7 @@ def _load(session: Session) -> None:
     session.best.forget_unless(folder.iterations())
     try:
         session.seconds = float(numbers["seconds"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         session.seconds = math.nan
     if session.trainer.iteration != iteration or not 0.0 <= session.seconds < math.inf:
         raise CheckpointError(f"{folder.checkpoint_path(iteration)}: its iteration or seconds are not those of a run")

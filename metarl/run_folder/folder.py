@@ -298,7 +298,7 @@ class RunFolder:
         """
         path = self.path / "evaluation" / f"{plain_name(split)}.json"
         try:
-            return dict(json.loads(path.read_bytes()))
+            return dict(json.loads(read_limited(path, 2**30)))
         except FileNotFoundError:
             command = f"python -m metarl.evaluate run={self.path} split={split}"
             raise RunFolderError(f"{path} is missing: make it with {command}") from None
