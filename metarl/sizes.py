@@ -61,7 +61,7 @@ def _check(needed: int, told: str) -> None:
         raise ConfigError(f"{told}: this would take {sizes} of memory")
 
 
-def _gigabytes(size: float) -> str:
+def _gigabytes(size: int) -> str:
     return f"{size / 1e9:,.0f} GB" if size < 1e18 else f"10^{math.floor(math.log10(size / 1e9))} GB"
 
 

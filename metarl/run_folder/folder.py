@@ -15,7 +15,6 @@ import yaml
 from torch import Tensor
 
 from metarl.errors import CheckpointError, ConfigError, RunFolderError, RunWarning, nearest
-from metarl.run_folder import lock, plain_yaml
 from metarl.run_folder.checkpoints import RECORD, TENSORS, Checkpoint, load, save
 from metarl.run_folder.files import (
     LOCK,
@@ -30,7 +29,9 @@ from metarl.run_folder.files import (
     sweep,
     sync,
 )
+from metarl.run_folder.lock import only_writer
 from metarl.run_folder.metrics import MetricsLog, numbers, read_table, table_bytes
+from metarl.run_folder.plain_yaml import LIMIT, dump_yaml, load_yaml
 from metarl.run_folder.provenance import git_commit, versions
 
 FORMAT, FORMAT_VERSION = "metarl-run", 1
@@ -100,7 +101,7 @@ class RunFolder:
         Raises:
             RunFolderError: if another process is writing it, or nobody can.
         """
-        with lock.writing(self.path):
+        with only_writer(self.path):
             for folder in (self.path, self.path / "checkpoints"):
                 sweep(folder)
             yield
@@ -150,7 +151,7 @@ class RunFolder:
 
     def _put_config(self, config: dict[str, Any]) -> None:
         try:
-            content = plain_yaml.dump(config)
+            content = dump_yaml(config)
         except (yaml.YAMLError, RecursionError) as error:
             raise ConfigError(f"the configuration holds more than plain data: {one_line(error)}") from None
         atomic_write(self.path / "config.yaml", content)
@@ -163,7 +164,7 @@ class RunFolder:
         """
         path = self.path / "config.yaml"
         try:
-            config = plain_yaml.load(read_limited(path, plain_yaml.LIMIT))
+            config = load_yaml(read_limited(path, LIMIT))
         except FileNotFoundError:
             if (self.path / "checkpoints").exists() or (self.path / "metrics.csv").exists():
                 raise RunFolderError(f"{self.path} is half written, it has no {path.name}: delete it") from None

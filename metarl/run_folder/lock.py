@@ -23,7 +23,7 @@ _held: set[int] = set()
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Iterator[None]:
     """Be the only writer of a run's folder; who reads it needs no lock.
 
     The file stays behind and means nothing by itself: what counts is the kernel's lock on it, which ends with the

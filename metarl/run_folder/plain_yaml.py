@@ -23,7 +23,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def dump(data: dict[str, Any]) -> bytes:
+def dump_yaml(data: dict[str, Any]) -> bytes:
     """Plain data as YAML text, in its order.
 
     Raises:
@@ -32,7 +32,7 @@ def dump(data: dict[str, Any]) -> bytes:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True).encode()
 
 
-def load(content: bytes) -> Any:
+def load_yaml(content: bytes) -> Any:
     """The plain data of a YAML text.
 
     Raises:
