@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -88,20 +89,20 @@ def _steps(place: str, make: Factory, num_simulations: int, **options: Any) -> E
         ContractError: names the line of the code that raised, and holds the exception as its cause.
         TypeError: for an unexpected keyword, which `envs.registry` explains.
     """
-    env = _said(place, make)(num_simulations, **options)
+    env = _said(place, make, constructs=True)(num_simulations, **options)
     for name in _USED:
         setattr(env, name, _said(place, getattr(env, name)))
     return env
 
 
-def _said(place: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def _said(place: str, call: Callable[..., Any], constructs: bool = False) -> Callable[..., Any]:
     def said(*arguments: Any, **options: Any) -> Any:
         try:
             return call(*arguments, **options)
         except EnvsError:
             raise
         except Exception as error:
-            if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+            if constructs and isinstance(error, TypeError) and "unexpected keyword" in str(error):
                 raise
             text = " ".join(str(error).split())[:300]
             raise ContractError(f"{place}{_raised(error)}: {type(error).__name__}: {text}") from error
@@ -111,9 +112,9 @@ def _said(place: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 def _raised(error: Exception) -> str:
     """The last line of code outside of Python and its packages that an error passed through, as " (cart.py:12)"."""
-    ours = Path(__file__).parent
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-    own = [f for f in frames if Path(f.filename).is_file() and Path(f.filename).parent != ours]
+    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_file()]
+    own = [f for f in frames if not f.filename.startswith(others)]
     return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,14 +105,14 @@ def watch(settings: Sequence[str], minutes: float, every: float, folder: Path) -
     return samples
 
 
-def write(samples: Sequence[Sample], verdict: Verdict, words: dict[str, object], out: Path) -> None:
+def write(samples: Sequence[Sample], verdict: Verdict, words: Mapping[str, object], out: Path) -> None:
     """The samples as out.csv and the verdict, with what was measured, as out.json."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out.with_suffix(".csv"), "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(Sample._fields)
         table.writerows([round(entry.seconds, 1), *entry[1:]] for entry in samples)
-    content = words | {"verdict": verdict._asdict(), "machine": machine()}
+    content = {**words, "verdict": verdict._asdict(), "machine": machine()}
     out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
 
 
