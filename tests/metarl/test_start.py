@@ -185,7 +185,10 @@ def test_a_clock_that_is_none_is_refused(run: Path, seconds: object) -> None:
         resume(run)
 
 
-def test_the_last_iteration_of_a_budget_of_minutes_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", [6, 7, 8])  # three looks at the clock in an iteration
+def test_the_last_iteration_of_a_budget_of_minutes_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
     """The clock goes on between the look that ends training and the next one."""
 
     class Clock:
@@ -196,7 +199,9 @@ def test_the_last_iteration_of_a_budget_of_minutes_is_saved(tmp_path: Path, monk
             return self.now
 
     monkeypatch.setattr(runs, "time", Clock())
-    path = train(compose([*POINT, "checkpoint.every=100", "budget.minutes=0.2", f"run_dir={tmp_path / 'run'}"]))
+    path = train(
+        compose([*POINT, "checkpoint.every=100", f"budget.minutes={seconds / 60}", f"run_dir={tmp_path / 'run'}"])
+    )
     assert iterations(path)[-1] == str(RunFolder.open(path).iterations()[-1])
 
 
