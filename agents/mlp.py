@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.errors import PolicyError
-from agents.policy import Output, Policy, State, layer
+from agents.policy import Critic, Output, Policy, State, layer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -39,12 +39,12 @@ class MLPPolicy(Policy):
             return nn.Sequential(*modules)
 
         self.body, self.head = trunk(), layer(sizes[-1], action_size, 0.01)
-        self.critic = nn.Sequential(trunk(), layer(sizes[-1], 1))
+        self.critic = Critic(trunk(), layer(sizes[-1], 1))
 
     def forward(self, tokens: Tensor) -> Output:
         observation = self.normaliser(tokens)[..., : self.observation_size]
         mean = self.head(self.body(observation))
-        return Output(mean, self.bounded_log_std(mean), self.critic(observation)[..., 0])
+        return Output(mean, self.bounded_log_std(mean), self.critic(observation))
 
     def initial_state(self, batch: int) -> State:
         empty = torch.zeros(batch, 0, device=self.log_std.device)
@@ -55,6 +55,3 @@ class MLPPolicy(Policy):
 
     def head_names(self) -> frozenset[str]:
         return frozenset({"head.weight", "head.bias", "log_std"})
-
-    def critic_names(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self.named_parameters() if name.startswith("critic."))

@@ -70,22 +70,69 @@ class Normaliser(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, tokens: Tensor) -> None:
-        """Merge the statistics of tokens (n, F); n may be 0."""
+    def update(self, tokens: Tensor) -> bool:
+        """Merge the statistics of tokens (n, F); n may be 0.
+
+        One number that is not finite would spoil them for good: they then stay as they were, and False is returned.
+        """
         if len(tokens) == 0:
-            return
+            return True
         batch = tokens.double()
         count, variance = batch.shape[0], batch.var(0, unbiased=False)
         old, total = self.count.double(), self.count.double() + batch.shape[0]
         shift = batch.mean(0) - self.mean.double()
         merged = (self.variance.double() * old + variance * count + shift.square() * old * count / total) / total
+        if not torch.isfinite(shift.sum() + merged.sum()):
+            return False
         self.mean.copy_((self.mean.double() + shift * count / total) * self.scaled)
         self.variance.copy_(torch.where(self.scaled > 0, merged, 1.0))
         self.count.copy_(total)
+        return True
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Normalised tokens, clipped to +-limit."""
         return ((tokens - self.mean) * torch.rsqrt(self.variance + 1e-6)).clamp(-self.limit, self.limit)
+
+
+class Critic(nn.Module):
+    """A value estimate in the units of the rewards, from layers that learn it in units of its own spread.
+
+    The spread follows the targets; the last layer is corrected each time, so that no estimate changes (PopArt, van
+    Hasselt et al. 2016, arXiv 1602.07714, eqs. 5 to 9). Without it returns of hundreds drown the policy's gradient,
+    and returns of hundredths are never learned.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    count: Tensor
+
+    def __init__(self, *layers: nn.Module, memory: float = 0.1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.memory = memory
+        for name, value in (("mean", 0.0), ("deviation", 1.0), ("count", 0.0)):
+            self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Values (...,) of features (..., n)."""
+        return self.layers(features)[..., 0] * self.deviation + self.mean
+
+    @torch.no_grad()
+    def rescale(self, targets: Tensor) -> None:
+        """Move the units towards those of targets (n,), which weigh as much as `memory`, at first more; n may be 0."""
+        if len(targets) == 0 or not torch.isfinite(targets).all():
+            return
+        self.count += 1
+        rate = torch.clamp(1 / self.count, min=self.memory)
+        shift = targets.mean() - self.mean
+        variance = (1 - rate) * (self.deviation.square() + rate * shift.square()) + rate * targets.var(unbiased=False)
+        mean, deviation = self.mean + rate * shift, variance.sqrt().clamp(min=1e-4)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(self.deviation / deviation)
+        last.bias.copy_((last.bias * self.deviation + self.mean - mean) / deviation)
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
 
 
 class Policy(ABC, nn.Module):
@@ -94,7 +141,10 @@ class Policy(ABC, nn.Module):
     Attributes:
         context: what the policy remembers: `none`, `episode`, or `trial` (several episodes of one task).
         max_length: the longest sequence (T) it can see.
+        critic: on which no action depends.
     """
+
+    critic: Critic
 
     def __init__(
         self, observation_size: int, action_size: int, context: str, max_length: int, initial_std: float
@@ -125,9 +175,9 @@ class Policy(ABC, nn.Module):
     def head_names(self) -> frozenset[str]:
         """Parameters of the action head."""
 
-    @abstractmethod
     def critic_names(self) -> frozenset[str]:
         """Parameters that no action depends on."""
+        return frozenset(name for name, _ in self.named_parameters() if name.startswith("critic."))
 
     def set_attention(self, implementation: str) -> None:
         """Choose how attention over whole sequences is computed (see `agents.attention`); nothing without attention."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from agents.attention import causal_attention
 from agents.errors import PolicyError
-from agents.policy import Output, Policy, State, layer
+from agents.policy import Critic, Output, Policy, State, layer
 
 CONTEXTS = ("none", "episode", "trial")
 
@@ -92,7 +92,7 @@ class TransformerPolicy(Policy):
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = Norm(width)
         self.head = nn.Sequential(layer(width + observation_size, 64), nn.Tanh(), layer(64, action_size, 0.01))
-        self.critic = nn.Sequential(layer(width + observation_size, 64), nn.Tanh(), layer(64, 1))
+        self.critic = Critic(layer(width + observation_size, 64), nn.Tanh(), layer(64, 1))
 
     def set_attention(self, implementation: str) -> None:
         self.attention = implementation
@@ -156,10 +156,7 @@ class TransformerPolicy(Policy):
         """Heads on the context beside the present observation."""
         features = torch.cat([self.norm(hidden), tokens[..., : self.observation_size]], -1)
         mean = self.head(features)
-        return Output(mean, self.bounded_log_std(mean), self.critic(features)[..., 0])
+        return Output(mean, self.bounded_log_std(mean), self.critic(features))
 
     def head_names(self) -> frozenset[str]:
         return frozenset({"log_std"} | {name for name, _ in self.named_parameters() if name.startswith("head.")})
-
-    def critic_names(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self.named_parameters() if name.startswith("critic."))

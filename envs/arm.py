@@ -67,7 +67,8 @@ class ArmEnvironment(MujocoEnvironment):
         self.object_position, self.object_quat = self.qpos[:, start : start + 3], self.qpos[:, start + 3 : start + 7]
         self.object_velocity = self.qvel[:, first : first + 6]
         self.object_start = start
-        self.hand, self.object = model.body("hand").id, model.body("object").id
+        self.axes, self.anchors = (simulator.field(name)[:, :ARM] for name in ("xaxis", "xanchor"))
+        self.object = model.body("object").id
         self.force = torch.zeros(num_simulations, model.nbody, 6, dtype=torch.float64)
         self.target = torch.zeros(num_simulations, 3, dtype=torch.float64)
 
@@ -108,6 +109,14 @@ class ArmEnvironment(MujocoEnvironment):
     def on_reset(self, mask: Tensor) -> None:
         self.target[mask] = self.grip[mask]
 
+    def jacobian(self) -> Tensor:
+        """(N, 6, 7): velocity (m/s) of the grip point and turning velocity (rad/s) of the hand, per joint velocity.
+
+        From the hinges as the engine has them, so it is of the same instant as the grip point, and costs nothing.
+        """
+        lever = self.grip[:, None] - self.anchors
+        return torch.cat([torch.linalg.cross(self.axes, lever), self.axes], -1).mT
+
     def move(self, step: Tensor, low: Tensor, high: Tensor) -> None:
         """Command the arm: move the target point by step (N, 3) in m, inside a box, the hand still pointing down.
 
@@ -119,7 +128,7 @@ class ArmEnvironment(MujocoEnvironment):
         w, x, y, z = self.grip_quat.unbind(-1)
         turn = 2 * ORIENTATION_GAIN * torch.sign(x)[:, None] * torch.stack([w, z, -y], -1)
         twist = torch.cat([self.target - self.grip, turn], -1)
-        jacobian = self.simulator.jacobian(self.hand, self.grip)[..., :ARM]
+        jacobian = self.jacobian()
         normal = jacobian @ jacobian.mT + DAMPING * torch.eye(6, dtype=torch.float64)
         change = jacobian.mT @ torch.cholesky_solve(twist[..., None], torch.linalg.cholesky(normal))
         self.ctrl[:, :ARM] = torch.clamp(self.qpos[:, :ARM] + change[..., 0], self.low, self.high)

@@ -75,9 +75,12 @@ class CpuSimulator(Simulator):
             self._expanded[name].copy_(values[name])
 
     def step(self, substeps: int) -> Tensor:
-        self.batch.warning[:] = 0
+        warnings = self.batch.warning
+        warnings[:] = 0
         self.batch.step(nstep=substeps)
-        return torch.from_numpy(self.batch.warning[:, UNSTABLE, 1].any(-1))
+        if not warnings.any():
+            return torch.zeros(self.num_simulations, dtype=torch.bool)
+        return torch.from_numpy(warnings[:, UNSTABLE, 1].any(-1))
 
     def reset(self, mask: Tensor | None, state: Mapping[str, Tensor]) -> None:
         ids = None if mask is None else mask.nonzero()[:, 0].numpy().astype(np.int32)
@@ -92,13 +95,11 @@ class CpuSimulator(Simulator):
         self.batch.forward(ids=ids)
         self.batch.warning[slice(None) if ids is None else ids] = 0
 
-    def jacobian(self, body: int, point: Tensor) -> Tensor:
-        return torch.from_numpy(np.concatenate(self.batch.jac(body, point.numpy()), axis=1))
-
-    def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1) -> Tensor:
-        distance, _ = self.batch.ray(origin.numpy(), direction.numpy(), bodyexclude=exclude_body)
-        found = torch.from_numpy(distance)
-        return found.masked_fill_(found < 0, torch.inf)
+    def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1, group: int | None = None) -> Tensor:
+        groups = None if group is None else [index == group for index in range(mujoco.mjNGROUP)]
+        distance, _ = self.batch.ray(origin.numpy(), direction.numpy(), groups, bodyexclude=exclude_body)
+        distance[distance < 0] = np.inf
+        return torch.from_numpy(distance)
 
     def model_of(self, index: int) -> mujoco.MjModel:
         return self.batch.get_model(index)

@@ -13,8 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
+from torch import Tensor
 
-from envs.environment import Environment
+from envs.contract import check_observation, check_returned
+from envs.environment import Environment, MujocoEnvironment, Step
 from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentError
 from envs.gymnasium_tasks import GymnasiumTasks
 
@@ -92,7 +94,26 @@ def _steps(place: str, make: Factory, num_simulations: int, **options: Any) -> E
     env = _said(place, make, constructs=True)(num_simulations, **options)
     for name in _USED:
         setattr(env, name, _said(place, getattr(env, name)))
+    if not isinstance(env, MujocoEnvironment | GymnasiumTasks):  # which check themselves
+        _check_use(place, env)
     return env
+
+
+def _check_use(place: str, env: Environment) -> None:
+    """Have what an environment's reset and step return checked."""
+    reset, step = env.reset, env.step
+
+    def checked_reset(mask: Tensor | None = None) -> Tensor:
+        observation = reset(mask)
+        check_observation(place, observation, (env.num_simulations, env.observation_size))
+        return observation
+
+    def checked_step(action: Tensor) -> Step:
+        result = step(action)
+        check_returned(place, result, env.num_simulations, env.observation_size)
+        return result
+
+    env.reset, env.step = checked_reset, checked_step
 
 
 def _said(place: str, call: Callable[..., Any], constructs: bool = False) -> Callable[..., Any]:

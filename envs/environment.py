@@ -196,6 +196,7 @@ class MujocoEnvironment(Environment):
         if failed.any():
             index = int(failed.nonzero()[0, 0])
             cause = "physics failed" if unstable[index] else f"{find_culprit(terms, observation, index)} is not finite"
+            cause = cause if torch.isfinite(action[index]).all() else "the action is not finite"
             self.last_failure = f"{self.name}: {cause} in simulation {index}, {self.task_of(index)}"
             observation = torch.where(failed[:, None], self.reset(failed), observation)
             reward = reward.masked_fill(failed, 0.0)

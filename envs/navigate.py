@@ -20,6 +20,7 @@ ROBOT_RADIUS, WHEEL_RADIUS, TRACK = 0.16, 0.05, 0.24  # m, as in the MJCF
 SPEED, TURN = 0.8, 2.5  # m/s and rad/s at action 1
 RAYS, MAX_RANGE, LIDAR_HEIGHT = 32, 2.0, 0.165  # the height of the lidar is above the wheels, m
 START_X, PARKED = -1.9, -3.0  # m: the robot's x; the height of obstacles that do not stand
+UPRIGHT, HIDDEN = 3, 5  # geom groups: what the lidar sees, and obstacles that do not stand
 SUCCESS_DISTANCE = 0.3  # m
 KEEP_CLEAR = 0.12  # m between bumper and obstacle
 
@@ -109,16 +110,24 @@ class Navigate(MujocoEnvironment):
         self.bumps = self.simulator.field("history")[:, start + 2 + samples : start + 2 + 2 * samples]
         self.robot = self.model.body("robot").id
         bearing = 2 * math.pi / RAYS * torch.arange(RAYS, dtype=torch.float64)
-        self.bearing = torch.stack([bearing.cos(), bearing.sin()])
+        cosine, sine, none = bearing.cos(), bearing.sin(), torch.zeros_like(bearing)
+        ones, height = torch.ones_like(bearing), torch.full_like(bearing, LIDAR_HEIGHT)
+        # (heading, place) -> all rays of a robot, as one product each.
+        self.turned = torch.stack([torch.stack(x, -1) for x in ((cosine, sine, none), (-sine, cosine, none))]).flatten(
+            1
+        )
+        self.shifted = torch.stack([torch.stack(x, -1) for x in ((ones, none, none), (none, ones, none))]).flatten(1)
+        self.raised = torch.stack([none, none, height], -1).flatten()
         self.origin, self.direction = torch.zeros(2, num_simulations, RAYS, 3, dtype=torch.float64)
-        self.origin[..., 2] = LIDAR_HEIGHT
+        forward, turn = SPEED / WHEEL_RADIUS, 0.5 * TRACK * TURN / WHEEL_RADIUS
+        self.mixer = torch.tensor([[forward, forward], [-turn, turn]], dtype=torch.float64)  # actions to wheel speeds
         self.collided = torch.zeros(num_simulations, dtype=torch.bool)
 
     def apply_tasks(self) -> None:
         model, task = self.model, self.assigned
         self.goal = task["goal"]
-        names = ("geom_type", "geom_size", "geom_pos", "geom_friction", "body_mass", "body_inertia", "actuator_gainprm")
-        fields = {name: self.repeated(name) for name in names}
+        geom = ("geom_type", "geom_size", "geom_pos", "geom_group", "geom_friction")
+        fields = {name: self.repeated(name) for name in (*geom, "body_mass", "body_inertia", "actuator_gainprm")}
         known = self.distribution.parameters["obstacle_shape"]
         assert isinstance(known, Categories)
         shape = task["obstacle_shape"][:, 0].long()
@@ -130,6 +139,7 @@ class Navigate(MujocoEnvironment):
         fields["geom_type"][:, geoms] = kinds.int()[:, None]
         fields["geom_size"][:, geoms] = (radius[..., None] * scales[:, None] + offsets[:, None]).double()
         fields["geom_pos"][:, geoms] = self.obstacles.double()
+        fields["geom_group"][:, geoms] = torch.where(used, UPRIGHT, HIDDEN).int()
         tyres = [model.geom(f"{side}_tyre").id for side in ("left", "right")]
         fields["geom_friction"][:, tyres, 0] = task["wheel_friction"].double()
         factor = task["chassis_mass"].double() / model.body_mass[self.robot]
@@ -150,19 +160,17 @@ class Navigate(MujocoEnvironment):
         self._sense()
 
     def control(self, action: Tensor) -> None:
-        forward, turn = SPEED * action[:, 0], 0.5 * TRACK * TURN * action[:, 1]
-        self.ctrl.copy_(torch.stack([forward - turn, forward + turn], -1) / WHEEL_RADIUS)
+        torch.mm(action.double(), self.mixer, out=self.ctrl)
 
     def _sense(self) -> None:
         """Heading, lidar and beacon of the present state."""
-        w, x, y, z = self.qpos[:, 3:7].unbind(-1)
-        heading = torch.stack([w * w + x * x - y * y - z * z, 2 * (w * z + x * y)], -1)
-        self.heading = heading / torch.linalg.vector_norm(heading, dim=-1, keepdim=True)
-        cosine, sine = self.heading[:, :1], self.heading[:, 1:]
-        torch.sub(cosine * self.bearing[0], sine * self.bearing[1], out=self.direction[..., 0])
-        torch.add(sine * self.bearing[0], cosine * self.bearing[1], out=self.direction[..., 1])
-        self.origin[..., :2] = self.qpos[:, None, :2]
-        self.ranges = self.simulator.rays(self.origin, self.direction, self.robot)
+        # Of the turned x axis the part over the ground is (w + iz)^2 + (x + iy)^2.
+        pairs = torch.view_as_complex(self.qpos[:, [3, 6, 4, 5]].unflatten(-1, (2, 2)))
+        heading = pairs.square().sum(-1, keepdim=True).sgn()
+        self.heading = torch.view_as_real(heading)[:, 0]
+        torch.mm(self.heading, self.turned, out=self.direction.view(-1, 3 * RAYS))
+        torch.addmm(self.raised, self.qpos[:, :2], self.shifted, out=self.origin.view(-1, 3 * RAYS))
+        self.ranges = self.simulator.rays(self.origin, self.direction, group=UPRIGHT)
         self.distance = torch.linalg.vector_norm(self.qpos[:, :2].float() - self.goal, dim=-1)
 
     def observe(self) -> Tensor:
@@ -175,14 +183,14 @@ class Navigate(MujocoEnvironment):
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
         before = self.distance
         self._sense()
-        bumped = (self.bumps > 0).any(-1)
+        bumped = self.bumps.amax(-1) > 0
         self.collided |= bumped
         clearance = self.ranges.amin(-1).float() - ROBOT_RADIUS
         return {
             "beacon": -0.1 * self.distance,
             "closing": (before - self.distance) / self.control_period,
             "arrival": 1.0 - torch.tanh(3.0 * self.distance),
-            "collision": -bumped.float(),
+            "collision": -1.0 * bumped,
             "proximity": -0.5 * (1.0 - clearance / KEEP_CLEAR).clamp(0.0, 1.0),
             "effort": -0.005 * action.square().sum(-1),
         }

@@ -42,14 +42,11 @@ class Simulator(ABC):
         """Reset the masked simulations (N,) (None: all) to the given state fields and recompute derived fields."""
 
     @abstractmethod
-    def jacobian(self, body: int, point: Tensor) -> Tensor:
-        """(N, 6, nv): velocity (m/s) of world points (N, 3) on a body, and its rotation (rad/s), per joint velocity."""
-
-    @abstractmethod
-    def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1) -> Tensor:
+    def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1, group: int | None = None) -> Tensor:
         """Distances (N, R) from origins (N, R, 3) along directions (N, R, 3) to the first geom; inf if there is none.
 
-        Distances count lengths of the direction. Geoms of `exclude_body` are transparent, and so is what is only drawn.
+        Distances count lengths of the direction. Geoms of `exclude_body` are transparent, and so are what is only drawn
+        and, with a `group`, all geoms outside that geom group.
         """
 
     @abstractmethod

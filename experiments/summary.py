@@ -10,12 +10,13 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import KNOWN
 from metarl.run_folder import RunFolder
-from metarl.statistics import seeds_interval
+from metarl.statistics import Interval, seeds_interval
 
 TITLES = ("success at end", "success at any step", "return")
 MEASURES = {"success": ".3f", "success_any_step": ".3f", "return": ".2f"}
@@ -33,15 +34,23 @@ def gather(paths: list[Path], split: str) -> dict[tuple[str, str], list[dict[str
     return dict(groups)
 
 
-def interval(values: list[dict[str, Any]], form: str) -> str:
-    """One measure of all seeds as `mean [low, high]`; `*` marks an interval over the tasks of a single seed."""
+def combined(values: Sequence[Mapping[str, Any]]) -> Interval:
+    """One measure of all seeds, each with its `mean` and `ci95` over tasks, as a mean and an interval.
+
+    Of several seeds it is Student's t over their means, of a single one its own.
+    """
     if len(values) == 1:
-        mean, (low, high), mark = values[0]["mean"], values[0]["ci95"], "*"
-    else:
-        (mean, low, high), mark = seeds_interval([value["mean"] for value in values]), ""
-        if all(value["ci95"][0] >= 0.0 and value["ci95"][1] <= 1.0 for value in values):  # rates end at 0 and 1
-            low, high = max(low, 0.0), min(high, 1.0)
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]{mark}"
+        return Interval(values[0]["mean"], *values[0]["ci95"])
+    mean, low, high = seeds_interval([value["mean"] for value in values])
+    if all(value["ci95"][0] >= 0.0 and value["ci95"][1] <= 1.0 for value in values):  # rates end at 0 and 1
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Interval(mean, low, high)
+
+
+def interval(values: Sequence[Mapping[str, Any]], form: str) -> str:
+    """One measure of all seeds as `mean [low, high]`; `*` marks an interval over the tasks of a single seed."""
+    mean, low, high = combined(values)
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]{'*' if len(values) == 1 else ''}"
 
 
 def table(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:

@@ -17,6 +17,8 @@ from agents.policy import State, log_probability
 from metarl.adaptation import Parameters
 from metarl.episodes import Episodes
 from metarl.errors import MetaRLError
+from metarl.evaluation import finite_step
+from metarl.pretrained import locate
 from metarl.rollout import acting
 from metarl.runs import Run, open_run
 
@@ -52,6 +54,7 @@ class Agent:
 
         Raises:
             MetaRLError: if the spaces do not fit, or episodes or steps are out of range.
+            NotFiniteError: if an inner step is not finite; names the parameter.
         """
         if episodes < 1 or steps < 0:
             raise MetaRLError(f"adapt needs episodes >= 1 and steps >= 0, got episodes={episodes}, steps={steps}")
@@ -61,7 +64,7 @@ class Agent:
         generator = torch.Generator().manual_seed(self.run.config["seed"])
         for _ in range(steps):
             batch = self.run.learner.prepare(agent._play(vector, episodes, generator))
-            agent = replace(agent, adapted=self.run.learner.adapt(agent.adapted, batch))
+            agent = replace(agent, adapted=finite_step(self.run.learner, agent.adapted, batch, ["this task"]))
         return agent
 
     def predict(
@@ -181,7 +184,8 @@ class Agent:
 
 
 def load(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Agent:
-    """An agent from a run folder, whoever made it: see `metarl.runs.open_run`.
+    """An agent from a run folder, whoever made it (see `metarl.runs.open_run`), or a policy that comes with the
+    package: load("grasp") or load("grasp-maml").
 
     Args:
         checkpoint: `last`, or `best` as far as training itself could tell.
@@ -189,4 +193,4 @@ def load(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Ag
     Raises:
         RunFolderError, CheckpointError, EnvsError: if the folder is no usable run.
     """
-    return Agent(open_run(path, device, checkpoint))
+    return Agent(open_run(locate(path, bare=True), device, checkpoint))

@@ -3,7 +3,7 @@
 SCRIPT = r"""_metarl_complete() {
     local module="${COMP_WORDS[2]}" line="${COMP_LINE:0:$COMP_POINT}"
     case "${COMP_WORDS[1]} $module" in
-        "-m metarl.train" | "-m metarl.evaluate" | "-m metarl.render") ;;
+        "-m metarl.train" | "-m metarl.evaluate" | "-m metarl.render" | "-m metarl.reproduce") ;;
         *) return ;;
     esac
     local word="${line##* }"

@@ -31,7 +31,7 @@ from envs.errors import TaskError, UnknownEnvironmentError
 from metarl.completion import answer
 from metarl.errors import KNOWN, ConfigError, DeviceError, Interrupted, RunWarning
 from metarl.overrides import jobs, key_of, one_line, parse, unknown_choice, unknown_key, write_out
-from metarl.rules import TABLES, Config, apply_rules, check_budget, check_memory
+from metarl.rules import TABLES, Config, apply_rules, check_budget, check_memory, longest_trial
 from metarl.sizes import check_training
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Con
     if plain["resume"] is not None:
         return _resumed(plain, given)
     check_budget(plain["budget"])
+    _warm_start(plain["algo"], given)
     if plain["agent"].get("context") == "auto":
         plain["agent"]["context"] = _context(plain["algo"])
     check_memory(plain["algo"]["name"], plain["agent"])
@@ -111,14 +112,23 @@ def _resumed(config: Config, given: Sequence[str]) -> Config:
     return config | {key: None for key in RESUMABLE if key not in keys}
 
 
+def _warm_start(algo: Config, given: Sequence[str]) -> None:
+    """A run to begin from takes the place of a recipe's warm start; one that was asked for beside it is a mistake."""
+    warm = algo.get("warm_start", {})
+    if not warm.get("run"):
+        return
+    if warm["iterations"] and any(key_of(override) == "algo.warm_start.iterations" for override in given):
+        raise ConfigError(
+            f"algo.warm_start.iterations={warm['iterations']}: algo.warm_start.run takes its place, give one of them"
+        )
+    warm["iterations"] = 0
+
+
 def _context(algo: Config) -> str:
     """What agent.context=auto means: as much memory as the algorithm's training gives it something to remember."""
     if algo["name"] == "multitask":
         return "none"
-    phases = [algo]
-    if algo.get("warm_start", {}).get("iterations"):
-        phases.append(algo["warm_start"]["settings"])
-    return "trial" if max(phase["trial_episodes"] for phase in phases) > 1 else "episode"
+    return "trial" if longest_trial(algo) > 1 else "episode"
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> ConfigError:

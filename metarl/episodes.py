@@ -24,7 +24,7 @@ class Episodes:
     returns: Tensor  # (M, E, R) undiscounted
     terms: dict[str, Tensor]  # reward term -> (M, E, R) summed over the episode
     failures: int  # simulations whose physics failed
-    failure: str | None = None  # the first of them in words
+    failure: str | None = None  # the first of them in words, with the episode of the trial and the control step
 
     @property
     def steps(self) -> int:
@@ -42,8 +42,8 @@ class Batch(NamedTuple):
     target: Tensor  # (..., T) what the critic should predict
     valid: Tensor  # (..., T)
 
-    def select(self, index: Tensor | slice) -> Batch:
-        """The tasks at `index`."""
+    def select(self, index: Tensor | slice | int) -> Batch:
+        """The tasks at `index`; a number takes one task, without its dimension."""
         return Batch(*(x[index] for x in self))
 
     def to(self, device: torch.device) -> Batch:

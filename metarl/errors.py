@@ -35,6 +35,10 @@ class TrainingError(MetaRLError):
     """Training goes nowhere, for example because its gradients are not finite."""
 
 
+class NotFiniteError(MetaRLError):
+    """A number that everything else depends on is infinite or none; the message names it and its task."""
+
+
 class Interrupted(MetaRLError):
     """A command was asked to stop by a signal, and has saved its work."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from agents.policy import Policy
 from envs.environment import Environment
 from envs.tasks import Tasks
 from metarl.adaptation import Parameters
-from metarl.episodes import Episodes
+from metarl.culprit import all_finite, find_inner_culprit
+from metarl.episodes import Batch, Episodes
+from metarl.errors import NotFiniteError
 from metarl.learner import Learner
 from metarl.rollout import collect
 from metarl.statistics import mean_interval
@@ -33,10 +36,15 @@ def adaptation_rounds(
 
     The episodes of one round are the data of the next inner step, unless `deterministic` (measure the mean action).
     Nothing of the policy or the learner changes.
+
+    Raises:
+        NotFiniteError: if an inner step is not finite; names the task. Its episodes would all fail, and a failed
+            episode can have a better return than one that was played.
     """
     env.set_tasks(tasks)
     trial = learner.settings.trial_episodes
     adapted: Parameters | None = None
+    names = [f"task {index} {tasks.describe(index)}" for index in range(len(tasks))]
     rounds, acting = [], []
     for step in range(steps + 1):
         episodes = collect(env, policy, adapted, generator=generator, trial_episodes=trial, deterministic=deterministic)
@@ -45,21 +53,36 @@ def adaptation_rounds(
         if step < steps:
             if deterministic:  # the mean action explores nothing, so adaptation gets episodes of its own
                 episodes = collect(env, policy, adapted, generator=generator, trial_episodes=trial)
-            adapted = learner.adapt(adapted, learner.prepare(episodes))
+                failures = rounds[-1].failures + episodes.failures
+                rounds[-1] = replace(rounds[-1], failures=failures, failure=rounds[-1].failure or episodes.failure)
+            adapted = finite_step(learner, adapted, learner.prepare(episodes), names)
     return rounds, acting
+
+
+def finite_step(learner: Learner, adapted: Parameters | None, batch: Batch, names: Sequence[str]) -> Parameters:
+    """The learner's inner step from `adapted` (M, ...) on a batch (M, E, ...) of the tasks of these names.
+
+    Raises:
+        NotFiniteError: if the result is not finite; names the task and the parameter.
+    """
+    after = learner.adapt(adapted, batch)
+    if not all_finite(after):
+        raise NotFiniteError(find_inner_culprit(learner, adapted, batch).text(names))
+    return after
 
 
 def curve(rounds: Sequence[Episodes]) -> list[dict[str, Any]]:
     """One entry for each adaptation step and, in trials of several episodes, each episode of the trial.
 
-    `step` counts gradient steps, `episodes` the episodes of the task that the policy had seen before. Each task's
-    mean over its episodes is one observation of the interval.
+    `step` counts gradient steps, `episodes` the episodes of the task that the policy had seen before and `env_steps`
+    their environment steps. Each task's mean over its episodes is one observation of the interval.
     """
     entries = []
     for step, episodes in enumerate(rounds):
         sequences, trial = episodes.returns.shape[1:]
         for position in range(trial):
-            entry: dict[str, Any] = {"step": step, "episodes": step * sequences * trial + position}
+            seen, horizon = step * sequences * trial + position, episodes.reward.shape[2] // trial
+            entry: dict[str, Any] = {"step": step, "episodes": seen, "env_steps": seen * horizon}
             for name, attribute in MEASURES.items():
                 values = per_task(getattr(episodes, attribute))[:, position]
                 bounded = name != "return"
@@ -77,7 +100,9 @@ def per_task(values: Tensor) -> Tensor:
 def report(
     rounds: Sequence[Episodes], tasks: Tasks, *, env: Environment, algo: str, split: str, seed: int, deterministic: bool
 ) -> dict[str, Any]:
-    """The content of evaluation/<split>.json."""
+    """The content of evaluation/<split>.json: the protocol, the curve, and the curve's values for each task."""
+    played = [*rounds, *(rounds[:-1] if deterministic else ())]  # mean actions adapt to exploring episodes of their own
+    sequences, trial = rounds[0].returns.shape[1:]
     flat = {
         name: torch.cat([per_task(getattr(episodes, attribute)) for episodes in rounds], 1)
         for name, attribute in MEASURES.items()
@@ -87,12 +112,17 @@ def report(
         "algo": algo,
         "split": split,
         "tasks": len(tasks),
-        "episodes_per_step": rounds[0].returns.shape[1],
+        "episodes_per_step": sequences,
+        "trial_episodes": trial,
+        "horizon": env.horizon,
+        "actions": "mean" if deterministic else "sampled",
         "seed": seed,
         "deterministic": deterministic,
         "success_criterion": env.success_criterion,
-        "environment_steps": sum(episodes.steps for episodes in rounds),
+        "confidence_interval": "95%, over tasks; the mean of a task's episodes is one observation",
+        "environment_steps": sum(episodes.steps for episodes in played),
         "physics_failures": sum(episodes.failures for episodes in rounds),
+        "first_physics_failure": next((episodes.failure for episodes in rounds if episodes.failure), None),
         "curve": curve(rounds),
         "per_task": [
             {"task": tasks.describe(i)} | {name: values[i].tolist() for name, values in flat.items()}

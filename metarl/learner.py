@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from metarl.adaptation import Parameters, adapt_tasks
 from metarl.advantages import discounted_returns, generalised_advantage, linear_baseline, normalise
 from metarl.episodes import Batch, Episodes
 from metarl.objectives import ppo, surrogate
+from metarl.parallel import cores, twin
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Inner:
     first_order: bool = False
     unadapted_weight: float = 0.0
     chunk: int = 0  # tasks per vectorised call; 0: all on a GPU, as many as the cache holds on a CPU
-    workers: int = 0  # threads that share the tasks of a gradient on a CPU; 0: one per core
+    workers: int = 0  # threads that share the work of an outer gradient on a CPU; 0: one per core
     compile: bool = False
 
 
@@ -63,6 +66,17 @@ class Settings:
     outer: Outer = field(default_factory=Outer)
 
 
+Twin = TypeVar("Twin", bound="Learner")
+
+
+class Skipped(NamedTuple):
+    """What a skipped update was to move, and from which data: enough for `metarl.culprit` to find what went wrong."""
+
+    policy: dict[str, Tensor]  # its parameters and buffers
+    log_rates: Parameters
+    index: Tensor | None  # the minibatch, as numbers of `Learner.entries`; None: all of them
+
+
 class Learner(ABC):
     """An algorithm: `prepare` each round of episodes, `adapt` between rounds, `update` at the end.
 
@@ -71,6 +85,8 @@ class Learner(ABC):
 
     rounds: int = 1  # rollouts per meta-iteration
     attention = "math"  # implementation for whole sequences, see `agents.attention`
+    skipped: Skipped | None = None  # the latest update that was skipped
+    index: Tensor | None = None  # the minibatch that `minibatches` gave last; None: all
 
     def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
         self.policy = policy
@@ -81,6 +97,8 @@ class Learner(ABC):
         rate = torch.log(torch.tensor(settings.inner.rate, device=policy.log_std.device))
         self.log_rates = {name: rate.clone() for name in self.parameters if name in names}
         self.optimiser = torch.optim.Adam(self.parameter_groups(), eps=1e-5, fused=True)
+        self.on_gpu = policy.log_std.device.type == "cuda"  # where several threads are of no use
+        self.workers = 1 if self.on_gpu else settings.inner.workers or cores()
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """What the outer optimiser moves."""
@@ -112,7 +130,8 @@ class Learner(ABC):
     def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """One task's loss in the outer loop; a scalar."""
         outer = self.settings.outer
-        return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy)
+        unit = self.policy.critic.deviation
+        return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy, unit)
 
     def rates(self) -> Parameters:
         """The inner rate of each adapting parameter."""
@@ -126,6 +145,13 @@ class Learner(ABC):
         clip = self.settings.inner.clip
         return adapt_tasks(self.inner_loss, start, rates, batch, per_task=adapted is not None, clip=clip)
 
+    def twins(self: Twin, count: int) -> list[Twin]:
+        """This learner and others on the same tensors, `count` in all, for that many threads."""
+        others = [copy.copy(self) for _ in range(count - 1)]
+        for other in others:
+            other.policy = twin(self.policy)
+        return [self, *others]
+
     @abstractmethod
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         """Improve the policy from the rounds of one meta-iteration; returns metrics."""
@@ -136,9 +162,28 @@ class Learner(ABC):
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.outer.gradient_clip)
         rates_finite = all(r.grad is None or bool(torch.isfinite(r.grad)) for r in self.log_rates.values())
         if not gradients or not torch.isfinite(norm) or not rates_finite:
+            self.keep_skipped()
             return False
         self.optimiser.step()
         return True
+
+    def keep_skipped(self) -> None:
+        """Note what the update that is being skipped was to move; call it before anything else moves."""
+        policy = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
+        rates = {name: value.detach().clone() for name, value in self.log_rates.items()}
+        self.skipped = Skipped(policy, rates, self.index)
+
+    def entries(self, rounds: Sequence[Batch]) -> list[Batch]:
+        """The rounds with a leading dimension that `minibatches` draws from: the tasks, if nothing else is said."""
+        return list(rounds)
+
+    def support(self, rounds: Sequence[Batch]) -> Sequence[Batch]:
+        """The rounds that inner steps are taken on."""
+        return rounds[:-1]
+
+    def objective(self, parameters: Parameters, log_rates: Parameters, rounds: Sequence[Batch]) -> Tensor:
+        """What one of the `entries` adds to the outer loss; a scalar."""
+        return self.outer_loss(parameters, rounds[-1])
 
     def state(self) -> dict[str, Tensor]:
         """Learned rates and the optimiser's memory, by name."""
@@ -170,7 +215,9 @@ class Learner(ABC):
         """Index tensors of every minibatch of every epoch."""
         for _ in range(self.settings.outer.epochs):
             order = torch.randperm(size, generator=self.generator)
-            yield from order.tensor_split(min(self.settings.outer.minibatches, size))
+            for index in order.tensor_split(min(self.settings.outer.minibatches, size)):
+                self.index = index
+                yield index
 
 
 Build = Callable[[Policy, Settings, torch.Generator], Learner]

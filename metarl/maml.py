@@ -5,7 +5,6 @@ The mathematics is `meta_loss` and `meta_gradient`; they know nothing of reinfor
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from agents.policy import Policy
 from metarl.adaptation import Loss, Parameters, adapt
 from metarl.episodes import Batch
 from metarl.learner import Learner, Settings
-from metarl.parallel import cores, run_all, twin
+from metarl.parallel import run_all
 
 # Steps (over all episodes of a chunk of tasks) for which the activations of a small network stay in a CPU's cache.
 CPU_CHUNK = 4096
@@ -145,11 +144,9 @@ class MAML(Learner):
     def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)
         self.rounds = settings.inner.steps + 1
-        device = policy.log_std.device
-        self.on_gpu = device.type == "cuda"
         self.differentiate = functools.cache(compiled) if settings.inner.compile else reverse
-        # A compiled gradient has threads of its own; a GPU has no use for several.
-        self.workers = 1 if self.on_gpu or settings.inner.compile else settings.inner.workers or cores()
+        if settings.inner.compile:
+            self.workers = 1  # a compiled gradient has threads of its own
         self.attention = "math" if settings.inner.compile or settings.inner.first_order else "explicit"
 
     def parameter_groups(self) -> list[dict[str, object]]:
@@ -164,13 +161,6 @@ class MAML(Learner):
         tasks, *rest = batch.valid.shape
         share = math.ceil(tasks / self.workers)
         return self.settings.inner.chunk or (share if self.on_gpu else max(min(CPU_CHUNK // math.prod(rest), share), 1))
-
-    def twins(self, count: int) -> list[MAML]:
-        """This learner and others on the same tensors, `count` in all, for that many threads."""
-        others = [copy.copy(self) for _ in range(count - 1)]
-        for other in others:
-            other.policy = twin(self.policy)
-        return [self, *others]
 
     def task_loss(
         self, parameters: Parameters, log_rates: Parameters, support: Sequence[Batch], query: Batch
@@ -189,6 +179,9 @@ class MAML(Learner):
             later_rate=inner.later_rate,
             unadapted_weight=inner.unadapted_weight,
         )
+
+    def objective(self, parameters: Parameters, log_rates: Parameters, rounds: Sequence[Batch]) -> Tensor:
+        return self.task_loss(parameters, log_rates, rounds[:-1], rounds[-1])
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         total, skipped, count = 0.0, 0, 0

@@ -32,16 +32,19 @@ def clipped_surrogate(output: Output, batch: Batch, clip: float) -> Tensor:
     return -mean_valid(torch.minimum(ratio * batch.advantage, clipped * batch.advantage), batch.valid)
 
 
-def value_loss(output: Output, batch: Batch) -> Tensor:
-    """Half the mean squared error of the critic."""
-    return 0.5 * mean_valid((output.value - batch.target).square(), batch.valid)
+def value_loss(output: Output, batch: Batch, unit: Tensor | float = 1.0) -> Tensor:
+    """Half the mean squared error of the critic, in units of `unit`."""
+    return 0.5 * mean_valid(((output.value - batch.target) / unit).square(), batch.valid)
 
 
-def ppo(output: Output, batch: Batch, clip: float, value: float, entropy_bonus: float) -> Tensor:
-    """Clipped surrogate, critic and entropy together (arXiv 1707.06347, eq. 9)."""
+def ppo(
+    output: Output, batch: Batch, clip: float, value: float, entropy_bonus: float, unit: Tensor | float = 1.0
+) -> Tensor:
+    """Clipped surrogate, critic and entropy together (arXiv 1707.06347, eq. 9); the critic's error in units of
+    `unit`."""
     loss = clipped_surrogate(output, batch, clip)
     if value:
-        loss = loss + value * value_loss(output, batch)
+        loss = loss + value * value_loss(output, batch, unit)
     if entropy_bonus:
         loss = loss - entropy_bonus * mean_valid(entropy(output), batch.valid)
     return loss

@@ -113,7 +113,7 @@ def render(
     Raises:
         RenderError: if the file cannot be written or its suffix is unknown.
     """
-    path = Path(out) if out else run.folder.path / "videos" / f"{split}-task-{task}.mp4"
+    path = Path(out) if out else run.output.path / "videos" / f"{split}-task-{task}.mp4"
     if task < 0:
         raise RenderError(f"task={task}: must be 0 or more")
     tasks = run.held_out(split, task + 1).select(slice(task, task + 1))

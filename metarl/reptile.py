@@ -36,7 +36,12 @@ class Reptile(Learner):
 
     def inner_loss(self, parameters: Parameters, batch: Batch) -> torch.Tensor:
         output = self.outputs(parameters, batch)
-        return surrogate(output, batch) + self.settings.outer.value * value_loss(output, batch)
+        return surrogate(output, batch) + self.settings.outer.value * value_loss(
+            output, batch, self.policy.critic.deviation
+        )
+
+    def support(self, rounds: Sequence[Batch]) -> Sequence[Batch]:
+        return rounds
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         adapted: Parameters | None = None
@@ -51,5 +56,7 @@ class Reptile(Learner):
             with torch.no_grad():
                 for name, value in moved.items():
                     self.parameters[name].copy_(value)
+        else:
+            self.keep_skipped()
         std = float(torch.exp(self.policy.log_std.detach()).mean())
         return {"step_length": distance, "updates": 1.0, "skipped_updates": float(not finite), "std": std}

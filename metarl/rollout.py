@@ -123,9 +123,9 @@ def collect(
         successes[t], broken[t] = step.success, alive & step.failed
         for name, term in step.terms.items():
             terms.setdefault(name, torch.zeros(trial_episodes, simulations))[episode].addcmul_(term, scalars[3, t])
-        if step.failed.any():
-            failures += int((alive & step.failed).sum())
-            failure = failure or getattr(env, "last_failure", None)
+        if broken[t].any():
+            failures += int(broken[t].sum())
+            failure = failure or f"{_failure(env, broken[t])}, episode {episode}, control step {t % horizon}"
         alive = alive & ~step.terminated
         observation = step.observation
         if watch:
@@ -155,3 +155,10 @@ def collect(
         failures=failures,
         failure=failure,
     )
+
+
+def _failure(env: Environment, failed: Tensor) -> str:
+    """The failure of simulations (N,) in words: the environment's own, if it has any."""
+    first = int(failed.nonzero()[0, 0])
+    own = getattr(env, "last_failure", None)
+    return own or f"{env.name}: an episode failed in simulation {first}, {env.task_of(first)}"

@@ -165,6 +165,7 @@ TRAIN: dict[str, Rule] = {
     "env.tasks": instance(dict, "a group of ranges, such as env.tasks.goal=[0,1]"),
     **{f"algo.{key}": rule for key, rule in ALGORITHM.items()},
     "algo.warm_start.iterations": natural,
+    "algo.warm_start.run": optional(folder),
     **{f"algo.warm_start.settings.{key}": rule for key, rule in ALGORITHM.items()},
     "agent.name": choice("transformer", "mlp"),
     "agent.width": count,
@@ -215,7 +216,11 @@ RENDER: dict[str, Rule] = {
     "seed": seed,
     "device": device,
 }
-TABLES = {"train": TRAIN, "evaluate": EVALUATE, "render": RENDER}
+REPRODUCE: dict[str, Rule] = {
+    "dump": named("the folder of a dump, such as runs/reach-maml-0/dumps/iteration-000020"),
+    "device": device,
+}
+TABLES = {"train": TRAIN, "evaluate": EVALUATE, "render": RENDER, "reproduce": REPRODUCE}
 
 
 def apply_rules(config: Config, table: Mapping[str, Rule]) -> Config:
@@ -277,6 +282,14 @@ def check_memory(algo: str, agent: Config) -> None:
     if algo == "multitask" and memory != "none":
         remedy = "choose agent.context=none, or algo=in_context"
         raise ConfigError(f"agent.context={memory}: algo=multitask is for a policy that does not remember; {remedy}")
+
+
+def longest_trial(algo: Mapping[str, Any]) -> int:
+    """The episodes that the policy may have to remember: of the algorithm itself, or of what it begins with."""
+    phases, warm = [algo], algo.get("warm_start") or {}
+    if warm.get("iterations") or warm.get("run"):
+        phases.append(warm["settings"])
+    return max(phase.get("trial_episodes", 1) for phase in phases)
 
 
 def leaves(config: Mapping[str, Any], stop: Container[str] = (), prefix: str = "") -> list[str]:

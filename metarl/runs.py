@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +25,21 @@ from metarl.assembly import (
     stream_seed,
 )
 from metarl.config import resolve_device
-from metarl.errors import CheckpointError, ConfigError, Interrupted, TrainingError
+from metarl.culprit import find_culprit
+from metarl.episodes import Batch
+from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, TrainingError
 from metarl.evaluation import adaptation_rounds, report, table
 from metarl.learner import Learner
 from metarl.plots import curve_png
+from metarl.pretrained import PREFIX, is_shipped, locate
 from metarl.progress import Progress, clock, print_table
-from metarl.rules import LISTED
-from metarl.run_folder import RunFolder, atomic_write
+from metarl.rules import LISTED, longest_trial
+from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
 from metarl.schedule import Budget, graceful_stop
 from metarl.sizes import check_rollout
 from metarl.start import Session, begin
 from metarl.stored import check_factory, stored_config
-from metarl.trainer import load_policy
+from metarl.trainer import WINDOW, Trainer, load_policy
 
 # A run that skips more than this share of its updates is not learning, and says so.
 SKIPPED_LIMIT = 0.5
@@ -47,9 +52,17 @@ class Run:
     folder: RunFolder
     config: dict[str, Any]
     iteration: int
+    env_steps: int  # that it was trained on
     policy: Policy
     learner: Learner
     device: torch.device
+
+    @property
+    def output(self) -> RunFolder:
+        """Where its evaluations and videos go: its folder, or a shipped policy's name in the working folder."""
+        if not is_shipped(self.folder.path):
+            return self.folder
+        return RunFolder(Path(f"{PREFIX}-{self.folder.path.name}"))
 
     def environment(self, simulations: int, seed: int, threads: int = 0) -> Environment:
         """The environment it was trained on, with N simulations.
@@ -74,7 +87,7 @@ class Run:
 
 
 def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Run:
-    """Open a run folder's newest good checkpoint, or its best one.
+    """Open a run folder's newest good checkpoint, or its best one; `pretrained/<name>` comes with the package.
 
     A run is data: nothing in the folder is executed. What it may name as its environment, `metarl.stored` says.
 
@@ -85,31 +98,32 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -
         RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
         EnvsError: if its environment is not there, or may not be named.
     """
-    folder = RunFolder.open(path)
+    folder = RunFolder.open(locate(path))
     config = stored_config(folder)
     number = folder.best if checkpoint == "best" else None
     if checkpoint == "best" and number is None:
         raise CheckpointError(f"{path} has no best checkpoint yet: choose checkpoint=last")
-    iteration, tensors, _ = folder.load_checkpoint(number)
+    iteration, tensors, numbers = folder.load_checkpoint(number)
     where = resolve_device(device)
     torch.set_num_threads(config["torch_threads"])
     settings = build_settings(config["algo"])
     check_factory(config["env"].get("entry") or config["env"]["name"])
-    env = build_environment(config["env"], 1, 0, 1)
+    env, trial = build_environment(config["env"], 1, 0, 1), longest_trial(config["algo"])
     with torch.device("meta"):  # without memory: the sizes are compared before anything is allocated
-        check_fit(build_policy(config["agent"], env, settings.trial_episodes, torch.device("meta")), tensors, path)
-    policy = build_policy(config["agent"], env, settings.trial_episodes, where)
+        check_fit(build_policy(config["agent"], env, trial, torch.device("meta")), tensors, path)
+    policy = build_policy(config["agent"], env, trial, where)
     learner = ALGORITHMS[config["algo"]["name"]](policy, settings, torch.Generator())
     index = 1 if (config["algo"].get("warm_start") or {}).get("iterations") else 0
     try:
         load_policy(policy, tensors)
         for name, value in learner.log_rates.items():
             value.copy_(tensors[f"learner.{index}.log_rate.{name}"])
-    except (KeyError, RuntimeError) as error:
+        env_steps = int(numbers["env_steps"])
+    except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise CheckpointError(f"{path}: the checkpoint does not fit the run's configuration: {text}") from None
     policy.set_attention(learner.attention)
-    return Run(folder, config, iteration, policy, learner, where)
+    return Run(folder, config, iteration, env_steps, policy, learner, where)
 
 
 def check_fit(policy: Policy, tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -133,7 +147,7 @@ def train(config: dict[str, Any]) -> Path:
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
-        TrainingError: if most updates had to be skipped.
+        TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it.
     """
     console = Console(highlight=False, soft_wrap=True)
     with begin(config, console) as session:
@@ -146,7 +160,8 @@ def _iterate(session: Session, console: Console) -> None:
     """Meta-iterations until the budget is used, with their metrics and checkpoints."""
     folder, trainer, config = session.folder, session.trainer, session.config
     budget, path = Budget(**config["budget"]), folder.path
-    first_iteration, started = trainer.iteration, time.monotonic() - session.seconds
+    started = time.monotonic() - session.seconds
+    told: set[str] = set()
     steps_before, beginning = trainer.env_steps, time.monotonic()
     used = budget.fraction(trainer.iteration, trainer.env_steps, session.seconds)
     with graceful_stop() as stop, folder.metrics(trainer.iteration) as metrics, Progress(console) as progress:
@@ -164,11 +179,13 @@ def _iterate(session: Session, console: Console) -> None:
                 session.save(spent)
             if stop.signal is not None:
                 raise Interrupted(f"stopped; continue with: python -m metarl.train resume={path}", stop.signal)
-            if trainer.iteration - first_iteration >= 20 and trainer.skipped_share() > SKIPPED_LIMIT:
+            for kind, trouble in ((re.split(" in | of ", text)[0], text) for text in trainer.troubles):
+                if kind not in told:  # a thousand simulations can fail in the same way
+                    console.print(f"warning: iteration {trainer.iteration}: {trouble}", markup=False)
+                told.add(kind)
+            if (used >= 1.0 or len(trainer.recent) == WINDOW) and trainer.skipped_share() > SKIPPED_LIMIT:
                 session.save(spent)
-                raise TrainingError(
-                    f"{trainer.skipped_share():.0%} of the updates had gradients that are not finite; see {path}"
-                )
+                raise _stopped(folder, config, trainer)
 
 
 def _finish(session: Session, console: Console) -> None:
@@ -192,6 +209,54 @@ def _finish(session: Session, console: Console) -> None:
     console.print(
         f"video: python -m metarl.render run={path} split={settings['split']} task=0 out={path}/videos/task-0.mp4"
     )
+
+
+def _stopped(folder: RunFolder, config: Mapping[str, Any], trainer: Trainer) -> TrainingError:
+    """The error that ends a run which skips most updates; writes the dump of the latest one."""
+    what = f"{trainer.skipped_share():.0%} of the updates of the last {len(trainer.recent)} iterations were skipped"
+    if trainer.failure is None:  # a learner of the user's own that keeps nothing
+        return TrainingError(f"{what}: their gradients were not finite; see {folder.path}")
+    message, tensors, state = trainer.failure
+    made_by = {"config": dict(config), "versions": versions(), "git_commit": git_commit()[0]}
+    dump = folder.save_dump(int(state["iteration"]), tensors, state | made_by)
+    return TrainingError(f"{what}: {message}; to see it again: python -m metarl.reproduce dump={dump}")
+
+
+def reproduce(path: str | Path, device: str = "cpu") -> str:
+    """Compute an update that was skipped again, from its dump; returns what is not finite in it.
+
+    Raises:
+        CheckpointError: if the folder is no dump, is damaged, or belongs to another version of the code.
+    """
+    where = resolve_device(device)
+    _, tensors, state = read_checkpoint(Path(path))
+    try:
+        config, names, index = state["config"], state["tasks"], state["index"]
+        torch.set_num_threads(config["torch_threads"])
+        trainer = Trainer(config, where)
+        learner = trainer.phases[state["phase"]][1]
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            number, _, field = rest.partition(".") if group == "round" else ("", "", rest)
+            parts[f"{group}{number}"][field] = value.to(where)
+        rounds = [Batch(**parts[f"round{number}"]) for number in range(state["rounds"])]
+        trainer.policy.load_state_dict(parts["policy"])
+        trainer.policy.set_attention(learner.attention)
+        chosen = None if index is None else torch.tensor(index)
+        culprit = find_culprit(learner, parts["policy"], parts["log_rate"], rounds, chosen)
+        return culprit.text(names)
+    except (KeyError, IndexError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path} is no dump of this code: {type(error).__name__}: {one_line(error)}") from None
+
+
+def reproduce_dump(config: Mapping[str, Any]) -> None:
+    """The `metarl.reproduce` command.
+
+    Raises:
+        NotFiniteError: names what was not finite, as the run did that left the dump.
+    """
+    raise NotFiniteError(reproduce(config["dump"], config["device"]))
 
 
 def evaluate(
@@ -221,15 +286,20 @@ def evaluate(
     rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator, deterministic)
     algo = run.config["algo"]["name"]
     result = report(rounds, chosen, env=env, algo=algo, split=split, seed=seed, deterministic=deterministic)
-    result["iteration"] = run.iteration
-    path = run.folder.write_evaluation(split, result)
+    commit, dirty = git_commit()
+    result |= {"iteration": run.iteration, "training_env_steps": run.env_steps}
+    result |= {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
+    path = run.output.write_evaluation(split, result)
     atomic_write(path.with_suffix(".png"), curve_png(result))
     print_table(
         console,
-        f"{env.name}, {algo}: {tasks} held-out tasks of split '{split}', {episodes} episodes per step",
+        f"{env.name}, {algo}: {tasks} tasks of split '{split}', {episodes} episodes per step",
         table(result["curve"]),
     )
     console.print(f"success: {env.success_criterion}; brackets are 95% confidence intervals over tasks")
+    if result["physics_failures"]:
+        failures, first = result["physics_failures"], result["first_physics_failure"]
+        console.print(f"warning: {failures} episodes failed; their returns end there. The first: {first}", markup=False)
     console.print(f"evaluation: {path}")
     return result
 

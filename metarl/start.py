@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from metarl import warm_start
 from metarl.best import Best
 from metarl.config import resolve_device
-from metarl.errors import CheckpointError, MetaRLError, RunWarning
-from metarl.run_folder import RunFolder, versions
+from metarl.errors import CheckpointError, MetaRLError, RunFolderError, RunWarning
+from metarl.pretrained import is_shipped, locate
+from metarl.run_folder import SLIM, RunFolder, versions
 from metarl.stored import check_factory, stored_config
 from metarl.trainer import Trainer
 
@@ -60,6 +62,7 @@ def _fresh(config: dict[str, Any], console: Console) -> Iterator[Session]:
     device = resolve_device(config["device"])
     check_factory(_place(config))
     trainer = Trainer(config, device)
+    config = warm_start.begin(trainer, config)
     # What the evaluation will ask for must be there: hours later it would be too late to say so.
     trainer.distribution.published(config["evaluate"]["split"], config["evaluate"]["tasks"])
     folder = RunFolder.create(config["run_dir"], name=f"{config['env']['name']}-{config['algo']['name']}")
@@ -78,7 +81,9 @@ def _fresh(config: dict[str, Any], console: Console) -> Iterator[Session]:
 
 @contextmanager
 def _resumed(config: dict[str, Any], console: Console) -> Iterator[Session]:
-    folder = RunFolder.open(config["resume"], begun=False)
+    folder = RunFolder.open(locate(config["resume"]), begun=False)
+    if is_shipped(folder.path):
+        raise _no_more(config["resume"])
     with folder.writing():
         # What the resumed run is, its folder says; only how long and where it runs may change.
         stored = stored_config(folder)
@@ -101,6 +106,8 @@ def _load(session: Session) -> None:
     """Continue from the newest sound checkpoint."""
     folder = session.folder
     iteration, tensors, numbers = folder.load_checkpoint()
+    if numbers.get(SLIM):
+        raise _no_more(folder.path)
     session.trainer.load(tensors, numbers)
     session.best = Best(numbers.get("best"))
     session.best.forget_unless(folder.iterations())
@@ -115,6 +122,11 @@ def _load(session: Session) -> None:
         folder.name_best(session.best.iteration)
     if iteration == folder.iterations()[-1]:
         folder.prune(iteration, session.config["checkpoint"]["keep"])
+
+
+def _no_more(run: object) -> RunFolderError:
+    remedy = f"begin from its policy with algo.warm_start.run={run}"
+    return RunFolderError(f"{run} lacks what training needs to go on; {remedy}")
 
 
 def _note(session: Session, stored: Mapping[str, Any]) -> None:

@@ -54,6 +54,10 @@ def mean_interval(
     failure (see `success_interval`). That union is never too narrow, but too wide where tasks are all alike and far
     from 0 and 1: pass `episodes`.
 
+    What it covers at 95% with 5, 10, 20 and 100 tasks, in 1,500 simulated experiments each: of normal values 0.905,
+    0.935, 0.942, 0.949; of exponential ones 0.864, 0.927, 0.927, 0.961; of log-normal ones (sigma 1) 0.794, 0.868,
+    0.904, 0.916. Returns of few tasks with rare, large losses so deserve wider intervals; take 100 tasks.
+
     Values that are all equal (or one task alone) say nothing about their spread; unless bounded, the interval is then
     the mean itself and must not be read as certainty.
 

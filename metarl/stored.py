@@ -44,12 +44,14 @@ def stored_config(folder: RunFolder) -> dict[str, Any]:
     record = {key: read[key] for key in RECORD if key in read}
     try:
         _check_keys(read, "")
-        config = apply_rules({key: value for key, value in read.items() if key not in RECORD}, TRAIN)
+        config = apply_rules(_without_record(read), TRAIN)
         for key in NEEDED:
             _check_there(config, key)
         if config["algo"].get("warm_start", {}).get("iterations"):
             for key in ("name", "tasks", "episodes", "trial_episodes"):
                 _check_there(config, f"algo.warm_start.settings.{key}")
+        elif config["algo"].get("warm_start", {}).get("run"):
+            _check_there(config, "algo.warm_start.settings.trial_episodes")
         check_budget(config["budget"])
         check_training(config)
     except ConfigError as error:
@@ -113,6 +115,15 @@ def _locations(module: str) -> list[Path]:
         files.append(found)
         folders = [found.parent] if found.stem == "__init__" else []
     return files
+
+
+def _without_record(read: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings alone, without what was noted beside them of where the run came from."""
+    config = {key: value for key, value in read.items() if key not in RECORD}
+    algo = config.get("algo")
+    if isinstance(algo, Mapping) and isinstance(warm := algo.get("warm_start"), Mapping):
+        config["algo"] = {**algo, "warm_start": {key: value for key, value in warm.items() if key != "origin"}}
+    return config
 
 
 def _check_keys(group: Mapping[Any, Any], prefix: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +20,24 @@ from metarl.assembly import (
     build_settings,
     stream_seed,
 )
+from metarl.culprit import find_culprit, find_data_culprit
 from metarl.episodes import Batch, Episodes
 from metarl.errors import CheckpointError
 from metarl.learner import Learner, Settings
 from metarl.rollout import collect
+from metarl.rules import longest_trial
+
+# Iterations over which the share of skipped updates is taken: a run that breaks late must stop as early as one that
+# never worked.
+WINDOW = 20
+
+
+class Failure(NamedTuple):
+    """An update that was skipped: what was not finite, and all that it takes to compute it again."""
+
+    message: str
+    tensors: dict[str, Tensor]  # policy.*, log_rate.* and round.<number>.<field of Batch>
+    state: dict[str, Any]  # plain data
 
 
 class Trainer:
@@ -43,7 +58,6 @@ class Trainer:
         phases: list[tuple[str, Settings, int | None]] = [(algo["name"], build_settings(algo), None)]
         if warm.get("iterations"):
             phases.insert(0, (warm["settings"]["name"], build_settings(warm["settings"]), warm["iterations"]))
-        trial = max(settings.trial_episodes for _, settings, _ in phases)
         sizes = {settings.tasks * settings.episodes for _, settings, _ in phases}
         self.environments = {
             size: build_environment(config["env"], size, stream_seed(seed, "environment"), config["threads"])
@@ -53,7 +67,7 @@ class Trainer:
         env.distribution.generator.manual_seed(stream_seed(seed, "tasks"))
         self.distribution = env.distribution
         torch.manual_seed(stream_seed(seed, "initialisation"))
-        self.policy: Policy = build_policy(config["agent"], env, trial, device)
+        self.policy: Policy = build_policy(config["agent"], env, longest_trial(algo), device)
         self.phases: list[tuple[str, Learner, int | None]] = [
             (name, ALGORITHMS[name](self.policy, settings, self.generators["minibatches"]), until)
             for name, settings, until in phases
@@ -62,6 +76,9 @@ class Trainer:
         self.env_steps = 0
         self.updates = 0.0
         self.skipped_updates = 0.0
+        self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # updates and those skipped, by iteration
+        self.failure: Failure | None = None  # the latest
+        self.troubles: list[str] = []  # of the last iteration, in words
 
     @property
     def learner(self) -> Learner:
@@ -84,13 +101,21 @@ class Trainer:
         self.policy.set_attention(learner.attention)
         rounds, seconds = self._rollouts(env, learner)
         update_start = time.perf_counter()
-        metrics = learner.update([batch for _, batch in rounds])
+        batches = [batch for _, batch in rounds]
+        self.policy.critic.rescale(torch.cat([batch.target[batch.valid > 0] for batch in batches]))
+        metrics = learner.update(batches)
+        self.troubles = [episodes.failure for episodes, _ in rounds if episodes.failure]
+        if metrics["skipped_updates"] and learner.skipped is not None:
+            self.failure = self._failure(env, learner, batches)
+            self.troubles.append(self.failure.message)
         tokens = torch.cat([episodes.tokens[episodes.valid > 0] for episodes, _ in rounds])
-        self.policy.normaliser.update(tokens)
+        if not self.policy.normaliser.update(tokens):
+            self.troubles.append(find_data_culprit(learner, batches).text(_names(env)))
         self.iteration += 1
         self.env_steps += sum(episodes.steps for episodes, _ in rounds)
         self.updates += metrics["updates"]
         self.skipped_updates += metrics["skipped_updates"]
+        self.recent.append((metrics["updates"], metrics["skipped_updates"]))
         before, after = rounds[0][0], rounds[-1][0]
         return (
             {"iteration": float(self.iteration), "env_steps": float(self.env_steps)}
@@ -123,9 +148,32 @@ class Trainer:
                 adapted = learner.adapt(adapted, rounds[-1][1])
         return rounds, time.perf_counter() - start
 
+    def _failure(self, env: Environment, learner: Learner, rounds: Sequence[Batch]) -> Failure:
+        """The learner's latest skipped update, with the first thing in it that was not finite."""
+        skipped, learner.skipped = learner.skipped, None
+        assert skipped is not None
+        names = _names(env)
+        message = find_culprit(learner, skipped.policy, skipped.log_rates, rounds, skipped.index).text(names)
+        tensors = {f"policy.{name}": value for name, value in skipped.policy.items()}
+        tensors |= {f"log_rate.{name}": value for name, value in skipped.log_rates.items()}
+        for number, batch in enumerate(rounds):
+            tensors |= {f"round.{number}.{name}": value for name, value in batch._asdict().items()}
+        state = {
+            "iteration": self.iteration + 1,
+            "message": message,
+            "phase": [other for _, other, _ in self.phases].index(learner),
+            "rounds": len(rounds),
+            "index": None if skipped.index is None else skipped.index.tolist(),
+            "tasks": names,
+        }
+        return Failure(message, tensors, state)
+
     def skipped_share(self) -> float:
-        """The share of outer updates that were skipped so far because a gradient was not finite."""
-        return self.skipped_updates / max(self.updates, 1.0)
+        """The share of the outer updates of the last `WINDOW` iterations that were skipped: something was not finite.
+
+        A run that continues after an interruption begins to count anew.
+        """
+        return sum(skipped for _, skipped in self.recent) / max(sum(updates for updates, _ in self.recent), 1.0)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the rest of the run depends on: copies of named tensors, and plain numbers."""
@@ -161,6 +209,19 @@ class Trainer:
             text = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint does not fit the run's configuration: {text}") from None
 
+    def begin(self, tensors: Mapping[str, Tensor], env_steps: int) -> None:
+        """Start from the policy, with its normaliser, in another run's state; its environment steps count as ours.
+
+        Raises:
+            CheckpointError: if the policy does not fit.
+        """
+        try:
+            load_policy(self.policy, tensors)
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            raise CheckpointError(f"its policy does not fit this configuration: {text}") from None
+        self.env_steps = env_steps
+
     def _all_generators(self) -> dict[str, torch.Generator]:
         environments = {f"environment.{size}": env.generator for size, env in self.environments.items()}
         return self.generators | environments | {"tasks": self.distribution.generator}
@@ -171,8 +232,19 @@ def load_policy(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
 
     Raises:
         RuntimeError: if names or shapes differ.
+        CheckpointError: if a value is not finite.
     """
-    policy.load_state_dict({k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")})
+    own = {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
+    # Such a policy fails every episode, and failed episodes can have a better return than played ones.
+    if broken := [name for name, value in own.items() if not bool(torch.isfinite(value).all())]:
+        raise CheckpointError(f"the checkpoint's policy is not finite: {broken[0]}")
+    policy.load_state_dict(own)
+
+
+def _names(env: Environment) -> list[str]:
+    """All tasks of an environment in words, for messages."""
+    assert env.tasks is not None
+    return [f"task {index} {env.tasks.describe(index)}" for index in range(len(env.tasks))]
 
 
 def _outcome(episodes: Episodes, when: str) -> dict[str, float]:

@@ -4,6 +4,7 @@
       config.yaml     the resolved configuration, package versions and git commit
       metrics.csv     one row per meta-iteration; tensorboard/ beside it
       checkpoints/    iteration-000120/ with tensors.safetensors and state.json; best.json names the best one
+      dumps/          iteration-000120/ likewise: an update that was not finite, kept for `metarl.reproduce`
       evaluation/     <split>.json, and its adaptation curve as <split>.csv
       videos/
 
@@ -13,10 +14,22 @@ full disk at any moment leaves the last good checkpoint as it was. One process w
 it meanwhile.
 """
 
-from metarl.run_folder.checkpoints import Checkpoint
-from metarl.run_folder.files import atomic_write
+from metarl.run_folder.checkpoints import Checkpoint, read_checkpoint
+from metarl.run_folder.files import atomic_write, one_line
 from metarl.run_folder.folder import RunFolder
 from metarl.run_folder.metrics import MetricsLog
-from metarl.run_folder.provenance import versions
+from metarl.run_folder.provenance import git_commit, versions
+from metarl.run_folder.slim import SLIM, slim_copy
 
-__all__ = ["Checkpoint", "MetricsLog", "RunFolder", "atomic_write", "versions"]
+__all__ = [
+    "SLIM",
+    "Checkpoint",
+    "MetricsLog",
+    "RunFolder",
+    "atomic_write",
+    "git_commit",
+    "one_line",
+    "read_checkpoint",
+    "slim_copy",
+    "versions",
+]

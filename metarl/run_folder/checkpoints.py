@@ -75,6 +75,17 @@ def load(folder: Path, iteration: int) -> Checkpoint:
         raise CheckpointError(f"{folder} is unreadable: {type(error).__name__}: {one_line(error)}") from None
 
 
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a folder named iteration-<number>, wherever it lies.
+
+    Raises:
+        CheckpointError: if it has another name, or with what is wrong in it.
+    """
+    if not re.fullmatch(r"iteration-[0-9]{6,18}", folder.name) or not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder of a checkpoint or dump, such as dumps/iteration-000120")
+    return load(folder, int(folder.name[10:]))
+
+
 def _pack(iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """The contents of both files."""
     for name in tensors:

@@ -114,14 +114,14 @@ class RunFolder:
             self.path.rmdir()
 
     def subfolder(self, name: str) -> Path:
-        """The path of `checkpoints`, `evaluation` or `videos`, made if need be.
+        """The path of `checkpoints`, `dumps`, `evaluation` or `videos`, made if need be.
 
         Raises:
             RunFolderError: if it cannot be made.
         """
         folder = self.path / name
         with guard(f"make the folder {folder}"):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -253,6 +253,18 @@ class RunFolder:
             RunFolderError: if it cannot be written.
         """
         atomic_write(self.path / "checkpoints" / "best.json", json.dumps({"iteration": iteration}).encode())
+
+    def save_dump(self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+        """Write dumps/iteration-<number>: what an iteration failed on, in the format of a checkpoint.
+
+        Raises:
+            RunFolderError: if it cannot be written.
+            CheckpointError: if a name or the state is not storable.
+        """
+        folder = self.subfolder("dumps")
+        final = folder / f"iteration-{iteration:06d}"
+        save(folder, final, iteration, tensors, state)
+        return final
 
     def load_checkpoint(self, iteration: int | None = None) -> Checkpoint:
         """The checkpoint of an iteration; without one the newest that is sound, with a warning for each that is not.

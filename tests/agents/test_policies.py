@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.errors import PolicyError
 from agents.mlp import MLPPolicy
-from agents.policy import Normaliser, Output, Policy, entropy, log_probability
+from agents.policy import Critic, Normaliser, Output, Policy, entropy, log_probability
 from agents.transformer import TransformerPolicy
 
 D, A, T = 3, 2, 5
@@ -235,3 +235,33 @@ def test_the_normaliser_moves_by_update_alone() -> None:
     policy(tokens() + 100.0)
     play(policy, tokens() + 100.0)
     assert all(torch.equal(value, before[name]) for name, value in policy.normaliser.state_dict().items())
+
+
+def test_the_critic_follows_the_targets_units_without_changing_an_estimate() -> None:
+    generator = torch.Generator().manual_seed(0)
+    critic = Critic(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    features = torch.randn(50, 3, generator=generator)
+    before = critic(features)
+    targets = 300.0 + 40.0 * torch.randn(1000, generator=generator)
+    critic.rescale(targets)
+    torch.testing.assert_close(critic(features), before, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(critic.mean, targets.mean())
+    torch.testing.assert_close(critic.deviation, targets.std(unbiased=False))
+    for _ in range(200):  # another mean, and less spread
+        critic.rescale(targets / 10.0)
+    torch.testing.assert_close(critic(features), before, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(critic.mean, targets.mean() / 10.0, rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(critic.deviation, targets.std(unbiased=False) / 10.0, rtol=1e-2, atol=0.0)
+
+
+@pytest.mark.parametrize("targets", [torch.zeros(0), torch.tensor([1.0, torch.nan])])
+def test_the_critic_ignores_targets_that_say_nothing(targets: Tensor) -> None:
+    critic = Critic(torch.nn.Linear(3, 1))
+    critic.rescale(targets)
+    assert (float(critic.mean), float(critic.deviation), float(critic.count)) == (0.0, 1.0, 0.0)
+
+
+def test_targets_that_are_all_alike_leave_the_critic_finite() -> None:
+    critic = Critic(torch.nn.Linear(3, 1))
+    critic.rescale(torch.full((10,), 5.0))
+    assert torch.isfinite(critic(torch.ones(2, 3))).all()

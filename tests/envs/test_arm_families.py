@@ -178,6 +178,19 @@ def test_the_hand_goes_where_it_is_told_and_keeps_pointing_down() -> None:
     assert (env.grip_quat[:, 1].abs() > 0.999).all()
 
 
+def test_the_jacobian_is_what_mujoco_says() -> None:
+    env = Push(3, seed=2, threads=1)
+    env.set_tasks(env.distribution.published("train", 3))
+    env.reset()  # after it everything derived is of the same instant
+    found, expected = env.jacobian(), np.zeros((2, 3, env.model.nv))
+    for i in range(3):
+        data = mujoco.MjData(env.model)
+        data.qpos[:] = env.qpos[i].numpy()
+        mujoco.mj_forward(env.model, data)
+        mujoco.mj_jac(env.model, data, *expected, env.grip[i].numpy(), env.model.body("hand").id)
+        np.testing.assert_allclose(found[i].numpy(), expected[..., :7].reshape(6, 7), atol=1e-12)
+
+
 def test_the_oracle_sees_the_object() -> None:
     hidden, visible = Grasp(4, threads=1), Grasp(4, threads=1, object_visible=True)
     for env in (hidden, visible):

@@ -12,7 +12,19 @@ from torch import Tensor
 from envs.engine_cpu import CpuSimulator
 from envs.environment import ASSETS, Step
 from envs.models import physics_model
-from envs.navigate import GAP, GOAL_CLEARANCE, OBSTACLES, RAYS, ROBOT_RADIUS, SHAPES, SPEED, START_X, Navigate
+from envs.navigate import (
+    GAP,
+    GOAL_CLEARANCE,
+    HIDDEN,
+    OBSTACLES,
+    RAYS,
+    ROBOT_RADIUS,
+    SHAPES,
+    SPEED,
+    START_X,
+    UPRIGHT,
+    Navigate,
+)
 from envs.tasks import Tasks
 from tests.envs.controllers import navigate as controller
 
@@ -198,8 +210,9 @@ def compiled(env: Navigate, index: int) -> mujoco.MjModel:
     given = {name: value[index].double() for name, value in env.assigned.items()}
     kind, scale, offset = SHAPES[SHAPE_NAMES[int(given["obstacle_shape"])]]
     sizes = given["obstacle_radius"][:, None] * torch.tensor(scale) + torch.tensor(offset)
+    groups = [UPRIGHT if height > 0 else HIDDEN for height in env.obstacles[index, :, 2]]
     geoms = [
-        f'<geom name="obstacle_{k:02d}" class="obstacle" type="{KIND[kind]}" euler="0 0 {26 * k}" '
+        f'<geom name="obstacle_{k:02d}" class="obstacle" type="{KIND[kind]}" euler="0 0 {26 * k}" group="{groups[k]}" '
         f'size="{" ".join(map(str, sizes[k].tolist()))}" pos="{" ".join(map(str, env.obstacles[index, k].tolist()))}"/>'
         for k in range(OBSTACLES)
     ]
@@ -297,10 +310,13 @@ def test_rays_are_what_mujoco_says_of_each_model() -> None:
     env.set_tasks(env.distribution.published("ood", 6))
     env.reset()
     tilted = env.direction + torch.tensor([0.0, 0.0, 0.3])
-    for exclude in (env.robot, -1):
-        found = env.simulator.rays(env.origin, tilted, exclude)
+    tilted[:, 0] = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)  # there is nothing above
+    for exclude, group in ((env.robot, None), (-1, None), (-1, UPRIGHT)):
+        found = env.simulator.rays(env.origin, tilted, exclude, group)
         assert found.shape == (6, RAYS)
-        assert torch.isinf(found).any() == (exclude == env.robot)  # from inside its own bumper a ray always ends
+        # From inside its own bumper a ray always ends.
+        assert torch.isinf(found).any() == (exclude == env.robot or group == UPRIGHT)
+        seen = None if group is None else np.arange(mujoco.mjNGROUP) == group
         for i in range(6):
             model = engine(env).model_of(i)
             data = mujoco.MjData(model)
@@ -309,7 +325,7 @@ def test_rays_are_what_mujoco_says_of_each_model() -> None:
             hit = np.zeros(1, np.int32)
             for ray in range(RAYS):
                 start, way = env.origin[i, ray].numpy(), tilted[i, ray].numpy()
-                expected = mujoco.mj_ray(model, data, start, way, None, 1, exclude, hit)
+                expected = mujoco.mj_ray(model, data, start, way, seen, 1, exclude, hit)
                 assert float(found[i, ray]) == (expected if expected >= 0 else math.inf)
 
 

@@ -78,9 +78,11 @@ def test_every_recipe_belongs_to_a_pair() -> None:
     assert recipes <= {f"{env}-{algo}" for env, algo in product(ENVS, ALGOS)}
 
 
-@pytest.mark.parametrize("command", ["evaluate", "render"])
-def test_every_setting_of_the_other_commands_has_a_rule(command: str) -> None:
-    config = compose(["run=runs/x"], command)
+@pytest.mark.parametrize(
+    ("command", "needed"), [("evaluate", "run=runs/x"), ("render", "run=runs/x"), ("reproduce", "dump=runs/x")]
+)
+def test_every_setting_of_the_other_commands_has_a_rule(command: str, needed: str) -> None:
+    config = compose([needed], command)
     assert set(leaves(config)) == set(TABLES[command])
 
 

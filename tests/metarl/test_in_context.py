@@ -9,7 +9,7 @@ import torch
 
 from agents.policy import Policy
 from metarl.episodes import Batch
-from metarl.in_context import InContext
+from metarl.in_context import InContext, shared_gradient
 from metarl.learner import Inner, Outer, Settings
 from metarl.objectives import ppo, surrogate
 
@@ -84,3 +84,16 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(
     assert metrics["skipped_updates"] == (6.0 if share == "all" else 2.0)
     assert all(bool(torch.isfinite(value).all()) for value in tiny_policy.parameters())
     assert not all(torch.equal(value, before[name]) for name, value in tiny_policy.named_parameters())
+
+
+def test_threads_share_the_gradient(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(tiny_policy, TASKS, EPISODES, 4, 0)
+    sequences = Batch(*(x.flatten(0, 1) for x in batch))
+    sequences.valid[0, 2:] = 0.0  # shares of unequal weight
+    learner = InContext(tiny_policy, settings(), torch.Generator())
+    loss = learner.outer_loss({}, sequences)
+    expected = torch.autograd.grad(loss, list(tiny_policy.parameters()))
+    for workers in (1, 2, 4, 100):
+        assert shared_gradient(learner.twins(workers), sequences) == pytest.approx(float(loss.detach()), rel=1e-6)
+        for parameter, gradient in zip(tiny_policy.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)

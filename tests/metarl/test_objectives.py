@@ -104,6 +104,7 @@ def test_the_critic_learns_half_the_squared_error(tiny_policy: Policy, batch: Ba
     output = tiny_policy(batch.tokens)
     error = (output.value - batch.target)[batch.valid > 0]
     torch.testing.assert_close(value_loss(output, batch), 0.5 * error.square().mean())
+    torch.testing.assert_close(value_loss(output, batch, 3.0), 0.5 * error.square().mean() / 9.0)
 
 
 @pytest.mark.parametrize(("value", "bonus"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.01), (0.7, 0.02)])

@@ -292,7 +292,7 @@ def test_success_and_validity_are_read_off_the_steps_that_count() -> None:
         assert episodes.returns[:, 0, r].tolist() == [6.0, 10.0, 3.0, 3.0, 3.0]
         assert episodes.terms["a"][:, 0, r].tolist() == [3.0, 5.0, 1.5, 1.5, 1.5]
     # Column 2 fails after its end: that is nobody's failure.
-    assert episodes.failures == 4 and episodes.failure == "the script failed"
+    assert episodes.failures == 4 and episodes.failure == "the script failed, episode 0, control step 2"
     # Every episode starts with one reset, and the flag says so.
     assert episodes.tokens[0, 0, :, 0].tolist() == [1.0] * 4 + [2.0] * 4
     assert episodes.tokens[0, 0, :, 1].tolist() == [0.0, 1.0, 2.0, 3.0] * 2
@@ -328,6 +328,7 @@ def test_a_simulation_that_fails_is_masked_counted_and_named() -> None:
     assert bool((episodes.reward[1, 1, 2:] == 0).all())
     assert episodes.failures == 1
     assert episodes.failure is not None and "simulation 4, task 1" in episodes.failure
+    assert episodes.failure.endswith(", episode 0, control step 2")
     # The others do not notice, and the next rollout starts afresh.
     env.generator.manual_seed(1)
     whole = collect(env, policy, generator=generator())

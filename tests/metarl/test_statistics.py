@@ -48,6 +48,78 @@ def test_coverage_of_success_rates_that_differ_between_tasks(rate: float, alike:
     assert 0.92 <= coverage(experiments, rate, episodes=10) <= 0.99
 
 
+def tolerance(nominal: float, experiments: int) -> float:
+    """How far a coverage of `nominal` may be off in that many experiments, once in about 10,000 tests."""
+    return 3.9 * math.sqrt(nominal * (1 - nominal) / experiments)
+
+
+def clustered(rate: float, alike: float, tasks: int, experiments: int, seed: int = 9) -> np.ndarray:
+    """Success rates over 10 episodes of tasks whose own rates scatter (beta-binomial), more with a small `alike`."""
+    generator = np.random.default_rng(seed)
+    return generator.binomial(10, generator.beta(alike * rate, alike * (1 - rate), (experiments, tasks))) / 10
+
+
+@pytest.mark.parametrize(("rate", "alike"), [(0.5, 1.0), (0.9, 5.0)])
+def test_coverage_of_few_tasks_whose_episodes_end_alike(rate: float, alike: float) -> None:
+    held = coverage(clustered(rate, alike, 20, EXPERIMENTS), rate, episodes=10)
+    assert held >= 0.95 - tolerance(0.95, EXPERIMENTS)
+
+
+def test_coverage_over_three_seeds() -> None:
+    runs = np.random.default_rng(10).normal(0.7, 0.1, (4000, 3))
+    held = sum(low <= 0.7 <= high for _, low, high in map(seeds_interval, runs)) / len(runs)
+    assert held == pytest.approx(0.95, abs=tolerance(0.95, len(runs)))
+
+
+# What `mean_interval` says of itself: kind of returns -> tasks -> coverage at 95%, in 1,500 experiments each.
+CLAIMED = {
+    "normal": {5: 0.905, 10: 0.935, 20: 0.942, 100: 0.949},
+    "exponential": {5: 0.864, 10: 0.927, 20: 0.927, 100: 0.961},
+    "log-normal": {5: 0.794, 10: 0.868, 20: 0.904, 100: 0.916},
+}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("tasks", [5, 10, 20, 100])
+@pytest.mark.parametrize("kind", CLAIMED)
+def test_coverage_of_returns_is_what_the_documentation_says(kind: str, tasks: int) -> None:
+    generator, size = np.random.default_rng(13), (2000, tasks)
+    experiments, truth = {
+        "normal": (generator.normal(-3.0, 2.0, size), -3.0),
+        "exponential": (-generator.exponential(5.0, size), -5.0),
+        "log-normal": (-generator.lognormal(0.0, 1.0, size), -math.exp(0.5)),
+    }[kind]
+    claimed = CLAIMED[kind][tasks]
+    both = math.hypot(tolerance(claimed, 1500), tolerance(claimed, 2000))
+    assert coverage(experiments, truth) == pytest.approx(claimed, abs=both)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("tasks", [20, 100])
+@pytest.mark.parametrize(("rate", "alike"), [(0.5, 1.0), (0.9, 5.0), (0.5, 1000.0), (0.9, 1000.0)])
+def test_success_intervals_cover_at_least_what_they_say(rate: float, alike: float, tasks: int) -> None:
+    held = coverage(clustered(rate, alike, tasks, 2000, seed=14), rate, episodes=10)
+    assert held >= 0.95 - tolerance(0.95, 2000)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_seeds_intervals_cover_what_they_say(seeds: int) -> None:
+    runs = np.random.default_rng(15).normal(0.7, 0.1, (40_000, seeds))
+    held = sum(low <= 0.7 <= high for _, low, high in map(seeds_interval, runs)) / len(runs)
+    assert held == pytest.approx(0.95, abs=tolerance(0.95, len(runs)))
+
+
+def test_no_interval_depends_on_what_was_drawn_before() -> None:
+    values = np.random.default_rng(11).normal(size=30)
+    rates = (values > 0).astype(float)
+    first = mean_interval(values), mean_interval(rates, episodes=10), seeds_interval(values)
+    np.random.seed(12)
+    torch.manual_seed(12)
+    mean_interval(values[:7], seed=3)
+    assert (mean_interval(values), mean_interval(rates, episodes=10), seeds_interval(values)) == first
+
+
 def test_episodes_narrow_the_interval_of_tasks_that_are_alike() -> None:
     rates = np.random.default_rng(4).binomial(10, 0.5, 100) / 10
     plain, informed = mean_interval(rates), mean_interval(rates, episodes=10)

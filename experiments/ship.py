@@ -1,0 +1,162 @@
+"""python -m experiments.ship run=runs/x [name=grasp-maml] [default=true]
+
+Make a shipped policy of a run: a slim run folder in agents/pretrained, which `metarl.load("grasp-maml")` finds.
+
+  run       a trained and evaluated run; what is missing of its evaluation on the split `ood` is made
+  name      of the policy (default: <env>-<algo>)
+  default   true: `metarl.load("grasp")` means this one; so it does if it is the first of its environment
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import metarl  # noqa: F401  - first: it checks the packages' places
+from envs.errors import TaskError
+from metarl import pretrained
+from metarl.config import compose, exit_status
+from metarl.errors import ConfigError, RunFolderError, nearest
+from metarl.rules import leaves, show
+from metarl.run_folder import RunFolder, atomic_write, slim_copy
+from metarl.runs import Run, evaluate, open_run
+
+KEYS = ("run", "name", "default")
+# What a command line does not say, or says by another key.
+APART = ("budget.", "run_dir", "resume", "format", "versions", "git_", "algo.warm_start.origin")
+
+
+def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
+    """Ship a run; returns its new folder.
+
+    Raises:
+        RunFolderError, CheckpointError: if it is no evaluated run. ConfigError: for a name that cannot be one.
+    """
+    run = open_run(path)
+    env, algo = (run.config[group]["name"] for group in ("env", "algo"))
+    name = name or f"{env}-{algo}"
+    if not name.startswith(f"{env}-"):
+        raise ConfigError(f"name={name}: must begin with {env}-, as in {env}-{algo}")
+    splits = {"test": run.folder.read_evaluation("test")} | ({"ood": out_of_distribution(run)} if has_ood(run) else {})
+    for split, content in splits.items():
+        if content.get("iteration") != run.iteration:
+            raise RunFolderError(
+                f"{path}: its evaluation on '{split}' is of another checkpoint; measure it again with"
+                f" python -m metarl.evaluate run={path} split={split}"
+            )
+    folder = slim_copy(run.folder, pretrained.ROOT / name, "\n".join(commands(run.config, run.iteration, path)), splits)
+    index = pretrained.defaults()
+    if default or env not in index:
+        index[env] = name.removeprefix(f"{env}-")
+        atomic_write(pretrained.ROOT / pretrained.INDEX, json.dumps(index, indent=1, sort_keys=True).encode() + b"\n")
+    return folder.path
+
+
+def has_ood(run: Run) -> bool:
+    """Whether the environment has tasks beyond its training ranges."""
+    try:
+        run.held_out("ood", 1)
+    except TaskError:
+        return False
+    return True
+
+
+def out_of_distribution(run: Run) -> dict[str, Any]:
+    """The evaluation on `ood`, made if need be as the one on `test` was."""
+    try:
+        return run.folder.read_evaluation("ood")
+    except RunFolderError:
+        test = run.folder.read_evaluation("test")
+        return evaluate(
+            run,
+            split="ood",
+            tasks=test["tasks"],
+            steps=test["curve"][-1]["step"],
+            episodes=test["episodes_per_step"],
+            seed=test["seed"],
+            deterministic=test["deterministic"],
+            threads=run.config["threads"],
+            console=Console(highlight=False, soft_wrap=True),
+        )
+
+
+def commands(config: Mapping[str, Any], iteration: int, path: Path) -> list[str]:
+    """The command lines that make a run up to an iteration, that of the run it began from first."""
+    warm = config["algo"].get("warm_start") or {}
+    lines: list[str] = []
+    if warm.get("run"):
+        origin, source = warm["origin"], Path(warm["run"])
+        if (source / "config.yaml").exists():
+            lines += commands(RunFolder(source).read_config(), origin["iteration"], source)
+        else:
+            words = [f"{key}={origin[key]}" for key in ("env", "algo", "seed")]
+            lines.append(_train([*words, f"budget.iterations={origin['iteration']}", f"run_dir={source}"]))
+    env = config["env"]
+    chosen = [f"env={env.get('entry') or env['name']}", f"algo={config['algo']['name']}"]
+    plain = compose([*chosen, f"agent={config['agent']['name']}"])
+    if plain["agent"]["name"] != compose(chosen)["agent"]["name"]:
+        chosen.append(f"agent={config['agent']['name']}")
+    changed = [
+        f"{key}={show(_get(config, key))}"
+        for key in leaves(config)
+        if not key.startswith(APART) and _get(config, key) != _get(plain, key)
+    ]
+    if warm.get("run"):  # composed without the run, it has the recipe's iterations in context
+        changed = [line for line in changed if not line.startswith("algo.warm_start.iterations=")]
+    return [*lines, _train([*chosen, *changed, f"budget.iterations={iteration}", f"run_dir={path}"])]
+
+
+def _train(overrides: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "metarl.train", *overrides])
+
+
+def _get(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def request(arguments: Sequence[str]) -> dict[str, str]:
+    """The arguments by key.
+
+    Raises:
+        ConfigError: for one that is none, or no run.
+    """
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in KEYS:
+            raise ConfigError(f"{argument}: unknown argument; {nearest(key, KEYS)}")
+        given[key] = value
+    if "run" not in given:
+        raise ConfigError("run: must be the folder of a trained run, such as run=runs/reach-maml-0")
+    if given.get("default", "false") not in ("true", "false"):
+        raise ConfigError(f"default={given['default']}: must be true or false")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words or {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0 if words else 2
+
+    def work() -> None:
+        given = request(words)
+        path = ship(Path(given["run"]), given.get("name"), given.get("default") == "true")
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        print(f"shipped: {path} ({size / 1024:.0f} KiB)")
+
+    return exit_status(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""A run folder with what acting and adapting need alone, to be given away."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metarl.run_folder.checkpoints import save
+from metarl.run_folder.files import atomic_write, guard, hidden, move_in
+from metarl.run_folder.folder import RunFolder
+
+SLIM = "slim"  # in the state of a checkpoint that training cannot go on from
+NUMBERS = ("iteration", "env_steps", "seconds")
+
+
+def slim_copy(source: RunFolder, target: Path, command: str, splits: Mapping[str, Mapping[str, Any]]) -> RunFolder:
+    """Write configuration, newest checkpoint and evaluations of a run to `target`, whole or not at all.
+
+    The checkpoint has the policy and the inner rates, without optimisers and random generators.
+
+    Args:
+        command: that made the run; becomes the file COMMAND.
+        splits: the evaluations to give away, by split.
+
+    Raises:
+        RunFolderError: if it cannot be written. CheckpointError: if the run has no sound checkpoint.
+    """
+    config = source.read_config() | {"run_dir": None, "resume": None}
+    checkpoint = source.load_checkpoint()
+    tensors = {n: v for n, v in checkpoint.tensors.items() if n.startswith("policy.") or ".log_rate." in n}
+    state = {name: checkpoint.state[name] for name in NUMBERS} | {SLIM: True}
+    with guard(f"write {target}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = RunFolder.create(hidden(target, "tmp"))
+        try:
+            atomic_write(temporary.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+            atomic_write(temporary.path / "COMMAND", f"{command}\n".encode())
+            folder = temporary.subfolder("checkpoints")
+            save(folder, temporary.checkpoint_path(checkpoint.iteration), checkpoint.iteration, tensors, state)
+            for split, result in splits.items():
+                temporary.write_evaluation(split, result)
+            move_in(temporary.path, target)
+        finally:
+            shutil.rmtree(temporary.path, ignore_errors=True)
+    for replaced in target.parent.glob(f".{target.name}.*.old"):
+        shutil.rmtree(replaced, ignore_errors=True)
+    return RunFolder(target)

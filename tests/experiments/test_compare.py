@@ -1,0 +1,320 @@
+"""The comparison: who trains what by which commands, nothing is trained twice, and what the numbers say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from experiments.compare import scratch, training
+from experiments.compare.__main__ import SMALL, main, read
+from experiments.compare.contenders import Plan
+from experiments.compare.field import Field
+from experiments.compare.report import Result, difference, document, markdown, sentences, table, write
+from experiments.compare.training import RATES, settle
+from metarl.config import compose
+from metarl.errors import ConfigError, MetaRLError, NotFiniteError
+from metarl.run_folder import RunFolder
+from metarl.runs import train
+
+TINY = (*SMALL, "env.horizon=5", "algo.outer.epochs=1", "threads=1", "device=cpu")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Everything of seed 0 on a tiny reach, trained."""
+    made = Plan("reach", tmp_path_factory.mktemp("compare"), (0,), TINY, 1)
+    field = Field(made, Console(quiet=True), True, "compare")
+    for name in ("in_context", "in_context_equal", "maml", "multitask"):
+        field.train(name, 0)
+    return made
+
+
+def policy(folder: Path, iteration: int | None = None) -> dict[str, torch.Tensor]:
+    tensors = RunFolder(folder).load_checkpoint(iteration).tensors
+    return {name: value for name, value in tensors.items() if name.startswith("policy.")}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_copied_and_continued_run_is_the_uninterrupted_one(plan: Plan, tmp_path: Path) -> None:
+    job = plan.fresh("in_context", "in_context", 0)
+    straight = train(compose([*job.settings, job.budget, f"run_dir={tmp_path / 'straight'}"]))
+    assert same(policy(straight), policy(plan.folder("in_context", 0)))
+    assert RunFolder(straight).iterations()[-1] == 2
+    assert not same(policy(straight), policy(plan.folder("warm", 0)))
+    # With the same clock readings in its first row: that iteration was not trained a second time.
+    rows = [RunFolder(plan.folder(name, 0)).read_metrics() for name in ("warm", "in_context", "in_context_equal")]
+    assert rows[0] == rows[1][:1] == rows[2][:1] and rows[1] == rows[2][:2]
+
+
+def test_maml_begins_with_the_warm_start_and_steps_are_made_equal(plan: Plan) -> None:
+    maml, warm = plan.folder("maml", 0), plan.folder("warm", 0)
+    origin = RunFolder(maml).read_config()["algo"]["warm_start"]["origin"]
+    assert origin["iteration"] == RunFolder(warm).iterations()[-1] == 1
+    steps = {name: RunFolder(plan.folder(name, 0)).read_metrics()[-1]["env_steps"] for name in ("maml", "multitask")}
+    equal = RunFolder(plan.folder("in_context_equal", 0)).read_metrics()[-1]["env_steps"]
+    wanted = plan.env_steps("maml")
+    assert steps["maml"] == wanted == 4 * 5 + 2 * 4 * 8 * 5
+    assert equal == steps["multitask"] == wanted
+    seconds = RunFolder(maml).read_metrics()[-1]["seconds"]
+    assert training.cost(RunFolder(maml)) == (wanted, seconds + origin["seconds"])
+
+
+def test_what_is_finished_is_loaded_and_what_is_not_goes_on(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[dict[str, Any]] = []
+    monkeypatch.setattr(training, "train", lambda config: done.append(config) or train(config))
+    monkeypatch.setattr(training, "evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    field = Field(plan, Console(quiet=True), True, "compare")
+    for name in ("in_context", "maml", "multitask"):
+        field.train(name, 0)
+    assert not done
+    results = {result.contender: result for result in field.results()}
+    assert set(results) == {"in_context", "in_context_equal", "maml", "multitask"}
+    assert [entry["step"] for entry in results["multitask"].evaluations["test"]["curve"]] == [0, 1, 2, 3]
+    assert [entry["step"] for entry in results["maml"].evaluations["ood"]["curve"]] == [0, 1, 2, 3]
+    (evaluation := plan.folder("maml", 0) / "evaluation" / "test.json").rename(evaluation.with_suffix(".away"))
+    try:
+        assert "maml" not in {result.contender for result in field.results()}
+        settle(plan.jobs("maml", 0)[-1])
+    finally:
+        evaluation.with_suffix(".away").rename(evaluation)
+    assert [config["resume"] for config in done] == [str(plan.folder("maml", 0))]
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_anew(plan: Plan, tmp_path: Path) -> None:
+    other = Plan(plan.env, tmp_path, plan.seeds, TINY, 1)
+    job = other.warm(0)
+    job.folder.mkdir(parents=True)
+    shutil.copy(plan.folder("warm", 0) / "config.yaml", job.folder)
+    assert same(policy(settle(job).path), policy(plan.folder("warm", 0)))
+
+
+def test_a_run_with_other_settings_is_no_result(plan: Plan) -> None:
+    other = Plan(plan.env, plan.runs, plan.seeds, (*TINY, "algo.discount=0.5"), 1)
+    with pytest.raises(MetaRLError, match=r"was trained with algo.discount=0.95, not 0.5: move it away"):
+        settle(other.jobs("in_context", 0)[-1])
+
+
+def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metarl.runs import open_run
+
+    run = open_run(plan.folder("multitask", 0))
+    values = {1e-3: (0.5, 9.0), 1e-2: (0.5, 10.0), 1e-1: (0.2, 20.0)}
+    seen = []
+
+    def outcome(changed: Any) -> tuple[float, float]:
+        inner = changed.learner.settings.inner
+        assert (inner.steps, inner.clip) == (3, 1.0)
+        seen.append(inner.rate)
+        return values[inner.rate]
+
+    monkeypatch.setattr(training, "outcome", outcome)
+    path = plan.folder("multitask", 0) / "evaluation" / "fine_tuning.json"
+    kept = path.read_bytes()
+    try:
+        assert json.loads(kept)["rate"] in RATES
+        path.unlink()
+        for _ in range(2):  # chosen once
+            chosen = training.fine_tuned(run, Console(quiet=True))
+            assert chosen.learner.settings.inner.rate == pytest.approx(1e-2)
+            assert float(next(iter(chosen.learner.rates().values()))) == pytest.approx(1e-2)
+        assert seen == list(RATES)
+    finally:
+        path.write_bytes(kept)
+
+
+def test_fine_tuning_is_tried_on_training_tasks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metarl.runs import open_run
+
+    run, tried = open_run(plan.folder("multitask", 0)), []
+    sound = training.adaptation_rounds
+    monkeypatch.setattr(training, "adaptation_rounds", lambda *a: tried.append(a[3]) or sound(*a))
+    training.outcome(training.with_inner(run, 0.1))
+    (tasks,) = tried
+    assert set(run.environment(1, 0, 1).distribution.split_of(tasks)) == {"train"}
+
+
+def test_a_rate_that_gives_no_numbers_is_never_the_best(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metarl.runs import open_run
+
+    def broken(*arguments: Any) -> None:
+        raise NotFiniteError("inner gradient of task 0 is not finite")
+
+    monkeypatch.setattr(training, "adaptation_rounds", broken)
+    run = training.with_inner(open_run(plan.folder("multitask", 0)), 0.1)
+    assert training.outcome(run) < (0.0, -1e9)
+
+
+def test_the_plan_of_the_defaults() -> None:
+    reach = Plan("reach", Path("runs/compare"), (0, 1, 2))
+    assert reach.shared() == 250
+    warm = "env=reach algo=in_context seed=1 budget.iterations=250 run_dir=runs/compare/reach/warm-1"
+    assert [job.commands() for job in reach.jobs("in_context", 1)] == [
+        [f"python -m metarl.train {warm}"],
+        [
+            "cp -r runs/compare/reach/warm-1 runs/compare/reach/in_context-1",
+            "python -m metarl.train resume=runs/compare/reach/in_context-1 budget.iterations=350",
+        ],
+    ]
+    (line,) = reach.jobs("maml", 1)[-1].commands()
+    assert "algo.warm_start.run=runs/compare/reach/warm-1 budget.iterations=100 " in line
+    assert (reach.env_steps("maml"), reach.env_steps("in_context")) == (4_500_000, 3_500_000)
+    assert [reach.seeds_of(name) for name in ("maml", "in_context_equal", "fomaml")] == [(0, 1, 2), (0, 1, 2), (0,)]
+    cheetah = Plan("cheetah_dir", Path("runs"), (0,))
+    assert cheetah.shared() == 130
+    settings = cheetah.jobs("multitask", 0)[0].settings
+    assert {"algo.tasks=64", "algo.discount=0.97", "algo.outer.minibatches=8"} <= set(settings)
+    assert set(cheetah.names()) == {"in_context", "in_context_equal", "maml", "multitask"}
+
+
+def test_a_warm_start_by_other_settings_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = Plan("reach", Path("runs"), (0,))
+    sound = Plan.config
+
+    def changed(self: Plan, algo: str, *overrides: str) -> dict[str, Any]:
+        extra = ("algo.warm_start.settings.discount=0.9",) if algo == "maml" else ()
+        return sound(self, algo, *overrides, *extra)
+
+    monkeypatch.setattr(Plan, "config", changed)
+    assert reach.shared() == 0
+    assert [job.contender for job in reach.jobs("maml", 0)] == ["maml"]
+
+
+@pytest.mark.parametrize(("episodes", "horizon", "updates"), [(10, 50, 5), (20, 10, 2)])
+def test_ppo_gets_its_episodes_and_no_more(episodes: int, horizon: int, updates: int) -> None:
+    config = compose(["env=reach", f"env.horizon={horizon}", "threads=1", "algo=in_context"])
+    result = scratch.learn(config, 1, episodes)
+    assert result["env_steps"] == episodes * horizon
+    assert result["gradient_steps"] == updates * scratch.EPOCHS * scratch.MINIBATCHES
+    env = scratch.task_env(config, 1, 0)
+    env.reset()
+    published = env.environment.distribution.published("test", 2)
+    assert env.environment.tasks is not None
+    for name, value in env.environment.tasks.values.items():
+        assert torch.equal(value, published[name][1:].expand_as(value)), name
+    assert result["before"] != result["after"]
+
+
+def test_tasks_that_ppo_has_learned_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = []
+
+    def learn(config: dict[str, Any], task: int, episodes: int) -> dict[str, Any]:
+        learned.append(task)
+        before, after = ({"success": s, "success_any_step": s, "return": s} for s in (0.0, 0.1 * task))
+        known = {"task": {}, "env_steps": 50, "seconds": 2.0, "gradient_steps": 8}
+        return known | {"before": before, "after": after}
+
+    monkeypatch.setattr(scratch, "learn", learn)
+    config = compose(["env=reach", "algo=in_context"])
+    for tasks in (2, 3):
+        content = scratch.evaluation(config, tmp_path / "ppo", 10, tasks, Console(quiet=True))
+    assert learned == [0, 1, 2]
+    assert content["curve"][1]["success"]["mean"] == pytest.approx(0.1)
+    assert [(entry["step"], entry["episodes"]) for entry in content["curve"]] == [(0, 0), (8, 10)]
+
+
+def crafted(contender: str, seed: int, tasks: list[list[float]], env_steps: float = 4e6) -> Result:
+    """A result whose tasks have these success rates, and returns ten times as large, by adaptation step."""
+    measures = {"success": 1.0, "success_any_step": 1.0, "return": 10.0}
+    count = len(tasks[0])
+    curve: list[dict[str, Any]] = []
+    for step in range(count):
+        entry: dict[str, Any] = {"step": step, "episodes": 10 * step}
+        for name, scale in measures.items():
+            mean = scale * sum(task[step] for task in tasks) / len(tasks)
+            entry[name] = {"mean": mean, "ci95": [mean - 0.05 * scale, mean + 0.05 * scale]}
+        curve.append(entry)
+    per_task = [{name: [scale * value for value in task] for name, scale in measures.items()} for task in tasks]
+    evaluation = {"tasks": len(tasks), "curve": curve, "per_task": per_task}
+    return Result(contender, seed, env_steps, 60.0, {"test": evaluation}, [f"train {contender} {seed}"])
+
+
+def test_differences_are_paired() -> None:
+    one = {0: crafted("maml", 0, [[0.1, 0.3], [0.7, 0.9]])}
+    gap = difference(one, one, "success", before=True)
+    assert list(gap) == pytest.approx([0.2] * 3)  # although the tasks differ by far more
+    three = {seed: crafted("maml", seed, [[0.5, 0.6 + 0.1 * seed]]) for seed in (0, 1, 2)}
+    rival = {seed: crafted("multitask", seed, [[0.2, 0.5]]) for seed in (0, 1, 3)}
+    gap = difference(three, rival, "return")  # seeds 0 and 1: 1.0 and 2.0
+    assert gap.mean == pytest.approx(1.5)
+    assert gap.high == pytest.approx(1.5 + 12.706 * 0.5, rel=1e-3)
+
+
+def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
+    results = [crafted("in_context", 0, [[0.5], [0.5]], 3.5e6), crafted("maml", 0, [[0.5, 0.75], [0.7, 0.95]])]
+    results.append(crafted("multitask", 0, [[0.0, 0.4], [0.2, 0.6]]))
+    first, second = sentences("reach", results)
+    assert "by +0.250 [+0.250, +0.250] in success at the end and +2.50 [+2.50, +2.50] in return" in first
+    assert "(4.00M and 3.50M environment steps) is +0.350 [" in first
+    assert "(4.00M and 4.00M environment steps), is +0.350 [" in second
+    content = document("reach", results, False, "compare env=reach")
+    row = next(line for line in table(content).splitlines() if line.startswith("| maml"))
+    assert "| 0 | 4.0M | 1.0 min | 10 / 1 | 0.600 [0.550, 0.650]* -> 0.850 [0.800, 0.900]* |" in row
+    files = write(tmp_path, content)
+    assert {path.name for path in files} == {"reach.json", "reach.csv", "reach.md", "reach.png"}
+    stored = json.loads((tmp_path / "reach.json").read_bytes())
+    assert stored["contenders"]["maml"]["commands"] == ["train maml 0"]
+    assert stored["sentences"] == [first, second]
+    assert len((tmp_path / "reach.csv").read_text().splitlines()) == 1 + 3 * (1 + 2 + 2)
+    assert (tmp_path / "reach.png").read_bytes()[:4] == b"\x89PNG"
+    assert first in markdown(content)
+
+
+def test_seeds_are_joined_in_one_row() -> None:
+    results = [crafted("maml", seed, [[0.5, 0.6 + 0.1 * seed]]) for seed in (0, 1, 2)]
+    row = table(document("reach", results, False, "")).splitlines()[-1]
+    assert "| 0 1 2 |" in row and "-> 0.700 [0.452, 0.948] |" in row  # 0.1 * 4.303 / sqrt(3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["env=reachh"], "env=reachh: unknown environment; did you mean 'reach'"),
+        (["env=reach", "onlly=maml"], "onlly=maml: unknown argument; did you mean 'only'"),
+        (["env=reach", "only=mamle"], "only=mamle: is no contender on reach; did you mean 'maml'"),
+        (["env=push", "only=oracle"], "only=oracle: is no contender on push"),
+        (["env=reach", "seeds=a"], "seeds=a: must be integers"),
+        (["env=reach", "quick=1"], "quick=1: must be true or false"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(arguments)
+    assert text in str(caught.value)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {caught.value}\n"
+
+
+def test_what_is_asked_for() -> None:
+    asked = read(["env=grasp", "only=maml"])
+    assert (asked.plan.seeds, asked.chosen, asked.quick) == ((0, 1, 2), ("maml",), False)
+    assert asked.command == "python -m experiments.compare env=grasp"
+    assert read(["env=push"]).plan.seeds == (0,)
+    quick = read(["env=grasp", "quick=true"])
+    assert quick.plan.runs != asked.plan.runs and quick.out != asked.out  # no toy among the results
+
+
+def test_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Field, "train", stop)
+    arguments = ["env=reach", f"runs={tmp_path}"]
+    assert main(arguments) == 130
+    expected = f"stopped; continue with: python -m experiments.compare {' '.join(arguments)}"
+    assert expected in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "quick" in capsys.readouterr().out

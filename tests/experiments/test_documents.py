@@ -1,0 +1,108 @@
+"""The README's results and the tables beside the papers: written from files, and only where they belong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import paper_tables, readme
+from experiments.compare.contenders import Plan
+from metarl import pretrained
+
+TEXT = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+POINT = {"mean": 0.5, "ci95": [0.4, 0.6]}
+CURVE = [{"step": step, "episodes": 10 * step, "success": POINT, "return": POINT} for step in (0, 1)]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of results with a comparison, one of a smoke test, and a shipped policy."""
+    folder = tmp_path / "results"
+    (folder / "compare").mkdir(parents=True)
+    entry = {"seeds": [0], "env_steps": 4e6, "seconds": 60.0, "curves": {"test": CURVE}}
+    for env, quick in (("reach", False), ("grasp", True)):
+        content = {"env": env, "quick": quick, "command": f"compare env={env}", "sentences": [f"So much for {env}."]}
+        text = json.dumps(content | {"contenders": {"maml": entry}})
+        (folder / "compare" / f"{env}.json").write_text(text)
+    policy = tmp_path / "pretrained" / "reach-maml"
+    (policy / "evaluation").mkdir(parents=True)
+    (policy / "config.yaml").write_text("")
+    (policy / "COMMAND").write_text("python -m metarl.train env=reach\n")
+    (policy / "evaluation" / "test.json").write_text(json.dumps({"curve": CURVE}))
+    monkeypatch.setattr(readme, "RESULTS", folder)
+    monkeypatch.setattr(pretrained, "ROOT", tmp_path / "pretrained")
+    return folder
+
+
+def test_the_results_are_replaced_and_nothing_else(results: Path, tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(TEXT)
+    for _ in range(2):  # twice is as good as once
+        assert readme.main([f"readme={path}"]) == 0
+        text = path.read_text()
+        assert text.startswith(f"before\n{readme.BEGIN}\n") and text.endswith(f"{readme.END}\nafter\n")
+        assert "old" not in text
+        assert text.count("So much for reach.") == 1 and "grasp" not in text
+        assert text.count("| maml | 0 | 4.0M | 1.0 min |") == 1
+        shipped = (
+            "| `reach-maml` | 0.500 [0.400, 0.600] -> 0.500 [0.400, 0.600] |  | `python -m metarl.train env=reach` |"
+        )
+        assert text.count(shipped) == 1
+
+
+@pytest.mark.parametrize("text", ["", readme.BEGIN, f"{readme.END}{readme.BEGIN}", TEXT + TEXT])
+def test_a_readme_without_markers_is_left_alone(
+    text: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    assert readme.main([f"readme={path}"]) == 2
+    assert path.read_text() == text
+    assert "error: the README needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["readme=nowhere.md"], ["gifs=1"], ["gif=true"]])
+def test_a_wrong_argument_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert readme.main(arguments) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_is_published_stands_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ours(plan: Plan, algo: str, *_: object) -> list[str]:
+        return paper_tables.row(plan.env, f"{algo} (ours)", "return", {0: "-16.0", 3: "-1.0"}, "here")
+
+    monkeypatch.setattr(paper_tables, "ours", ours)
+    monkeypatch.setattr(paper_tables, "RESULTS", tmp_path)
+    (tmp_path / "few_shot.json").write_text(json.dumps({"maml": {"mse": [0.6, 0.3]}, "note": "x", "done": True}))
+    assert paper_tables.main(["only=point2d,sinusoid"]) == 0
+    lines = (tmp_path / "paper_tables.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| point2d")]
+    assert [row.split(" | ")[1] for row in rows] == ["MAML", "context vector", "maml (ours)"]
+    assert " | -40.41 | -11.68 | -3.33 | -3.23 | " in rows[0]
+    assert " | -16.0 |  |  | -1.0 | here |" in rows[2]
+    assert "- maml mse 0: 0.6" in lines and not any("done" in line for line in lines)
+
+
+def test_without_a_few_shot_file_the_published_numbers_stand_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paper_tables, "RESULTS", tmp_path)
+    assert paper_tables.main(["only=sinusoid"]) == 0
+    text = (tmp_path / "paper_tables.md").read_text()
+    assert "0.67 / 0.38 / 0.35" in text and "Ours" not in text
+
+
+def test_point2d_gets_eight_million_steps() -> None:
+    plan = Plan("point2d", Path("runs/compare"), (0, 1, 2))
+    (job,) = paper_tables.jobs(plan, "maml", 2)
+    settings = "env=point2d algo=maml seed=2 budget.env_steps=8000000"
+    assert job.commands() == [f"python -m metarl.train {settings} run_dir=runs/compare/point2d/maml-2"]
+
+
+@pytest.mark.parametrize("arguments", [["only=sinus"], ["seeds=x"], ["run=y"]])
+def test_a_mistake_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert paper_tables.main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
