@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from metarl import warm_start
 from metarl.best import Best
 from metarl.config import resolve_device
 from metarl.errors import CheckpointError, MetaRLError, RunFolderError, RunWarning
@@ -20,6 +19,7 @@ from metarl.pretrained import is_shipped, locate
 from metarl.run_folder import SLIM, RunFolder, versions
 from metarl.stored import check_factory, stored_config
 from metarl.trainer import Trainer
+from metarl.warm_start import begin as begin_from_another
 
 
 @dataclass
@@ -62,7 +62,7 @@ def _fresh(config: dict[str, Any], console: Console) -> Iterator[Session]:
     device = resolve_device(config["device"])
     check_factory(_place(config))
     trainer = Trainer(config, device)
-    config = warm_start.begin(trainer, config)
+    config = begin_from_another(trainer, config)
     # What the evaluation will ask for must be there: hours later it would be too late to say so.
     trainer.distribution.published(config["evaluate"]["split"], config["evaluate"]["tasks"])
     folder = RunFolder.create(config["run_dir"], name=f"{config['env']['name']}-{config['algo']['name']}")
