@@ -152,6 +152,8 @@ def _construct(found: Callable[..., Any], place: str, num_simulations: int, **op
         if not isinstance(value, kind) or isinstance(value, bool):
             wanted = "an integer" if kind is int else "a text"
             raise ContractError(f"{place}: must set {name} to {wanted}, and it is {value!r}")
+        if isinstance(value, int) and value < 1:
+            raise ContractError(f"{place}: must set {name} to a positive integer, and it is {value}")
     _check_override(place, env, options.get("tasks_override") or {})
     return env
 

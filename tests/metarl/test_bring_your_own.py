@@ -256,6 +256,7 @@ def test_a_module_that_is_not_there() -> None:
         ("def Cart(num_simulations, **options): return 3", "returned a int, which is no envs.environment.Environment"),
         (cart(("    def control(", "    def push(")), "lacks the methods control"),
         (cart(("self.horizon, ", "self.length, ")), "must set horizon to an integer, and it is None"),
+        (cart(("= horizon, 2, 1", "= 0, 2, 1")), "must set horizon to a positive integer, and it is 0"),
         (cart(('    name = "cart"\n', "")), "must set name to a text, and it is None"),
         (POINT.replace("def set_task", "def put_task").replace("Point", "Cart"), "lacks set_task: a task environment"),
     ],
