@@ -43,6 +43,23 @@ def check_step(owner: str, terms: Mapping[str, object], success: object, count: 
     _check(owner, "success()", success, (count,), torch.bool)
 
 
+def check_returned(owner: str, step: object, count: int, size: int) -> None:
+    """What `step` of an environment returned, which is not one of MuJoCo's: the fields of `envs.environment.Step`.
+
+    Raises:
+        ContractError: as `check_observation`; `count` is N, `size` D.
+    """
+    kinds = {"reward": torch.float32, "terminated": torch.bool, "failed": torch.bool}
+    if not all(hasattr(step, name) for name in ("observation", "terms", "success", *kinds)):
+        raise ContractError(f"{owner}: step() returned a {type(step).__name__}, expected an envs.environment.Step")
+    check_observation(owner, step.observation, (count, size))
+    if not isinstance(step.terms, Mapping):
+        raise ContractError(f"{owner}: step() returned terms that are no dictionary")
+    check_step(owner, step.terms, step.success, count)
+    for name, dtype in kinds.items():
+        _check(owner, name, getattr(step, name), (count,), dtype)
+
+
 def find_culprit(terms: Mapping[str, Tensor], observation: Tensor, simulation: int) -> str:
     """What is not finite in a simulation: a reward term (N,), or an entry of the observation (N, D)."""
     for name, term in terms.items():

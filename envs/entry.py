@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,8 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
+from torch import Tensor
 
-from envs.environment import Environment
+from envs.contract import check_observation, check_returned
+from envs.environment import Environment, MujocoEnvironment, Step
 from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentError
 from envs.gymnasium_tasks import GymnasiumTasks
 
@@ -58,7 +61,7 @@ def own_environment(place: str) -> Factory:
         ContractError: if it is neither kind, or lacks a method. The factory raises it too.
     """
     if place.startswith(f"{ID}:"):
-        return partial(GymnasiumTasks, partial(_registered, place), place)
+        return partial(_steps, place, partial(GymnasiumTasks, partial(_registered, place), place))
     found = load_entry(place)
     if isinstance(found, type) and not issubclass(found, Environment | gymnasium.Env):
         kinds = "envs.environment.MujocoEnvironment (or Environment) nor gymnasium.Env"
@@ -66,12 +69,74 @@ def own_environment(place: str) -> Factory:
     if isinstance(found, type):
         batched = issubclass(found, Environment)
     else:
-        batched = "num_simulations" in inspect.signature(found).parameters
+        try:
+            batched = "num_simulations" in inspect.signature(found).parameters
+        except (TypeError, ValueError):
+            raise ContractError(f"{place}: is no function that makes an environment") from None
     if not batched:
-        return partial(GymnasiumTasks, found, place)
+        return partial(_steps, place, partial(GymnasiumTasks, found, place))
     if inspect.isabstract(found):
         raise ContractError(f"{place}: lacks the methods {', '.join(sorted(found.__abstractmethods__))}")
-    return partial(_construct, found, place)
+    return partial(_steps, place, partial(_construct, found, place))
+
+
+# What is called of an environment while it is used.
+_USED = ("set_tasks", "reset", "step", "render_state", "drawer")
+
+
+def _steps(place: str, make: Factory, num_simulations: int, **options: Any) -> Environment:
+    """The environment that `make` makes; whatever its code raises, now or in use, is said in one line.
+
+    Raises:
+        ContractError: names the line of the code that raised, and holds the exception as its cause.
+        TypeError: for an unexpected keyword, which `envs.registry` explains.
+    """
+    env = _said(place, make, constructs=True)(num_simulations, **options)
+    for name in _USED:
+        setattr(env, name, _said(place, getattr(env, name)))
+    if not isinstance(env, MujocoEnvironment | GymnasiumTasks):  # which check themselves
+        _check_use(place, env)
+    return env
+
+
+def _check_use(place: str, env: Environment) -> None:
+    """Have what an environment's reset and step return checked."""
+    reset, step = env.reset, env.step
+
+    def checked_reset(mask: Tensor | None = None) -> Tensor:
+        observation = reset(mask)
+        check_observation(place, observation, (env.num_simulations, env.observation_size))
+        return observation
+
+    def checked_step(action: Tensor) -> Step:
+        result = step(action)
+        check_returned(place, result, env.num_simulations, env.observation_size)
+        return result
+
+    env.reset, env.step = checked_reset, checked_step
+
+
+def _said(place: str, call: Callable[..., Any], constructs: bool = False) -> Callable[..., Any]:
+    def said(*arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except EnvsError:
+            raise
+        except Exception as error:
+            if constructs and isinstance(error, TypeError) and "unexpected keyword" in str(error):
+                raise
+            text = " ".join(str(error).split())[:300]
+            raise ContractError(f"{place}{_raised(error)}: {type(error).__name__}: {text}") from error
+
+    return said
+
+
+def _raised(error: Exception) -> str:
+    """The last line of code outside of Python and its packages that an error passed through, as " (cart.py:12)"."""
+    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_file()]
+    own = [f for f in frames if not f.filename.startswith(others)]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def _construct(found: Callable[..., Any], place: str, num_simulations: int, **options: Any) -> Environment:
@@ -87,6 +152,8 @@ def _construct(found: Callable[..., Any], place: str, num_simulations: int, **op
         if not isinstance(value, kind) or isinstance(value, bool):
             wanted = "an integer" if kind is int else "a text"
             raise ContractError(f"{place}: must set {name} to {wanted}, and it is {value!r}")
+        if isinstance(value, int) and value < 1:
+            raise ContractError(f"{place}: must set {name} to a positive integer, and it is {value}")
     _check_override(place, env, options.get("tasks_override") or {})
     return env
 

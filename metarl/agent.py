@@ -183,10 +183,14 @@ class Agent:
         )
 
 
-def load(path: str | Path, device: str = "auto") -> Agent:
-    """An agent from a run folder, or a policy that comes with the package: load("grasp") or load("grasp-maml").
+def load(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Agent:
+    """An agent from a run folder, whoever made it (see `metarl.runs.open_run`), or a policy that comes with the
+    package: load("grasp") or load("grasp-maml").
+
+    Args:
+        checkpoint: `last`, or `best` as far as training itself could tell.
 
     Raises:
-        RunFolderError, CheckpointError: if the folder is no usable run.
+        RunFolderError, CheckpointError, EnvsError: if the folder is no usable run.
     """
-    return Agent(open_run(locate(path, bare=True), device))
+    return Agent(open_run(locate(path, bare=True), device, checkpoint))

@@ -49,12 +49,20 @@ def build_policy(config: Mapping[str, Any], env: Environment, trial_episodes: in
     """The policy of `config` (its `agent` part) for an environment's sizes.
 
     The weights are drawn from torch's global generator: seed it before.
+
+    Raises:
+        ConfigError: for a setting that does not exist.
     """
     options = dict(config)
     name = options.pop("name")
     episodes = trial_episodes if options.get("context") == "trial" else 1
     length = env.horizon * episodes
-    return POLICIES[name](env.observation_size, env.action_size, max_length=length, **options).to(device)
+    try:
+        return POLICIES[name](env.observation_size, env.action_size, max_length=length, **options).to(device)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ConfigError(f"agent: {str(error).split('() ')[-1]}") from None
 
 
 def build_settings(config: Mapping[str, Any]) -> Settings:

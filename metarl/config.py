@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 import traceback
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,9 +29,10 @@ from omegaconf.errors import OmegaConfBaseException
 from agents.errors import PolicyError
 from envs.errors import TaskError, UnknownEnvironmentError
 from metarl.completion import answer
-from metarl.errors import KNOWN, ConfigError, DeviceError, Interrupted
+from metarl.errors import KNOWN, ConfigError, DeviceError, Interrupted, RunWarning
 from metarl.overrides import jobs, key_of, one_line, parse, unknown_choice, unknown_key, write_out
 from metarl.rules import TABLES, Config, apply_rules, check_budget, check_memory, longest_trial
+from metarl.sizes import check_training
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +95,7 @@ def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Con
     if plain["agent"].get("context") == "auto":
         plain["agent"]["context"] = _context(plain["algo"])
     check_memory(plain["algo"]["name"], plain["agent"])
+    check_training(plain)
     return plain
 
 
@@ -202,9 +205,23 @@ def main(command: str, task: Callable[[Config], object]) -> None:
         task: does the work, given the configuration as plain data.
     """
     logging.raiseExceptions = False  # a log line that nobody reads any more is no mistake
-    status = exit_status(lambda: _command(command, task))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = _in_one_line(warnings.showwarning)
+        status = exit_status(lambda: _command(command, task))
     if status:
         sys.exit(status)
+
+
+def _in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """What shows warnings: our own as one line without the place in the code, those of others as before."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, RunWarning):
+            return otherwise(message, category, *place, **more)
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+    return show
 
 
 def exit_status(action: Callable[[], object]) -> int:

@@ -50,6 +50,10 @@ class Interrupted(MetaRLError):
         return str(self.args[0])
 
 
+class RunWarning(UserWarning):
+    """A run goes on, but not quite as one would expect. The commands print it in one line."""
+
+
 KNOWN: tuple[type[Exception], ...] = (MetaRLError, EnvsError, AgentsError)
 
 

@@ -196,15 +196,18 @@ class Learner(ABC):
         """Continue from a `state`.
 
         Raises:
-            KeyError, RuntimeError: if it does not fit.
+            LookupError, RuntimeError, ValueError: if it does not fit.
         """
         for name, value in self.log_rates.items():
             value.copy_(tensors[f"log_rate.{name}"])
         memory: dict[int, dict[str, Tensor]] = {}
+        moved = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "optimiser":
                 index, _, leaf = rest.partition(".")
+                if leaf != "step" and value.shape != moved[int(index)].shape:
+                    raise RuntimeError(f"{name} is {tuple(value.shape)}, its parameter another shape")
                 memory.setdefault(int(index), {})[leaf] = value.clone()  # the optimiser keeps what it is given
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": memory})
 

@@ -132,7 +132,7 @@ def render(
 
 def render_run(config: Mapping[str, Any]) -> None:
     """The `metarl.render` command."""
-    run = open_run(config["run"], config["device"])
+    run = open_run(config["run"], config["device"], config["checkpoint"])
     keys = ("split", "task", "out", "width", "height", "fps", "seed")
     path = render(run, threads=0, **{key: config[key] for key in keys})
     Console(highlight=False, soft_wrap=True).print(f"video: {path}")

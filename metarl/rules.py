@@ -113,6 +113,10 @@ def named(allowed: str) -> Rule:
 
 count = integer(1)
 natural = integer(0)
+steps = integer(0, 1000)
+threads = integer(0, 1024)
+LISTED = 100_000  # tasks of a published list, which is drawn whole
+listed = integer(1, LISTED)
 positive = number(0.0, above=True)
 weight = number(0.0)
 boolean = instance(bool, "true or false")
@@ -121,6 +125,7 @@ folder = named("a folder")
 seed = integer(0, 2**32 - 1)
 device = matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<number>")
 split = choice("test", "ood", "train")
+checkpoint = choice("last", "best")
 
 ALGORITHM: dict[str, Rule] = {
     "name": choice("maml", "fomaml", "reptile", "in_context", "multitask"),
@@ -130,7 +135,7 @@ ALGORITHM: dict[str, Rule] = {
     "discount": number(0.0, 1.0, above=True),
     "trace": number(0.0, 1.0),
     "baseline": choice("critic", "linear"),
-    "inner.steps": natural,
+    "inner.steps": steps,
     "inner.rate": positive,
     "inner.later_rate": positive,
     "inner.learn_rates": boolean,
@@ -140,7 +145,7 @@ ALGORITHM: dict[str, Rule] = {
     "inner.first_order": boolean,
     "inner.unadapted_weight": weight,
     "inner.chunk": natural,
-    "inner.workers": natural,
+    "inner.workers": threads,
     "inner.compile": boolean,
     "outer.learning_rate": positive,
     "outer.epochs": count,
@@ -172,8 +177,8 @@ TRAIN: dict[str, Rule] = {
     "agent.initial_std": positive,
     "seed": seed,
     "device": device,
-    "threads": natural,
-    "torch_threads": count,
+    "threads": threads,
+    "torch_threads": integer(1, 1024),
     "run_dir": optional(folder),
     "resume": optional(folder),
     "budget.iterations": optional(count),
@@ -181,26 +186,28 @@ TRAIN: dict[str, Rule] = {
     "budget.minutes": optional(positive),
     "checkpoint.every": count,
     "checkpoint.keep": count,
-    "evaluate.tasks": count,
+    "evaluate.tasks": listed,
     "evaluate.episodes_per_step": count,
-    "evaluate.steps": optional(natural),
+    "evaluate.steps": optional(steps),
     "evaluate.split": split,
     "evaluate.deterministic": boolean,
 }
 EVALUATE: dict[str, Rule] = {
     "run": named("the folder of a trained run, such as runs/reach-maml-0"),
     "split": split,
-    "tasks": count,
+    "checkpoint": checkpoint,
+    "tasks": listed,
     "episodes": optional(count),
-    "steps": optional(natural),
+    "steps": optional(steps),
     "seed": seed,
     "device": device,
-    "threads": natural,
+    "threads": threads,
     "deterministic": boolean,
 }
 RENDER: dict[str, Rule] = {
     "run": named("the folder of a trained run, such as runs/reach-maml-0"),
     "split": split,
+    "checkpoint": checkpoint,
     "task": natural,
     "out": optional(named("a file name")),
     "width": integer(16, 4096, step=2),

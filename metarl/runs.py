@@ -27,17 +27,19 @@ from metarl.assembly import (
 from metarl.config import resolve_device
 from metarl.culprit import find_culprit
 from metarl.episodes import Batch
-from metarl.errors import CheckpointError, Interrupted, NotFiniteError, RunFolderError, TrainingError
+from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, TrainingError
 from metarl.evaluation import adaptation_rounds, report, table
 from metarl.learner import Learner
 from metarl.plots import curve_png
 from metarl.pretrained import PREFIX, is_shipped, locate
 from metarl.progress import Progress, clock, print_table
-from metarl.rules import longest_trial
-from metarl.run_folder import SLIM, RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
+from metarl.rules import LISTED, longest_trial
+from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
 from metarl.schedule import Budget, graceful_stop
+from metarl.sizes import check_rollout
+from metarl.start import Session, begin
+from metarl.stored import check_factory, stored_config
 from metarl.trainer import WINDOW, Trainer, load_policy
-from metarl.warm_start import begin
 
 # A run that skips more than this share of its updates is not learning, and says so.
 SKIPPED_LIMIT = 0.5
@@ -63,28 +65,53 @@ class Run:
         return RunFolder(Path(f"{PREFIX}-{self.folder.path.name}"))
 
     def environment(self, simulations: int, seed: int, threads: int = 0) -> Environment:
-        """The environment it was trained on, with N simulations."""
+        """The environment it was trained on, with N simulations.
+
+        Raises:
+            ConfigError: if so many cannot fit into the memory.
+        """
+        length = self.policy.max_length
+        check_rollout(self.config["agent"], simulations, length, f"{simulations} episodes at once of {length} steps")
         return build_environment(self.config["env"], simulations, seed, threads)
 
     def held_out(self, split: str, tasks: int) -> Tasks:
-        """Tasks of a split: the published list for `test` and `ood`, fresh ones for `train`."""
+        """Tasks of a split: the published list for `test` and `ood`, fresh ones for `train`.
+
+        Raises:
+            ConfigError: for a longer list than there is.
+            TaskError: for a split that the environment does not have.
+        """
+        if not 1 <= tasks <= LISTED:
+            raise ConfigError(f"a list of {split} tasks has 1 to {LISTED} tasks, not {tasks}")
         return self.environment(1, 0, 1).distribution.published(split, tasks)
 
 
-def open_run(path: str | Path, device: str = "auto") -> Run:
-    """Open a run folder's newest good checkpoint; `pretrained/<name>` is a policy that comes with the package.
+def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Run:
+    """Open a run folder's newest good checkpoint, or its best one; `pretrained/<name>` comes with the package.
+
+    A run is data: nothing in the folder is executed. What it may name as its environment, `metarl.stored` says.
+
+    Args:
+        checkpoint: `last` or `best`.
 
     Raises:
         RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
+        EnvsError: if its environment is not there, or may not be named.
     """
     folder = RunFolder.open(locate(path))
-    config = folder.read_config()
-    iteration, tensors, numbers = folder.load_checkpoint()
+    config = stored_config(folder)
+    number = folder.best if checkpoint == "best" else None
+    if checkpoint == "best" and number is None:
+        raise CheckpointError(f"{path} has no best checkpoint yet: choose checkpoint=last")
+    iteration, tensors, numbers = folder.load_checkpoint(number)
     where = resolve_device(device)
     torch.set_num_threads(config["torch_threads"])
     settings = build_settings(config["algo"])
-    env = build_environment(config["env"], 1, 0, 1)
-    policy = build_policy(config["agent"], env, longest_trial(config["algo"]), where)
+    check_factory(config["env"].get("entry") or config["env"]["name"])
+    env, trial = build_environment(config["env"], 1, 0, 1), longest_trial(config["algo"])
+    with torch.device("meta"):  # without memory: the sizes are compared before anything is allocated
+        check_fit(build_policy(config["agent"], env, trial, torch.device("meta")), tensors, path)
+    policy = build_policy(config["agent"], env, trial, where)
     learner = ALGORITHMS[config["algo"]["name"]](policy, settings, torch.Generator())
     index = 1 if (config["algo"].get("warm_start") or {}).get("iterations") else 0
     try:
@@ -92,11 +119,27 @@ def open_run(path: str | Path, device: str = "auto") -> Run:
         for name, value in learner.log_rates.items():
             value.copy_(tensors[f"learner.{index}.log_rate.{name}"])
         env_steps = int(numbers["env_steps"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise CheckpointError(f"{path}: the checkpoint does not fit the run's configuration: {text}") from None
     policy.set_attention(learner.attention)
     return Run(folder, config, iteration, env_steps, policy, learner, where)
+
+
+def check_fit(policy: Policy, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """A checkpoint's tensors must be those of the policy that the configuration describes, name by name.
+
+    Raises:
+        CheckpointError: with the first that is not.
+    """
+    for name, value in policy.state_dict().items():
+        found = tensors.get(f"policy.{name}")
+        if found is None or found.shape != value.shape or found.dtype != value.dtype:
+            what = "missing" if found is None else f"{tuple(found.shape)} {found.dtype}".replace("torch.", "")
+            wanted = f"{tuple(value.shape)} {value.dtype}".replace("torch.", "")
+            raise CheckpointError(
+                f"{path}: the checkpoint does not fit the run's configuration: {name} is {what}, expected {wanted}"
+            )
 
 
 def train(config: dict[str, Any]) -> Path:
@@ -107,35 +150,33 @@ def train(config: dict[str, Any]) -> Path:
         TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it.
     """
     console = Console(highlight=False, soft_wrap=True)
-    torch.set_num_threads(config["torch_threads"])
-    folder, config, trainer, seconds = _start(config, console)
-    path = folder.path
-    budget = Budget(**config["budget"])
-    started = time.monotonic() - seconds
+    with begin(config, console) as session:
+        _iterate(session, console)
+        _finish(session, console)
+    return session.folder.path
+
+
+def _iterate(session: Session, console: Console) -> None:
+    """Meta-iterations until the budget is used, with their metrics and checkpoints."""
+    folder, trainer, config = session.folder, session.trainer, session.config
+    budget, path = Budget(**config["budget"]), folder.path
+    started = time.monotonic() - session.seconds
     told: set[str] = set()
-
-    def save() -> None:
-        spent = time.monotonic() - started
-        tensors, numbers = trainer.state()
-        folder.save_checkpoint(
-            trainer.iteration, tensors, numbers | {"seconds": spent}, keep=config["checkpoint"]["keep"]
-        )
-
-    if trainer.iteration == 0:
-        save()  # a run that is stopped at any moment after this can be resumed
-    steps_before = trainer.env_steps
+    steps_before, beginning = trainer.env_steps, time.monotonic()
+    used = budget.fraction(trainer.iteration, trainer.env_steps, session.seconds)
     with graceful_stop() as stop, folder.metrics(trainer.iteration) as metrics, Progress(console) as progress:
-        session = time.monotonic()
-        while (used := budget.fraction(trainer.iteration, trainer.env_steps, time.monotonic() - started)) < 1.0:
+        # What is used is read once for each iteration: the last one is always saved.
+        while used < 1.0:
             phase, _ = trainer.phase()
             row = trainer.iterate()
-            spent = time.monotonic() - started
-            speed = (trainer.env_steps - steps_before) / (time.monotonic() - session)
+            session.best.add(row)
+            spent = session.seconds = time.monotonic() - started
+            speed = (trainer.env_steps - steps_before) / (time.monotonic() - beginning)
             metrics.append(row | {"seconds": spent, "steps_per_second": speed})
             used = budget.fraction(trainer.iteration, trainer.env_steps, spent)
             progress.show(phase, row, used, spent, speed)
             if stop.signal is not None or used >= 1.0 or trainer.iteration % config["checkpoint"]["every"] == 0:
-                save()
+                session.save(spent)
             if stop.signal is not None:
                 raise Interrupted(f"stopped; continue with: python -m metarl.train resume={path}", stop.signal)
             for kind, trouble in ((re.split(" in | of ", text)[0], text) for text in trainer.troubles):
@@ -143,10 +184,15 @@ def train(config: dict[str, Any]) -> Path:
                     console.print(f"warning: iteration {trainer.iteration}: {trouble}", markup=False)
                 told.add(kind)
             if (used >= 1.0 or len(trainer.recent) == WINDOW) and trainer.skipped_share() > SKIPPED_LIMIT:
-                save()
+                session.save(spent)
                 raise _stopped(folder, config, trainer)
-    spent = time.monotonic() - started
-    console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {clock(spent)}")
+
+
+def _finish(session: Session, console: Console) -> None:
+    """Evaluate a run that is trained, and say where everything is."""
+    trainer, config, path = session.trainer, session.config, session.folder.path
+    seconds = clock(session.seconds)
+    console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {seconds}")
     settings = config["evaluate"]
     evaluate(
         open_run(path, config["device"]),
@@ -163,7 +209,6 @@ def train(config: dict[str, Any]) -> Path:
     console.print(
         f"video: python -m metarl.render run={path} split={settings['split']} task=0 out={path}/videos/task-0.mp4"
     )
-    return path
 
 
 def _stopped(folder: RunFolder, config: Mapping[str, Any], trainer: Trainer) -> TrainingError:
@@ -214,30 +259,6 @@ def reproduce_dump(config: Mapping[str, Any]) -> None:
     raise NotFiniteError(reproduce(config["dump"], config["device"]))
 
 
-def _start(config: dict[str, Any], console: Console) -> tuple[RunFolder, dict[str, Any], Trainer, float]:
-    """A fresh run folder and trainer, or those of the run to resume; with the seconds that training took before."""
-    if not config["resume"]:
-        device = resolve_device(config["device"])
-        trainer = Trainer(config, device)
-        config = begin(trainer, config)
-        name = f"{config['env']['name']}-{config['algo']['name']}"
-        folder = RunFolder.create(config["run_dir"], name=name)
-        folder.write_config(config)
-        console.print(f"run folder {folder.path}, device {device}")
-        return folder, config, trainer, 0.0
-    folder = RunFolder.open(locate(config["resume"]))
-    # What the resumed run is, its folder says; only how long and where it runs may change.
-    stored = folder.read_config() | {key: config[key] for key in ("budget", "device") if config[key] is not None}
-    trainer = Trainer(stored, resolve_device(stored["device"]))
-    iteration, tensors, numbers = folder.load_checkpoint()
-    if numbers.get(SLIM):
-        remedy = f"begin from its policy with algo.warm_start.run={config['resume']}"
-        raise RunFolderError(f"{config['resume']} lacks what training needs to go on; {remedy}")
-    trainer.load(tensors, numbers)
-    console.print(f"resuming {folder.path} after iteration {iteration}")
-    return folder, stored, trainer, float(numbers["seconds"])
-
-
 def evaluate(
     run: Run,
     *,
@@ -286,7 +307,7 @@ def evaluate(
 def evaluate_run(config: Mapping[str, Any]) -> None:
     """The `metarl.evaluate` command."""
     evaluate(
-        open_run(config["run"], config["device"]),
+        open_run(config["run"], config["device"], config["checkpoint"]),
         console=Console(highlight=False, soft_wrap=True),
         **{key: config[key] for key in ("split", "tasks", "steps", "episodes", "seed", "deterministic", "threads")},
     )

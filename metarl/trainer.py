@@ -205,7 +205,7 @@ class Trainer:
                 generator.set_state(tensors[f"generator.{name}"])
             self.iteration, self.env_steps = int(numbers["iteration"]), int(numbers["env_steps"])
             self.updates, self.skipped_updates = float(numbers["updates"]), float(numbers["skipped_updates"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (LookupError, RuntimeError, TypeError, ValueError, OverflowError) as error:
             text = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint does not fit the run's configuration: {text}") from None
 

@@ -10,8 +10,8 @@
 
 No pickle anywhere: reading a run that somebody else made runs none of their code. Whatever has its final name is
 complete: files and checkpoints are written under a temporary name, flushed to the disk and renamed, so that a kill or a
-full disk at any moment leaves the last good checkpoint as it was. One process writes a run; others may read it
-meanwhile.
+full disk at any moment leaves the last good checkpoint as it was. One process writes a run (`.lock`); others may read
+it meanwhile.
 """
 
 from metarl.run_folder.checkpoints import Checkpoint, read_checkpoint

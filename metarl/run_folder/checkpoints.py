@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metarl.errors import CheckpointError
-from metarl.run_folder.files import guard, hidden, move_in, one_line, sweep, sync, write_synced
+from metarl.run_folder.files import guard, hidden, move_in, one_line, read_limited, sweep, sync, write_synced
 
 FORMAT, FORMAT_VERSION = "metarl-checkpoint", 1
 TENSORS, RECORD = "tensors.safetensors", "state.json"
@@ -114,10 +114,7 @@ def _pack(iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any
 
 def _read_record(path: Path) -> dict[str, Any]:
     """The content of state.json, once format and checksum are right."""
-    size = path.stat().st_size
-    if size > RECORD_LIMIT:
-        raise CheckpointError(f"{path} is damaged: {size} bytes are more than any state has")
-    record = json.loads(path.read_bytes())
+    record = json.loads(read_limited(path, RECORD_LIMIT))
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no state of a metarl checkpoint: it lacks the format '{FORMAT}'")
     if record["format_version"] != FORMAT_VERSION:
@@ -131,6 +128,8 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _read_tensors(path: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors, once the file's size, header and checksum are right."""
     size = path.stat().st_size
+    if not path.is_file():
+        raise CheckpointError(f"{path} is damaged: it is no plain file")
     for claim, source in ((record["bytes"], RECORD), (_size_by_header(path, size), "its header")):
         if size < claim:
             raise CheckpointError(f"{path} is truncated: {size} bytes of the {claim} that {source} states")

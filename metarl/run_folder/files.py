@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from metarl.errors import RunFolderError
 
+LOCK = ".lock"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{32}\.(tmp|old)")
 # The two renames of `move_in` are never this many seconds apart, unless the process died between them.
@@ -70,6 +72,20 @@ def atomic_write(path: Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def read_limited(path: Path, limit: int) -> bytes:
+    """The content of a file of ours, which is a plain one and has at most `limit` bytes.
+
+    Raises:
+        OSError: if it cannot be read, FileNotFoundError among them. ValueError: if it is something else.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no plain file")
+    if found.st_size > limit:
+        raise ValueError(f"its {found.st_size} bytes are more than the {limit} that it can have")
+    return path.read_bytes()
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a new file and wait until the disk has it."""
     with open(path, "xb", buffering=0) as file:
@@ -119,11 +135,13 @@ def move_in(temporary: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def discard(folder: Path) -> None:
-    """Remove a folder so that no half of it is ever seen under its name."""
-    temporary = hidden(folder, "tmp")
+def discard(path: Path) -> None:
+    """Remove a folder, or a file, so that no half of it is ever seen under its name."""
+    temporary = hidden(path, "tmp")
     with suppress(OSError):
-        os.rename(folder, temporary)
+        os.rename(path, temporary)
+        if not temporary.is_dir():
+            temporary.unlink()
     shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -146,6 +164,11 @@ def sweep(folder: Path, age: float = 0.0) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
+
+
+def left_over(entry: Path) -> bool:
+    """Whether an entry of a run's folder is no content: what a crash left, or a lock that may be nobody's."""
+    return entry.name == LOCK or HIDDEN.fullmatch(entry.name) is not None
 
 
 def numbered_folder(base: Path, name: str) -> Path:

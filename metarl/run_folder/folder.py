@@ -6,17 +6,32 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
 
-from metarl.errors import CheckpointError, ConfigError, RunFolderError, nearest
+from metarl.errors import CheckpointError, ConfigError, RunFolderError, RunWarning, nearest
 from metarl.run_folder.checkpoints import RECORD, TENSORS, Checkpoint, load, save
-from metarl.run_folder.files import atomic_write, discard, guard, numbered_folder, one_line, plain_name, sweep, sync
+from metarl.run_folder.files import (
+    LOCK,
+    atomic_write,
+    discard,
+    guard,
+    left_over,
+    numbered_folder,
+    one_line,
+    plain_name,
+    read_limited,
+    sweep,
+    sync,
+)
+from metarl.run_folder.lock import only_writer
 from metarl.run_folder.metrics import MetricsLog, numbers, read_table, table_bytes
+from metarl.run_folder.plain_yaml import LIMIT, dump_yaml, load_yaml
 from metarl.run_folder.provenance import git_commit, versions
 
 FORMAT, FORMAT_VERSION = "metarl-run", 1
@@ -41,14 +56,17 @@ class RunFolder:
             return cls(numbered_folder(Path(base), plain_name(name)))
         path = Path(path)
         with guard(f"make the run's folder {path}"):
-            if path.is_dir() and any(path.iterdir()):
+            if path.is_dir() and any(not left_over(entry) for entry in path.iterdir()):
                 raise RunFolderError(f"{path} is not empty: continue it with resume={path}, or set another run_dir")
             path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path, begun: bool = True) -> RunFolder:
         """An existing run with a readable configuration and at least one checkpoint.
+
+        Args:
+            begun: False: a run that ended before its first checkpoint, and so lost nothing, will do as well.
 
         Raises:
             RunFolderError: if it is missing, half written, or no run of this code.
@@ -62,9 +80,38 @@ class RunFolder:
         for folder in (run.path, run.path / "checkpoints", run.path / "evaluation"):
             sweep(folder, LEFTOVER_AGE)
         files = [(run.checkpoint_path(i) / TENSORS, i) for i in run.iterations()]
-        if not any(file.exists() and file.with_name(RECORD).exists() for file, _ in files):
+        if any(file.exists() and file.with_name(RECORD).exists() for file, _ in files):
+            return run
+        if not run.unbegun():
             raise RunFolderError(f"{path} is half written, it has no complete checkpoint: delete it and train again")
+        if begun:
+            raise RunFolderError(
+                f"{path} is half written, it has no complete checkpoint yet: begin it with resume={path}"
+            )
         return run
+
+    def unbegun(self) -> bool:
+        """Whether it was stopped before its first checkpoint was whole: there is a configuration, and nothing else."""
+        return not self.iterations() and not (self.path / "metrics.csv").exists()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that writes the run, and begin by removing what a crash of the last one left.
+
+        Raises:
+            RunFolderError: if another process is writing it, or nobody can.
+        """
+        with only_writer(self.path):
+            for folder in (self.path, self.path / "checkpoints"):
+                sweep(folder)
+            yield
+
+    def abandon(self) -> None:
+        """Take back what a run that could not begin has written; for the process that made it and holds its lock."""
+        for name in ("config.yaml", "checkpoints", LOCK):
+            discard(self.path / name)
+        with suppress(OSError):
+            self.path.rmdir()
 
     def subfolder(self, name: str) -> Path:
         """The path of `checkpoints`, `dumps`, `evaluation` or `videos`, made if need be.
@@ -87,11 +134,27 @@ class RunFolder:
         commit, dirty = git_commit()
         marker = {"format": FORMAT, "format_version": FORMAT_VERSION}
         made_by = {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
+        self._put_config(marker | dict(config) | marker | made_by)
+
+    def change_config(self, changes: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) -> None:
+        """Write config.yaml with some settings changed; what made the run stays as it was.
+
+        Args:
+            resumed: a note on this change, added to the list `resumed`.
+
+        Raises:
+            ConfigError, RunFolderError: as `write_config`.
+        """
+        config = self.read_config()
+        notes = {"resumed": [*config.get("resumed", []), dict(resumed)]} if resumed else {}
+        self._put_config(config | dict(changes) | notes)
+
+    def _put_config(self, config: dict[str, Any]) -> None:
         try:
-            text = yaml.safe_dump(marker | dict(config) | marker | made_by, sort_keys=False, allow_unicode=True)
-        except yaml.YAMLError as error:
+            content = dump_yaml(config)
+        except (yaml.YAMLError, RecursionError) as error:
             raise ConfigError(f"the configuration holds more than plain data: {one_line(error)}") from None
-        atomic_write(self.path / "config.yaml", text.encode())
+        atomic_write(self.path / "config.yaml", content)
 
     def read_config(self) -> dict[str, Any]:
         """The content of config.yaml.
@@ -101,10 +164,13 @@ class RunFolder:
         """
         path = self.path / "config.yaml"
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            config = load_yaml(read_limited(path, LIMIT))
         except FileNotFoundError:
             if (self.path / "checkpoints").exists() or (self.path / "metrics.csv").exists():
                 raise RunFolderError(f"{self.path} is half written, it has no {path.name}: delete it") from None
+            if (self.path / LOCK).exists():
+                text = f"{self.path} was stopped before it began: train again with run_dir={self.path}"
+                raise RunFolderError(text) from None
             raise RunFolderError(f"{self.path} is not a run of metarl: it has no {path.name}") from None
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise RunFolderError(f"{path} is unreadable: {one_line(error)}") from None
@@ -142,7 +208,7 @@ class RunFolder:
     def best(self) -> int | None:
         """The iteration that was last saved as the best, while it is there."""
         try:
-            iteration = json.loads((self.path / "checkpoints" / "best.json").read_bytes())["iteration"]
+            iteration = json.loads(read_limited(self.path / "checkpoints" / "best.json", 1000))["iteration"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
         return iteration if iteration in self.iterations() else None
@@ -168,13 +234,25 @@ class RunFolder:
             sync(self.path / "metrics.csv")  # or a power cut could leave a checkpoint whose rows are missing
         save(folder, final, iteration, tensors, state)
         if best:
-            atomic_write(folder / "best.json", json.dumps({"iteration": iteration}).encode())
+            self.name_best(iteration)
+        self.prune(iteration, keep)
+        return final
+
+    def prune(self, iteration: int, keep: int) -> None:
+        """Remove the checkpoints of later iterations, and earlier ones beyond the last `keep`, but not the best one."""
         earlier = [number for number in self.iterations() if number <= iteration]
         kept = {self.best, *earlier[-max(keep, 1) :]} & set(earlier)
         for number in self.iterations():
             if number not in kept:
                 discard(self.checkpoint_path(number))
-        return final
+
+    def name_best(self, iteration: int) -> None:
+        """Say which checkpoint is the best; one that is there.
+
+        Raises:
+            RunFolderError: if it cannot be written.
+        """
+        atomic_write(self.path / "checkpoints" / "best.json", json.dumps({"iteration": iteration}).encode())
 
     def save_dump(self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write dumps/iteration-<number>: what an iteration failed on, in the format of a checkpoint.
@@ -207,7 +285,7 @@ class RunFolder:
                 problems.append(str(error))
                 continue
             for problem in problems:
-                warnings.warn(f"{problem}; continuing with iteration {number}", stacklevel=2)
+                warnings.warn(f"{problem}; continuing with iteration {number}", RunWarning, stacklevel=2)
             return checkpoint
         raise CheckpointError("; ".join(problems) or f"{self.path} has no checkpoint")
 
@@ -233,7 +311,7 @@ class RunFolder:
         """
         path = self.path / "evaluation" / f"{plain_name(split)}.json"
         try:
-            return dict(json.loads(path.read_bytes()))
+            return dict(json.loads(read_limited(path, 2**30)))
         except FileNotFoundError:
             command = f"python -m metarl.evaluate run={self.path} split={split}"
             raise RunFolderError(f"{path} is missing: make it with {command}") from None

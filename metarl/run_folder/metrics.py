@@ -10,9 +10,10 @@ from typing import Any
 
 from metarl.errors import RunFolderError
 from metarl.run_folder.events import EventFile
-from metarl.run_folder.files import append_whole, atomic_write, one_line
+from metarl.run_folder.files import append_whole, atomic_write, one_line, read_limited
 
 KEY = "iteration"
+LIMIT = 2**32  # bytes of a table; a million iterations have about a tenth of it
 
 
 class MetricsLog:
@@ -101,11 +102,11 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
         RunFolderError: if it cannot be read.
     """
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = read_limited(path, LIMIT).decode("utf-8", errors="replace")
         lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
     except FileNotFoundError:
         return [], []
-    except (OSError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise RunFolderError(f"cannot read {path}: {one_line(error)}") from None
     header = lines[0] if lines else []
     return header, [row for row in lines[1:] if len(row) == len(header)]

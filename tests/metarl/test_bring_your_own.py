@@ -256,6 +256,7 @@ def test_a_module_that_is_not_there() -> None:
         ("def Cart(num_simulations, **options): return 3", "returned a int, which is no envs.environment.Environment"),
         (cart(("    def control(", "    def push(")), "lacks the methods control"),
         (cart(("self.horizon, ", "self.length, ")), "must set horizon to an integer, and it is None"),
+        (cart(("= horizon, 2, 1", "= 0, 2, 1")), "must set horizon to a positive integer, and it is 0"),
         (cart(('    name = "cart"\n', "")), "must set name to a text, and it is None"),
         (POINT.replace("def set_task", "def put_task").replace("Point", "Cart"), "lacks set_task: a task environment"),
     ],
@@ -386,3 +387,18 @@ def test_a_term_that_is_not_finite_later_is_counted_and_named(written: Write) ->
     step = env.step(torch.zeros(2, 1))
     assert step.failed.all() and step.reward.tolist() == [0.0, 0.0]
     assert env.last_failure == f"cart: reward term 'distance' is not finite in simulation 0, {env.task_of(0)}"
+
+
+def test_an_exception_in_its_own_code_is_one_line(written: Write) -> None:
+    """It names the file and the line, and keeps the exception itself for who asks."""
+    changes = ("return self.distance < 0.05", "return self.distance < json.loads('[')")
+    name = written(cart(changes, ("import torch\n", "import json\n\nimport torch\n")))
+    found = line_of(f"{name}:Cart", ContractError, steps=1)
+    assert re.fullmatch(rf"{name}:Cart \({name}.py:\d+\): JSONDecodeError: Expecting value: .*", found), found
+    name = written(POINT.replace("self.goal = task", "self.goal = self.there = self.nowhere"))
+    found = line_of(f"{name}:Point", ContractError, horizon=5)
+    assert re.fullmatch(rf"{name}:Point \({name}.py:\d+\): AttributeError: .*nowhere.*", found), found
+    name = written(cart(("self.horizon, ", "1 / 0; self.horizon, ")))
+    assert re.fullmatch(
+        rf"{name}:Cart \({name}.py:\d+\): ZeroDivisionError: .*", line_of(f"{name}:Cart", ContractError)
+    )

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from agents.errors import PolicyError
 from envs.errors import PhysicsError, TaskError
 from envs.registry import names
 from metarl.config import main
-from metarl.errors import CheckpointError, Interrupted
+from metarl.errors import CheckpointError, Interrupted, RunWarning
 from metarl.rules import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,21 @@ def test_known_failures_are_one_line(
         raise error
 
     assert command(task=task) == (status, "", line)
+
+
+def test_a_warning_about_a_run_is_one_line_and_those_of_others_stay(command: Callable[..., Result]) -> None:
+    def task(config: dict[str, Any]) -> None:
+        for _ in range(2):
+            warnings.warn("damaged;\n  continuing with iteration 3", RunWarning, stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("of others", UserWarning, stacklevel=1)
+
+    before = warnings.showwarning
+    status, out, err = command(task=task)
+    assert (status, out) == (0, "") and warnings.showwarning is before
+    assert err.startswith("warning: damaged; continuing with iteration 3\n" * 2)
+    assert "test_commands.py" in err.splitlines()[2] and "UserWarning: of others" in err.splitlines()[2]
 
 
 def test_a_bug_keeps_its_traceback(command: Callable[..., Result]) -> None:

@@ -272,7 +272,7 @@ def test_values_that_are_not_allowed(defaults: dict[str, Any], key: str, value: 
     [
         ("evaluate", [], "run=null: must be the folder of a trained run, such as runs/reach-maml-0"),
         ("evaluate", ["run=x", "split=tst"], "split=tst: must be one of test, ood, train"),
-        ("evaluate", ["run=x", "task=3"], "task=3: unknown key; did you mean 'tasks'? (valid: deterministic, "),
+        ("evaluate", ["run=x", "task=3"], "task=3: unknown key; did you mean 'tasks'? (valid: checkpoint, "),
         ("render", ["run=x", "width=33"], "width=33: must be an even integer from 16 to 4096"),
         ("render", ["run=x", "task=-1"], "task=-1: must be an integer, 0 or more"),
         ("render", ["run=x", "fps=0"], "fps=0: must be a number above 0 up to 240, or null"),

@@ -192,7 +192,7 @@ def damaged(source: Path, target: Path, damage: str) -> Path:
 
     shutil.copytree(source, target)
     newest = sorted((target / "checkpoints").iterdir())[-1]
-    for checkpoint in (target / "checkpoints").iterdir():
+    for checkpoint in (target / "checkpoints").glob("iteration-*"):
         tensors = checkpoint / "tensors.safetensors"
         if damage == "truncated":
             tensors.write_bytes(tensors.read_bytes()[:-50])

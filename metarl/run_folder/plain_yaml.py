@@ -1,0 +1,41 @@
+"""YAML that can hold plain data alone, and no more of it than the file is long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+LIMIT = 2**20  # bytes of a configuration; ours have about 2000
+
+
+class _Loader(yaml.SafeLoader):
+    """Without references: nested ones unfold a short file into more data than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has references (*name), which no run of ours has")
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump_yaml(data: dict[str, Any]) -> bytes:
+    """Plain data as YAML text, in its order.
+
+    Raises:
+        yaml.YAMLError: for anything that is not plain data.
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True).encode()
+
+
+def load_yaml(content: bytes) -> Any:
+    """The plain data of a YAML text.
+
+    Raises:
+        yaml.YAMLError, ValueError, RecursionError: for anything else.
+    """
+    return yaml.load(content.decode("utf-8"), Loader=_Loader)

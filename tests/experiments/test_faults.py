@@ -1,0 +1,88 @@
+"""Runs that are killed at random moments and resumed end like one that was not; and the comparison can tell."""
+
+import copy
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments import faults
+from metarl.config import compose
+from metarl.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+
+@pytest.mark.parametrize(("algo", "kills"), [("maml", 5), ("in_context", 3)])
+def test_runs_that_are_killed_survive(algo: str, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert faults.main(["--algo", algo, "--kills", str(kills), "--seed", "1"]) == 0
+    assert f"{kills} survived of {kills}" in capsys.readouterr().out
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("env", ["point2d", "reach", "navigate"])
+def test_many_kills(env: str) -> None:
+    assert faults.main(["--env", env, "--kills", "10", "--seed", "2"]) == 0
+
+
+def test_a_resume_that_forgets_a_generator_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Trainer, "_all_generators", lambda self: self.generators)  # without tasks and states
+    assert faults.main(["--algo", "in_context", "--kills", "2", "--keep", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "1 survived of 2" in out  # the one that was killed before it began
+    assert "kill 2 in a checkpoint" in out and "differs in" in out
+
+
+def content() -> dict[str, Any]:
+    points = [(1, 0.5), (2, 0.25)]
+    return {"best": 2, "metrics.csv, row 1": {"loss": "0.5"}, "tensorboard, loss": points, "left over": []}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(best=1),
+        lambda c: c.pop("metrics.csv, row 1"),
+        lambda c: c.update({"metrics.csv, row 2": {"loss": "0.5"}}),
+        lambda c: c["metrics.csv, row 1"].update(loss="0.50000001"),
+        lambda c: c.update({"left over": [".x.tmp"]}),
+    ],
+)
+def test_every_difference_is_found(change: Callable[[dict[str, Any]], object]) -> None:
+    changed = copy.deepcopy(content())
+    change(changed)
+    assert len(faults.differences(content(), changed)) == 1
+    assert faults.differences(content(), content()) == []
+
+
+def test_a_step_that_is_shown_twice_is_found() -> None:
+    faults.check_steps(content())
+    with pytest.raises(AssertionError, match="tensorboard, loss"):
+        faults.check_steps({"tensorboard, loss": [(1, 0.5), (2, 0.25), (2, 0.25)]})
+
+
+def test_bits_tell_what_numbers_do_not() -> None:
+    assert faults._bits(torch.tensor([0.0])) != faults._bits(torch.tensor([-0.0]))
+    assert faults._bits(torch.tensor([torch.nan])) == faults._bits(torch.tensor([torch.nan]))
+    assert faults._bits(torch.zeros(2)) != faults._bits(torch.zeros(2, 1))
+
+
+def test_the_moments_are_of_every_kind() -> None:
+    places = ["mkdir run", "write config.yaml", "rename r/checkpoints/iteration-000000", "write r/metrics.csv"]
+    places += ["rename r/checkpoints/iteration-000002", "replace r/evaluation/test.json"]
+    chosen = [moment for _, moment in faults.moments(places, 5.0, 10, random.Random(0))]
+    assert all(moment["at"] <= 2 for moment in chosen[0::5]) and all(moment["at"] == 4 for moment in chosen[1::5])
+    assert all(moment["at"] == 5 for moment in chosen[2::5]) and all(moment["at"] == 3 for moment in chosen[3::5])
+    assert all(0 <= moment["after"] <= 5 for moment in chosen[4::5])
+
+
+def test_the_runs_have_a_warm_start_that_ends_between_checkpoints() -> None:
+    config = compose(faults.settings_of("reach", "maml", 3))
+    assert config["algo"]["warm_start"]["iterations"] % config["checkpoint"]["every"] == 1
+    assert config["seed"] == 3 and config["budget"]["iterations"] == 7
