@@ -42,7 +42,7 @@ def policy_of(folder: Path, iteration: int) -> dict[str, torch.Tensor]:
 def test_it_begins_from_the_policy_and_goes_on_without_the_other_run(algo: str, warm: Path, tmp_path: Path) -> None:
     source, ours = tmp_path / "source", tmp_path / "ours"
     shutil.copytree(warm, source)
-    # The recipe of reach trains 200 iterations in context first: a run to begin from takes their place.
+    # The recipe of reach trains 250 iterations in context first: a run to begin from takes their place.
     trained(
         ours, f"algo={algo}", *SMALL[algo], f"algo.warm_start.run={source}", "budget.iterations=1", "checkpoint.keep=9"
     )
@@ -103,7 +103,7 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
 
 def test_a_given_run_wins_over_the_recipe_and_not_over_the_command_line() -> None:
     run = "algo.warm_start.run=runs/x"
-    assert compose(["env=reach", "algo=maml"])["algo"]["warm_start"]["iterations"] == 200
+    assert compose(["env=reach", "algo=maml"])["algo"]["warm_start"]["iterations"] == 250
     assert compose(["env=reach", "algo=maml", run])["algo"]["warm_start"]["iterations"] == 0
     compose(["env=reach", "algo=maml", run, "algo.warm_start.iterations=0"])
     with pytest.raises(ConfigError, match=r"^algo.warm_start.iterations=5: algo.warm_start.run takes its place"):
