@@ -30,6 +30,7 @@ EVALUATION = ["evaluate.tasks=3", "evaluate.episodes_per_step=2", "evaluate.step
 
 def measure(run: Run, **changes: Any) -> dict[str, Any]:
     options: dict[str, Any] = {
+        "console": Console(quiet=True),
         "split": "test",
         "tasks": 3,
         "steps": 2,
@@ -38,7 +39,7 @@ def measure(run: Run, **changes: Any) -> dict[str, Any]:
         "deterministic": False,
         "threads": 1,
     }
-    return evaluate(run, **({"console": Console(quiet=True)} | options | changes))
+    return evaluate(run, **(options | changes))
 
 
 @pytest.fixture(scope="module")

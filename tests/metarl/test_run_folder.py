@@ -20,10 +20,10 @@ from metarl.run_folder.files import hidden
 from metarl.run_folder.provenance import git_commit, versions
 
 
-def error_of(*arguments: str | Path) -> str:
+def error_of(path: str | Path) -> str:
     """The one-line text with which `RunFolder.open` refuses."""
     with pytest.raises(RunFolderError) as caught:
-        RunFolder.open(*arguments)
+        RunFolder.open(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
