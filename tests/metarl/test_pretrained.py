@@ -129,10 +129,12 @@ def test_the_command_that_made_it(trained: Path, shelf: Path) -> None:
     assert all(ours[key] == theirs[key] for key in ours)
 
 
-def test_the_commands_of_a_run_that_began_from_another(trained: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_run_that_began_from_another(trained: Path, shelf: Path, tmp_path: Path) -> None:
     settings = [*SETTINGS, f"algo.warm_start.run={trained}", "budget.iterations=1", f"run_dir={tmp_path / 'ours'}"]
     config = RunFolder(train(compose(settings))).read_config()
     first, second = commands(config, 1, Path("runs/ours"))
+    given = (ship(tmp_path / "ours", "reach-ours") / "COMMAND").read_text().splitlines()
+    assert given == commands(config, 1, tmp_path / "ours")
     assert first == commands(RunFolder(trained).read_config(), 2, trained)[0]
     assert f"algo.warm_start.run={trained}" in second and "algo.warm_start.iterations" not in second
     config["algo"]["warm_start"]["run"] = "away"
