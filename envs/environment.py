@@ -5,6 +5,7 @@ N simulations run side by side; task m of the M current tasks runs in simulation
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +188,7 @@ class MujocoEnvironment(Environment):
             check_step(type(self).__name__, terms, success, self.num_simulations)
         reward = torch.stack(tuple(terms.values())).sum(0)
         # One sum tells in one pass whether anything is not finite; the search for the culprit is rare.
-        if not torch.isfinite(reward.sum() + observation.sum()):
+        if not math.isfinite(reward.sum() + observation.sum()):
             failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
             if first and failed.all() and not unstable.any():
                 culprit = find_culprit(terms, observation, 0)

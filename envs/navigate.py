@@ -20,6 +20,7 @@ ROBOT_RADIUS, WHEEL_RADIUS, TRACK = 0.16, 0.05, 0.24  # m, as in the MJCF
 SPEED, TURN = 0.8, 2.5  # m/s and rad/s at action 1
 RAYS, MAX_RANGE, LIDAR_HEIGHT = 32, 2.0, 0.165  # the height of the lidar is above the wheels, m
 START_X, PARKED = -1.9, -3.0  # m: the robot's x; the height of obstacles that do not stand
+WZXY = torch.tensor([3, 6, 4, 5])  # columns of qpos: the robot's orientation
 UPRIGHT, HIDDEN = 3, 5  # geom groups: what the lidar sees, and obstacles that do not stand
 SUCCESS_DISTANCE = 0.3  # m
 KEEP_CLEAR = 0.12  # m between bumper and obstacle
@@ -165,7 +166,7 @@ class Navigate(MujocoEnvironment):
     def _sense(self) -> None:
         """Heading, lidar and beacon of the present state."""
         # Of the turned x axis the part over the ground is (w + iz)^2 + (x + iy)^2.
-        pairs = torch.view_as_complex(self.qpos[:, [3, 6, 4, 5]].unflatten(-1, (2, 2)))
+        pairs = torch.view_as_complex(self.qpos.index_select(1, WZXY).unflatten(-1, (2, 2)))
         heading = pairs.square().sum(-1, keepdim=True).sgn()
         self.heading = torch.view_as_real(heading)[:, 0]
         torch.mm(self.heading, self.turned, out=self.direction.view(-1, 3 * RAYS))

@@ -50,7 +50,8 @@ def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
                 f"{path}: its evaluation on '{split}' is of another checkpoint; measure it again with"
                 f" python -m metarl.evaluate run={path} split={split}"
             )
-    folder = slim_copy(run.folder, pretrained.ROOT / name, "\n".join(commands(run.folder.read_config(), run.iteration, path)), splits)
+    lines = commands(run.folder.read_config(), run.iteration, path)
+    folder = slim_copy(run.folder, pretrained.ROOT / name, "\n".join(lines), splits)
     index = pretrained.defaults()
     if default or env not in index:
         index[env] = name.removeprefix(f"{env}-")
