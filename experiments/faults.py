@@ -37,6 +37,7 @@ import metarl.runs as runs
 from metarl.config import compose
 from metarl.run_folder import RunFolder, files
 
+SOURCE = ("git_commit", "git_dirty")  # somebody may be working on the source meanwhile
 CLOCKS = {"seconds", "steps_per_second", "rollout_seconds", "update_seconds"}
 ALGORITHMS = ("maml", "reptile", "in_context")
 TINY = ["algo.tasks=4", "algo.episodes=2", "checkpoint.every=2", "budget.iterations=7", "evaluate.tasks=3"]
@@ -149,11 +150,11 @@ def content(folder: Path) -> dict[str, Any]:
     events.Reload()
     for tag in set(events.Tags()["scalars"]) - CLOCKS:
         found[f"tensorboard, {tag}"] = [(event.step, event.value) for event in events.Scalars(tag)]
-    for name in ("test.json", "test.csv"):
-        found[f"evaluation, {name}"] = (folder / "evaluation" / name).read_text()
+    found["evaluation, test.csv"] = (folder / "evaluation" / "test.csv").read_text()
+    found["evaluation, test.json"] = {k: v for k, v in run.read_evaluation("test").items() if k not in SOURCE}
     # The commit is that of the moment at which the folder was made.
     config = run.read_config()
-    found["config.yaml"] = {k: v for k, v in config.items() if k not in ("run_dir", "git_commit", "git_dirty")}
+    found["config.yaml"] = {k: v for k, v in config.items() if k not in ("run_dir", *SOURCE)}
     # In evaluation/, where others may be writing, what a kill left is removed once it is ten minutes old.
     found["left over"] = sorted(path.name for place in (".", "checkpoints") for path in (folder / place).glob(".*.*"))
     return found
