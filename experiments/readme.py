@@ -1,7 +1,7 @@
 """python -m experiments.readme [readme=README.md] [gifs=true]
 
 Write the README's results anew, between `<!-- results:begin -->` and `<!-- results:end -->`: the tables of
-experiments/results/compare/*.json, the shipped policies, and pictures of grasp and navigate before and after adapting.
+experiments/results/compare/*.json, the shipped policies, and pictures of some of them before and after adapting.
 
   readme  the file to rewrite
   gifs    false: keep the pictures that are there
@@ -26,7 +26,7 @@ from metarl.runs import open_run
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-FILMED = ("grasp", "navigate")
+FILMED = ("grasp", "navigate", "push")
 PICTURE = {"width": 320, "height": 240, "fps": 10.0}
 
 
