@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,6 +130,15 @@ def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(plan: Plan, monke
         assert seen == list(RATES)
     finally:
         path.write_bytes(kept)
+
+
+def test_success_decides_on_a_rate_before_the_return(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metarl.runs import open_run
+
+    last = SimpleNamespace(success_at_end=torch.tensor([True, False]), returns=torch.tensor([3.0, 5.0]))
+    monkeypatch.setattr(training, "adaptation_rounds", lambda *_: ([None, last], []))
+    run = training.with_inner(open_run(plan.folder("multitask", 0)), 0.1)
+    assert training.outcome(run) == (0.5, 4.0)
 
 
 def test_fine_tuning_is_tried_on_training_tasks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,3 +107,9 @@ def test_a_mistake_is_one_line(arguments: list[str], capsys: pytest.CaptureFixtu
     assert paper_tables.main(arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ")
+
+
+def test_success_is_given_before_and_after_the_last_step() -> None:
+    entries: list[Any] = [{"success": {"mean": mean, "ci95": [mean, mean]}} for mean in (0.1, 0.2, 0.3)]
+    assert readme.success(entries) == "0.100 [0.100, 0.100] -> 0.300 [0.300, 0.300]"
+    assert readme.success(entries[:1]) == "0.100 [0.100, 0.100]"

@@ -1,6 +1,7 @@
 """Runs that are killed at random moments and resumed end like one that was not; and the comparison can tell."""
 
 import copy
+import json
 import os
 import random
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 
 from experiments import faults
 from metarl.config import compose
+from metarl.runs import train
 from metarl.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
@@ -86,3 +88,15 @@ def test_the_runs_have_a_warm_start_that_ends_between_checkpoints() -> None:
     config = compose(faults.settings_of("reach", "maml", 3))
     assert config["algo"]["warm_start"]["iterations"] % config["checkpoint"]["every"] == 1
     assert config["seed"] == 3 and config["budget"]["iterations"] == 7
+
+
+def test_what_the_source_was_is_no_difference(tmp_path: Path) -> None:
+    small = ["env=point2d", "algo=maml", "env.horizon=3", "algo.tasks=2", "algo.episodes=2", "budget.iterations=1"]
+    small += ["algo.outer.epochs=1", "evaluate.tasks=2", "evaluate.episodes_per_step=2", "device=cpu"]
+    folder = train(compose([*small, f"run_dir={tmp_path / 'run'}"]))
+    before, path = faults.content(folder), folder / "evaluation" / "test.json"
+    evaluation = json.loads(path.read_text())
+    path.write_text(json.dumps(evaluation | {"git_commit": "another", "git_dirty": None}))
+    assert faults.content(folder) == before
+    path.write_text(json.dumps(evaluation | {"seed": 7}))
+    assert faults.content(folder) != before

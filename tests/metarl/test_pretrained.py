@@ -105,6 +105,8 @@ def test_a_name_that_is_not_there_lists_those_that_are(name: str, shelf: Path) -
 def test_a_run_of_that_name_comes_first(trained: Path, shelf: Path) -> None:
     shutil.copytree(trained, "reach")
     assert metarl.load("reach", "cpu").run.folder.path == Path("reach")
+    shutil.copytree(trained, "pretrained/reach")
+    assert open_run("pretrained/reach").folder.path == Path("pretrained/reach")
     with pytest.raises(RunFolderError, match="there is no run at runs/reach"):
         open_run("runs/reach")
     with pytest.raises(RunFolderError, match="there is no run at reach-maml"):
@@ -117,6 +119,9 @@ def test_it_cannot_be_resumed_but_begun_from(shelf: Path) -> None:
     ) as caught:
         train(compose(["resume=pretrained/reach"]))
     assert "\n" not in str(caught.value)
+    shutil.copytree(shelf / "reach-maml", "copied")
+    with pytest.raises(RunFolderError, match="^copied lacks what training needs to go on"):
+        train(compose(["resume=copied"]))
     train(compose([*SETTINGS, "algo.warm_start.run=pretrained/reach", "budget.iterations=1", "run_dir=ours"]))
     assert RunFolder("ours").read_config()["algo"]["warm_start"]["origin"]["iteration"] == 2
 

@@ -298,3 +298,12 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
     for changes in mistakes:
         with pytest.raises(ConfigError, match="^algo: .*unexpected keyword argument '(taskz|stepz|epoch)'"):
             Trainer(point2d(**changes), CPU)
+
+
+def test_the_critic_takes_its_units_from_every_iterations_targets() -> None:
+    trainer = Trainer(point2d("in_context", **ALGORITHMS["in_context"][1]), CPU)
+    for count in (1.0, 2.0):
+        before = float(trainer.policy.critic.deviation)
+        train(trainer, 1)
+        assert float(trainer.policy.critic.count) == count
+        assert float(trainer.policy.critic.deviation) != before
