@@ -91,7 +91,7 @@ def contenders(shots: int) -> tuple[Contender, ...]:
         Contender("nearest class mean, pixels", "none", partial(Prototypes, nn.Identity())),
         Contender("from scratch, 50 steps", "none", network, steps=(50,), rates=RATES),
         Contender("prototypes", "metric", lambda: Prototypes(Windows(SIDE, 64)), recipe),
-        Contender("in-context Transformer", "model", partial(Transformer, SIDE**2, WAYS), reading),
+        Contender("in-context Transformer", "model", partial(Transformer, SIDE**2, WAYS, gain=0.25), reading),
         Contender("MAML, 10 steps", "optimisation", network, stepping, steps=(10,)),
         Contender("Reptile, 50 steps", "optimisation", network, descending, reptile, steps=(50,)),
     )

@@ -102,7 +102,7 @@ def contenders(known: World) -> tuple[Contender, ...]:
         Contender("item mean", "none", partial(ItemMean, known.ratings[:TRAIN_USERS])),
         Contender("MAML, MLP, 10 steps", "gradient", mlp, MAML, steps=(10,)),
         Contender("Reptile, MLP, 10 steps", "gradient", mlp, REPTILE, reptile, steps=(10,)),
-        Contender("in-context Transformer", "context", partial(Transformer, ITEMS, 1), IN_CONTEXT),
+        Contender("in-context Transformer", "context", partial(Transformer, ITEMS, 1, gain=1 / SCALE), IN_CONTEXT),
         Contender("ridge on the true factors: the bound", "oracle", partial(Ridge, known.factors, known.bias)),
     )
 

@@ -199,6 +199,17 @@ def test_what_the_transformer_sees(shots: int) -> None:
     assert torch.equal(inputs != 0, seen | torch.eye(6, dtype=torch.bool))
 
 
+def test_the_gain_scales_what_the_transformer_reads_as_x() -> None:
+    x, y = torch.randn(6, 2), torch.randn(6, 1)
+
+    def outputs(gain: float, x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return Transformer(2, 1, gain=gain)(x, y, 3)
+
+    torch.testing.assert_close(outputs(0.25, x), outputs(1.0, 0.25 * x))
+    assert not torch.allclose(outputs(0.25, x), outputs(1.0, x))
+
+
 def test_windows_are_a_convolution() -> None:
     torch.manual_seed(0)
     module = Windows(8, 3)
