@@ -85,13 +85,14 @@ def contenders(shots: int) -> tuple[Contender, ...]:
     network = partial(Windows, SIDE, WAYS)
     stepping = replace(recipe, steps=3, rate=0.1, learn_rates=True)
     descending = replace(recipe, tasks=5, shots=5 * WAYS, steps=4, rate=0.1, learning_rate=0.5)
-    reading = replace(recipe, iterations=5 * ITERATIONS)  # without a gradient or a metric there is more to learn
+    # Without a gradient or a metric there is more to learn.
+    reading = replace(recipe, iterations=5 * ITERATIONS, learning_rate=2e-3, warmup=150)
     return (
         Contender("nearest neighbour, pixels", "none", NearestNeighbour),
         Contender("nearest class mean, pixels", "none", partial(Prototypes, nn.Identity())),
         Contender("from scratch, 50 steps", "none", network, steps=(50,), rates=RATES),
         Contender("prototypes", "metric", lambda: Prototypes(Windows(SIDE, 64)), recipe),
-        Contender("in-context Transformer", "model", partial(Transformer, SIDE**2, WAYS), reading),
+        Contender("in-context Transformer", "model", partial(Transformer, SIDE**2, WAYS, gain=0.25), reading),
         Contender("MAML, 10 steps", "optimisation", network, stepping, steps=(10,)),
         Contender("Reptile, 50 steps", "optimisation", network, descending, reptile, steps=(50,)),
     )

@@ -58,17 +58,25 @@ class Transformer(nn.Module):
     """The blocks of `agents.transformer` on tokens (x, previous x, previous y, first flag), as a policy's are.
 
     Nothing tells the order of the support but which of its examples come before: the queries see it as a set.
+
+    Args:
+        inputs: D. outputs: C. width, layers, heads: of the blocks.
+        gain: of x in the tokens. Where x is long, as of an image or a scaled one-hot, it drowns y otherwise, and the
+            network takes thousands of iterations before it looks at the support at all.
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int = 32, layers: int = 2, heads: int = 2) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, width: int = 32, layers: int = 2, heads: int = 2, gain: float = 1.0
+    ) -> None:
         super().__init__()
+        self.gain = gain
         self.embed = nn.Sequential(layer(2 * inputs + outputs + 1, width), nn.ReLU(), layer(width, width))
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = Norm(width)
         self.head = layer(width, outputs)
 
     def forward(self, x: Tensor, y: Tensor, shots: int) -> Tensor:
-        place = torch.arange(len(x))
+        x, place = self.gain * x, torch.arange(len(x))
         seen = place.clamp(max=shots)  # how many examples each one sees
         pair = torch.cat([x, y], -1)[(seen - 1).clamp(min=0)]
         first = (seen == 0)[:, None]

@@ -6,13 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.few_shot import ratings
+from experiments.few_shot import digits, ratings, sinusoid
 from experiments.few_shot.__main__ import main
+from experiments.few_shot.learners import Contender
+from experiments.few_shot.networks import Transformer
 from experiments.few_shot.report import Row
 from metarl.statistics import Interval
 
@@ -20,8 +24,23 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
-def two_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two iterations of two tasks, few gradient steps, and the smallest sinusoids' Transformers."""
     monkeypatch.setattr("experiments.few_shot.learners.QUICK", 2)
+    smallest = partial(Transformer, 1, 1, width=4, layers=1, heads=1)
+    for name in ("PAPER_CONTENDERS", "DEMO_CONTENDERS"):
+        chosen = [
+            replace(one, build=smallest) if one.name.endswith("Transformer") else one for one in getattr(sinusoid, name)
+        ]
+        monkeypatch.setattr(sinusoid, name, tuple(map(small, chosen)))
+    everyone = digits.contenders
+    monkeypatch.setattr(digits, "contenders", lambda shots: tuple(map(small, everyone(shots))))
+    monkeypatch.setattr(digits, "RATES", digits.RATES[:2])
+
+
+def small(one: Contender) -> Contender:
+    steps = tuple({min(step, 3): step for step in one.steps})
+    return replace(one, recipe=one.recipe and replace(one.recipe, tasks=2), steps=steps)
 
 
 def results(path: Path) -> dict[str, Any]:

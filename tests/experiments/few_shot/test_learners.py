@@ -61,6 +61,29 @@ def test_the_outer_rate_falls_to_zero_if_it_decays(decay: bool) -> None:
     assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2] if decay else [0.8] * 4)
 
 
+def test_the_outer_rate_rises_first_if_it_is_to() -> None:
+    rates = [Recipe(8, learning_rate=0.8, warmup=4).outer_rate(number) for number in range(8)]
+    assert rates == pytest.approx([0.2, 0.35, 0.45, 0.5, 0.4, 0.3, 0.2, 0.1])
+
+
+def test_the_mean_of_the_last_parameters_is_kept() -> None:
+    examples = sinusoids(SHOTS + QUERIES)
+
+    def trained(iterations: int, average: int) -> Learner:
+        recipe = Recipe(
+            iterations, TASKS, SHOTS, rate=0.1, learn_rates=True, learning_rate=0.05, decay=False, average=average
+        )
+        return maml(network(), squared_error, lambda tasks: examples, recipe, range(iterations))
+
+    last = [trained(iterations, 1) for iterations in (1, 2, 3)]
+    for average, parts in ((2, last[1:]), (3, last), (9, last)):
+        kept = trained(3, average)
+        for name, value in kept.parameters.items():
+            torch.testing.assert_close(value, torch.stack([one.parameters[name] for one in parts]).mean(0))
+            logs = torch.stack([one.rates[name].log() for one in parts])
+            torch.testing.assert_close(kept.rates[name], logs.mean().exp())
+
+
 def test_maml_is_adam_on_the_loss_after_a_step_of_gradient_descent() -> None:
     recipe = Recipe(1, tasks=TASKS, shots=SHOTS, steps=2, rate=0.3, learning_rate=0.01)
     examples = sinusoids(SHOTS + QUERIES)
@@ -174,6 +197,17 @@ def test_what_the_transformer_sees(shots: int) -> None:
     assert torch.equal(slopes != 0, seen)
     inputs = torch.func.jacrev(lambda points: module(points, y, shots)[:, 0])(x).abs().sum(-1)
     assert torch.equal(inputs != 0, seen | torch.eye(6, dtype=torch.bool))
+
+
+def test_the_gain_scales_what_the_transformer_reads_as_x() -> None:
+    x, y = torch.randn(6, 2), torch.randn(6, 1)
+
+    def outputs(gain: float, x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return Transformer(2, 1, gain=gain)(x, y, 3)
+
+    torch.testing.assert_close(outputs(0.25, x), outputs(1.0, 0.25 * x))
+    assert not torch.allclose(outputs(0.25, x), outputs(1.0, x))
 
 
 def test_windows_are_a_convolution() -> None:
