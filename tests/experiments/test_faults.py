@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,31 +16,36 @@ import torch
 from experiments import faults
 from metarl.config import compose
 from metarl.runs import train
-from metarl.trainer import Trainer
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 
+def command(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: it forks, and this one may have threads, which a child would miss."""
+    code = f"{before}; from experiments import faults; raise SystemExit(faults.main({list(arguments)!r}))"
+    return subprocess.run([sys.executable, "-c", code.lstrip("; ")], capture_output=True, text=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize(("algo", "kills"), [("maml", 5), ("in_context", 3)])
-def test_runs_that_are_killed_survive(algo: str, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert faults.main(["--algo", algo, "--kills", str(kills), "--seed", "1"]) == 0
-    assert f"{kills} survived of {kills}" in capsys.readouterr().out
+def test_runs_that_are_killed_survive(algo: str, kills: int) -> None:
+    result = command("--algo", algo, "--kills", str(kills), "--seed", "1")
+    assert result.returncode == 0 and f"{kills} survived of {kills}" in result.stdout, result.stdout + result.stderr
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("env", ["point2d", "reach", "navigate"])
 def test_many_kills(env: str) -> None:
-    assert faults.main(["--env", env, "--kills", "10", "--seed", "2"]) == 0
+    result = command("--env", env, "--kills", "10", "--seed", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_resume_that_forgets_a_generator_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Trainer, "_all_generators", lambda self: self.generators)  # without tasks and states
-    assert faults.main(["--algo", "in_context", "--kills", "2", "--keep", str(tmp_path)]) == 1
-    out = capsys.readouterr().out
-    assert "1 survived of 2" in out  # the one that was killed before it began
-    assert "kill 2 in a checkpoint" in out and "differs in" in out
+def test_a_resume_that_forgets_a_generator_is_noticed(tmp_path: Path) -> None:
+    without = "from metarl.trainer import Trainer; Trainer._all_generators = lambda self: self.generators"
+    result = command("--algo", "in_context", "--kills", "2", "--keep", str(tmp_path), before=without)
+    assert result.returncode == 1
+    assert "1 survived of 2" in result.stdout  # the one that was killed before it began
+    assert "kill 2 in a checkpoint" in result.stdout and "differs in" in result.stdout
 
 
 def content() -> dict[str, Any]:
