@@ -7,9 +7,10 @@ every one of them. Torch releases Python's lock inside its operations, so whole 
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -31,12 +32,31 @@ def twin(module: Module) -> Module:
 
 
 def run_all(functions: Sequence[Callable[[], Result]]) -> list[Result]:
-    """The results of all functions; several run at once, each in a thread of its own with one torch thread."""
+    """The results of all functions; several run at once, each in a thread of its own with one torch thread.
+
+    None of them may call `run_all` itself: it would wait for the thread that it occupies.
+    """
     if len(functions) == 1:
         return [functions[0]()]
     before = torch.get_num_threads()
+    futures = [_pool(len(functions)).submit(function) for function in functions]
     try:
-        with ThreadPoolExecutor(len(functions), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return [future.result() for future in [pool.submit(function) for function in functions]]
+        return [future.result() for future in futures]
     finally:
+        wait(futures)  # after an error or Ctrl-C too nobody writes into the tensors of the caller any more
         torch.set_num_threads(before)  # what a thread sets also holds for threads to come
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    # The threads stay: memory of a thread that ends is not given back, and a long training grows by it.
+    return ThreadPoolExecutor(threads, "metarl", _one_torch_thread)
+
+
+def _one_torch_thread() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # makes the number final, which a thread else asks for at its first operation
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
