@@ -23,7 +23,7 @@ from metarl.run_folder import RunFolder
 from metarl.runs import Run, evaluate, open_run, train
 from metarl.schedule import Budget
 
-RATES = (1e-3, 1e-2, 1e-1)  # of fine-tuning, of which the best on training tasks is taken
+RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning, of which the best on training tasks is taken
 STEPS = 3  # of fine-tuning
 CLIP = 1.0  # limit of the fine-tuning gradient's norm
 TRAINING_TASKS = 20  # on which the rate is chosen
