@@ -17,16 +17,17 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
 import metarl  # noqa: F401  - first: it checks the packages' places
+from experiments.arguments import command, flag, given, numbers
 from experiments.compare.__main__ import SMALL
 from experiments.compare.contenders import Job, Plan
 from experiments.compare.report import curve_over_seeds
 from experiments.compare.training import cost, measure, settle
-from metarl.config import exit_status
+from experiments.few_shot.report import Row, markdown
 from metarl.errors import ConfigError, nearest
 from metarl.run_folder import RunFolder, atomic_write
 
@@ -125,28 +126,22 @@ def row(benchmark: str, method: str, measure: str, values: Mapping[int, str], pr
     return [benchmark, method, measure, *(values.get(step, "") for step in range(4)), protocol]
 
 
-def few_shot(path: Path) -> list[str]:
-    """Every number in the file of the few-shot regression, by its place; nothing if there is no such file."""
+def few_shot(path: Path) -> str:
+    """Our tables of the sinusoids in the file of few-shot results; nothing if it has none.
+
+    Raises:
+        ConfigError: if the file is something else.
+    """
     try:
-        content = json.loads(path.read_bytes())
+        problem = json.loads(path.read_bytes())["problems"].get("sinusoid")
+        return markdown([Row.of_record(record) for record in problem["rows"]]) if problem else ""
     except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}") from None
-    return [f"- {place}: {value:g}" for place, value in numbers(content)]
+        return ""
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} holds no results of python -m experiments.few_shot: move it away") from None
 
 
-def numbers(value: Any, place: str = "") -> list[tuple[str, float]]:
-    """The numbers in nested data, with the path to each."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return []
-    if isinstance(value, int | float):
-        return [(place, float(value))]
-    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-    return [found for key, entry in pairs for found in numbers(entry, f"{place} {key}".strip())]
-
-
-def text(rows: Sequence[Sequence[str]], sinusoid: Sequence[str] | None) -> str:
+def text(rows: Sequence[Sequence[str]], sinusoid: str | None) -> str:
     """The document."""
     lines = ["# Beside the papers", ""]
     if rows:
@@ -154,7 +149,7 @@ def text(rows: Sequence[Sequence[str]], sinusoid: Sequence[str] | None) -> str:
         lines += ["| " + " | ".join(cells) + " |" for cells in rows]
         lines += ["", "Ours: sampled actions on the published list of `test` tasks; brackets are 95% intervals.", ""]
     if sinusoid is not None:
-        lines += [SINUSOID, *(["Ours (experiments/results/few_shot.json):", "", *sinusoid] if sinusoid else []), ""]
+        lines += [SINUSOID, "", *(["Ours (experiments/results/few_shot.json):", "", sinusoid, ""] if sinusoid else [])]
     return "\n".join(lines)
 
 
@@ -164,29 +159,22 @@ def tables(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: for a wrong argument. Interrupted: after Ctrl-C.
     """
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in KEYS:
-            raise ConfigError(f"{argument}: unknown argument; {nearest(key, KEYS)}")
-        given[key] = value
+    values = given(arguments, KEYS)
     every = (*OURS, "sinusoid")
-    chosen = given["only"].split(",") if "only" in given else list(every)
+    chosen = values["only"].split(",") if "only" in values else list(every)
     for name in chosen:
         if name not in every:
             raise ConfigError(f"only={name}: is no benchmark; {nearest(name, every)}")
-    quick, seeds = given.get("quick") == "true", given.get("seeds", "0" if "quick" in given else "0,1,2")
-    if not all(seed.isdecimal() for seed in seeds.split(",")):
-        raise ConfigError(f"seeds={seeds}: must be integers from 0, as in seeds=0,1,2")
-    runs = Path(given.get("runs", "runs/compare-quick" if quick else "runs/compare"))
-    out = Path(given.get("out", runs / "paper_tables.md" if quick else RESULTS / "paper_tables.md"))
+    quick = flag(values, "quick")
+    seeds = numbers(values, "seeds", (0,) if quick else (0, 1, 2))
+    runs = Path(values.get("runs", "runs/compare-quick" if quick else "runs/compare"))
+    out = Path(values.get("out", runs / "paper_tables.md" if quick else RESULTS / "paper_tables.md"))
     console = Console(highlight=False, soft_wrap=True)
     rows: list[list[str]] = []
     for env in (name for name in every if name in chosen and name in OURS):
         rows += [row(*published) for published in PUBLISHED if published.benchmark == env]
         small = tuple(line for line in SMALL if env != "point2d" or not line.startswith("agent."))
-        numbers_of_seeds = tuple(int(seed) for seed in seeds.split(","))
-        plan = Plan(env, runs, numbers_of_seeds, small if quick else (), 2 if quick else None)
+        plan = Plan(env, runs, seeds, small if quick else (), 2 if quick else None)
         rows += [ours(plan, algo, console) for algo in (("maml",) if env == "point2d" else ("in_context", "maml"))]
     document = text(rows, few_shot(RESULTS / "few_shot.json") if "sinusoid" in chosen else None)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -196,11 +184,7 @@ def tables(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    return exit_status(lambda: tables(words))
+    return command(arguments, __doc__, tables, bare=True)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import metarl  # noqa: F401  - first: it checks the packages' places
+from experiments.arguments import command, flag, given
 from experiments.compare.report import table
 from metarl import pretrained
-from metarl.config import exit_status
-from metarl.errors import ConfigError, nearest
+from metarl.errors import ConfigError
 from metarl.rendering import render
 from metarl.run_folder import RunFolder, atomic_write
 from metarl.runs import open_run
@@ -120,24 +120,14 @@ def write(readme: Path, film: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
 
-    def work() -> None:
-        given = {"readme": str(ROOT / "README.md"), "gifs": "true"}
-        for word in words:
-            key, equals, value = word.partition("=")
-            if not equals or key not in given:
-                raise ConfigError(f"{word}: unknown argument; {nearest(key, given)}")
-            given[key] = value
-        if given["gifs"] not in ("true", "false"):
-            raise ConfigError(f"gifs={given['gifs']}: must be true or false")
-        write(Path(given["readme"]), given["gifs"] == "true")
-        print(f"written: {given['readme']}")
+    def work(words: Sequence[str]) -> None:
+        values = given(words, ("readme", "gifs"))
+        readme = Path(values.get("readme") or ROOT / "README.md")
+        write(readme, flag(values, "gifs", otherwise=True))
+        print(f"written: {readme}")
 
-    return exit_status(work)
+    return command(arguments, __doc__, work, bare=True)
 
 
 if __name__ == "__main__":

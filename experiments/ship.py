@@ -20,9 +20,10 @@ from rich.console import Console
 
 import metarl  # noqa: F401  - first: it checks the packages' places
 from envs.errors import TaskError
+from experiments.arguments import command, flag, given
 from metarl import pretrained
-from metarl.config import compose, exit_status
-from metarl.errors import ConfigError, RunFolderError, nearest
+from metarl.config import compose
+from metarl.errors import ConfigError, RunFolderError
 from metarl.rules import leaves, show
 from metarl.run_folder import RunFolder, atomic_write, slim_copy
 from metarl.runs import Run, evaluate, open_run
@@ -124,39 +125,23 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def request(arguments: Sequence[str]) -> dict[str, str]:
-    """The arguments by key.
+def work(arguments: Sequence[str]) -> None:
+    """Ship what the arguments say.
 
     Raises:
-        ConfigError: for one that is none, or no run.
+        MetaRLError: for a wrong argument, or a run that cannot be shipped.
     """
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in KEYS:
-            raise ConfigError(f"{argument}: unknown argument; {nearest(key, KEYS)}")
-        given[key] = value
-    if "run" not in given:
+    values = given(arguments, KEYS)
+    if "run" not in values:
         raise ConfigError("run: must be the folder of a trained run, such as run=runs/reach-maml-0")
-    if given.get("default", "false") not in ("true", "false"):
-        raise ConfigError(f"default={given['default']}: must be true or false")
-    return given
+    path = ship(Path(values["run"]), values.get("name"), flag(values, "default"))
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    print(f"shipped: {path} ({size / 1024:.0f} KiB)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0 if words else 2
-
-    def work() -> None:
-        given = request(words)
-        path = ship(Path(given["run"]), given.get("name"), given.get("default") == "true")
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        print(f"shipped: {path} ({size / 1024:.0f} KiB)")
-
-    return exit_status(work)
+    return command(arguments, __doc__, work, bare=False)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,14 @@ from rich.console import Console
 
 import metarl  # noqa: F401  - first: it checks the packages' places
 from envs.registry import names as environments
+from experiments.arguments import command, flag, given, numbers
 from experiments.compare.contenders import MAIN, Plan
 from experiments.compare.field import Field
 from experiments.compare.report import document, table, write
-from metarl.config import exit_status
 from metarl.errors import ConfigError, Interrupted, nearest
 
 RESULTS = Path(__file__).parents[1] / "results" / "compare"
-VALUES = {"seeds": "", "only": "", "runs": "", "out": "", "quick": "false"}
+KEYS = ("env", "seeds", "only", "runs", "out", "quick")
 SMALL = ("env.horizon=10", "agent.width=8", "algo.tasks=4", "evaluate.tasks=4", "evaluate.episodes_per_step=2")
 
 
@@ -52,30 +52,19 @@ def read(arguments: Sequence[str]) -> Request:
     Raises:
         ConfigError: for an argument that is none, or has a value that is not allowed.
     """
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in ("env", *VALUES):
-            raise ConfigError(f"{argument}: unknown argument; {nearest(key, ('env', *VALUES))}")
-        given[key] = value
-    if given.get("env") not in environments() or given["env"] == "point2d":
-        valid = set(environments()) - {"point2d"}
-        raise ConfigError(f"env={given.get('env', '')}: unknown environment; {nearest(given.get('env', ''), valid)}")
-    values = VALUES | given
-    if values["quick"] not in ("true", "false"):
-        raise ConfigError(f"quick={values['quick']}: must be true or false")
-    quick = values["quick"] == "true"
-    seeds = values["seeds"] or ("0,1,2" if given["env"] in MAIN and not quick else "0")
-    if not all(seed.isdecimal() for seed in seeds.split(",")):
-        raise ConfigError(f"seeds={seeds}: must be integers from 0, as in seeds=0,1,2")
-    runs = Path(values["runs"] or ("runs/compare-quick" if quick else "runs/compare"))
-    numbers = tuple(dict.fromkeys(int(seed) for seed in seeds.split(",")))
-    plan = Plan(given["env"], runs, numbers, SMALL if quick else (), 2 if quick else None)
-    chosen = tuple(values["only"].split(",")) if values["only"] else tuple(plan.names())
+    values = given(arguments, KEYS)
+    env, valid = values.get("env", ""), set(environments()) - {"point2d"}
+    if env not in valid:
+        raise ConfigError(f"env={env}: unknown environment; {nearest(env, valid)}")
+    quick = flag(values, "quick")
+    seeds = numbers(values, "seeds", (0, 1, 2) if env in MAIN and not quick else (0,))
+    runs = Path(values.get("runs") or ("runs/compare-quick" if quick else "runs/compare"))
+    plan = Plan(env, runs, seeds, SMALL if quick else (), 2 if quick else None)
+    chosen = tuple(values["only"].split(",")) if values.get("only") else tuple(plan.names())
     for name in chosen:
         if name not in plan.names():
             raise ConfigError(f"only={name}: is no contender on {plan.env}; {nearest(name, plan.names())}")
-    out = Path(values["out"]) if values["out"] else runs / "results" if quick else RESULTS
+    out = Path(values["out"]) if values.get("out") else runs / "results" if quick else RESULTS
     kept = [argument for argument in arguments if not argument.startswith("only=")]
     return Request(plan, chosen, out, quick, shlex.join(["python", "-m", "experiments.compare", *kept]))
 
@@ -107,11 +96,7 @@ def compare(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if not given or {"-h", "--help"} & set(given):
-        print(__doc__)
-        return 0 if given else 2
-    return exit_status(lambda: compare(given))
+    return command(arguments, __doc__, compare, bare=False)
 
 
 if __name__ == "__main__":

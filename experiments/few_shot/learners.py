@@ -172,7 +172,7 @@ def maml(network: nn.Module, criterion: Criterion, sample: Sample, recipe: Recip
         groups.append({"params": list(log_rates.values()), "factor": RATE_FACTOR})
     optimiser = torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
     trained = [*leaves.values(), *log_rates.values()]
-    mean, first = [value.clone() for value in trained], max(recipe.iterations - recipe.average, 0)
+    mean, first = [value.clone() for value in trained], max(recipe.iterations - max(recipe.average, 1), 0)
     for number in ticks:
         examples = sample(recipe.tasks)
         support = [examples.part(0, recipe.shots)] * recipe.steps

@@ -42,6 +42,13 @@ class Row:
             "recipe": dict(self.recipe),
         }
 
+    @staticmethod
+    def of_record(record: Mapping[str, Any]) -> Row:
+        """The row of a record."""
+        cells = {name: Interval(cell["mean"], *cell["ci95"]) for name, cell in record["results"].items()}
+        texts = (record[key] for key in ("table", "learner", "family"))
+        return Row(*texts, cells, record["seconds"], record["recipe"])
+
 
 def markdown(rows: Sequence[Row]) -> str:
     """One table for each title, in order; a measure that a contender does not have stays empty."""

@@ -108,7 +108,7 @@ def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(plan: Plan, monke
     from metarl.runs import open_run
 
     run = open_run(plan.folder("multitask", 0))
-    values = {1e-3: (0.5, 9.0), 1e-2: (0.5, 10.0), 1e-1: (0.2, 20.0)}
+    values = {1e-3: (0.5, 9.0), 1e-2: (0.5, 10.0), 1e-1: (0.2, 20.0), 1.0: (0.1, 30.0)}
     seen = []
 
     def outcome(changed: Any) -> tuple[float, float]:

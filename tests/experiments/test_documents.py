@@ -10,7 +10,9 @@ import pytest
 
 from experiments import paper_tables, readme
 from experiments.compare.contenders import Plan
+from experiments.few_shot.report import Row
 from metarl import pretrained
+from metarl.statistics import Interval
 
 TEXT = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
 POINT = {"mean": 0.5, "ci95": [0.4, 0.6]}
@@ -76,14 +78,15 @@ def test_what_is_published_stands_beside_ours(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(paper_tables, "ours", ours)
     monkeypatch.setattr(paper_tables, "RESULTS", tmp_path)
-    (tmp_path / "few_shot.json").write_text(json.dumps({"maml": {"mse": [0.6, 0.3]}, "note": "x", "done": True}))
+    result = Row("Sinusoids", "MAML", "gradient", {"1 step": Interval(0.6, 0.5, 0.7)}, 80.0)
+    (tmp_path / "few_shot.json").write_text(json.dumps({"problems": {"sinusoid": {"rows": [result.record()]}}}))
     assert paper_tables.main(["only=point2d,sinusoid"]) == 0
     lines = (tmp_path / "paper_tables.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| point2d")]
     assert [row.split(" | ")[1] for row in rows] == ["MAML", "context vector", "maml (ours)"]
     assert " | -40.41 | -11.68 | -3.33 | -3.23 | " in rows[0]
     assert " | -16.0 |  |  | -1.0 | here |" in rows[2]
-    assert "- maml mse 0: 0.6" in lines and not any("done" in line for line in lines)
+    assert "| MAML | gradient | 0.600 [0.500, 0.700] | 80 s |" in lines
 
 
 def test_without_a_few_shot_file_the_published_numbers_stand_alone(
@@ -93,6 +96,16 @@ def test_without_a_few_shot_file_the_published_numbers_stand_alone(
     assert paper_tables.main(["only=sinusoid"]) == 0
     text = (tmp_path / "paper_tables.md").read_text()
     assert "0.67 / 0.38 / 0.35" in text and "Ours" not in text
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"problems": {"sinusoid": 1}}'])
+def test_a_file_that_holds_no_few_shot_results_is_one_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(paper_tables, "RESULTS", tmp_path)
+    (tmp_path / "few_shot.json").write_text(text)
+    assert paper_tables.main(["only=sinusoid"]) == 2
+    assert "holds no results" in capsys.readouterr().err
 
 
 def test_point2d_gets_eight_million_steps() -> None:
