@@ -13,7 +13,6 @@ The sinusoid's numbers are read from experiments/results/few_shot.json, if that 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from experiments.compare.__main__ import SMALL
 from experiments.compare.contenders import Job, Plan
 from experiments.compare.report import curve_over_seeds
 from experiments.compare.training import cost, measure, settle
-from experiments.few_shot.report import Row, markdown
+from experiments.few_shot.report import stored_tables
 from metarl.errors import ConfigError, nearest
 from metarl.run_folder import RunFolder, atomic_write
 
@@ -126,21 +125,6 @@ def row(benchmark: str, method: str, measure: str, values: Mapping[int, str], pr
     return [benchmark, method, measure, *(values.get(step, "") for step in range(4)), protocol]
 
 
-def few_shot(path: Path) -> str:
-    """Our tables of the sinusoids in the file of few-shot results; nothing if it has none.
-
-    Raises:
-        ConfigError: if the file is something else.
-    """
-    try:
-        problem = json.loads(path.read_bytes())["problems"].get("sinusoid")
-        return markdown([Row.of_record(record) for record in problem["rows"]]) if problem else ""
-    except FileNotFoundError:
-        return ""
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} holds no results of python -m experiments.few_shot: move it away") from None
-
-
 def text(rows: Sequence[Sequence[str]], sinusoid: str | None) -> str:
     """The document."""
     lines = ["# Beside the papers", ""]
@@ -176,7 +160,7 @@ def tables(arguments: Sequence[str]) -> None:
         small = tuple(line for line in SMALL if env != "point2d" or not line.startswith("agent."))
         plan = Plan(env, runs, seeds, small if quick else (), 2 if quick else None)
         rows += [ours(plan, algo, console) for algo in (("maml",) if env == "point2d" else ("in_context", "maml"))]
-    document = text(rows, few_shot(RESULTS / "few_shot.json") if "sinusoid" in chosen else None)
+    document = text(rows, stored_tables(RESULTS / "few_shot.json", ["sinusoid"]) if "sinusoid" in chosen else None)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, document.encode())
     console.print(f"\n{document}\nresult: {out}", markup=False)

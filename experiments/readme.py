@@ -1,7 +1,8 @@
 """python -m experiments.readme [readme=README.md] [gifs=true]
 
 Write the README's results anew, between `<!-- results:begin -->` and `<!-- results:end -->`: the tables of
-experiments/results/compare/*.json, the shipped policies, and pictures of some of them before and after adapting.
+experiments/results/compare/*.json, those beside the papers and of the few-shot problems, the shipped policies, and
+pictures of some of them before and after adapting.
 
   readme  the file to rewrite
   gifs    false: keep the pictures that are there
@@ -15,8 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import metarl  # noqa: F401  - first: it checks the packages' places
+from experiments import paper_tables
 from experiments.arguments import command, flag, given
 from experiments.compare.report import table
+from experiments.few_shot.__main__ import PROBLEMS
+from experiments.few_shot.report import stored_tables
 from metarl import pretrained
 from metarl.errors import ConfigError
 from metarl.rendering import render
@@ -43,6 +47,24 @@ def comparisons(folder: Path) -> list[str]:
         if picture.exists():
             lines += [f"![Adaptation curves of {content['env']}]({relative(picture)})", ""]
     return lines
+
+
+def beside_papers() -> list[str]:
+    """The document of `experiments.paper_tables`, if it is written; its sinusoids are among the few-shot problems."""
+    path = RESULTS / "paper_tables.md"
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8").partition(paper_tables.SINUSOID)[0]
+    lines = [f"##{line}" if line.startswith("# ") else line for line in text.strip().splitlines()]
+    return [*lines, "", "`python -m experiments.paper_tables`", ""]
+
+
+def supervised() -> list[str]:
+    """The tables of the few-shot problems, as far as they are there."""
+    text = stored_tables(RESULTS / "few_shot.json", PROBLEMS)
+    return (
+        ["### The same code on supervised tasks", "", text, "", "`python -m experiments.few_shot`", ""] if text else []
+    )
 
 
 def shipped() -> list[str]:
@@ -114,7 +136,7 @@ def write(readme: Path, film: bool) -> None:
     except OSError as error:
         raise ConfigError(f"readme={readme}: {error.strerror}") from None
     rewritten(text, "")  # a mistake comes to light before anything is filmed
-    lines = [*pictures(film), *comparisons(RESULTS / "compare"), *shipped()]
+    lines = [*pictures(film), *comparisons(RESULTS / "compare"), *beside_papers(), *supervised(), *shipped()]
     atomic_write(readme, rewritten(text, "\n".join(lines)).encode())
 
 

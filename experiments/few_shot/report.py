@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track as bar
 
-from metarl.errors import RunFolderError
+from metarl.errors import ConfigError, RunFolderError
 from metarl.progress import LINE_EVERY, clock
 from metarl.run_folder import atomic_write
 from metarl.statistics import Interval
@@ -68,6 +68,22 @@ def _cell(interval: Interval | None, digits: int) -> str:
     if interval is None:
         return ""
     return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def stored_tables(path: Path, problems: Sequence[str]) -> str:
+    """The tables of those of the problems that a file of results has finished; empty if there is no such file.
+
+    Raises:
+        ConfigError: if the file is something else.
+    """
+    try:
+        stored = json.loads(path.read_bytes())["problems"]
+        finished = [stored[name] for name in problems if name in stored and stored[name]["complete"]]
+        return markdown([Row.of_record(record) for problem in finished for record in problem["rows"]])
+    except FileNotFoundError:
+        return ""
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} holds no results of python -m experiments.few_shot: move it away") from None
 
 
 class Results:

@@ -17,6 +17,8 @@ from metarl.statistics import Interval
 TEXT = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
 POINT = {"mean": 0.5, "ci95": [0.4, 0.6]}
 CURVE = [{"step": step, "episodes": 10 * step, "success": POINT, "return": POINT} for step in (0, 1)]
+ROW = Row("Sinusoids", "MAML", "gradient", {"1 step": Interval(0.6, 0.5, 0.7)}, 80.0)
+SINUSOID = {"complete": True, "rows": [ROW.record()]}
 
 
 @pytest.fixture
@@ -55,6 +57,21 @@ def test_the_results_are_replaced_and_nothing_else(results: Path, tmp_path: Path
         assert text.count(shipped) == 1
 
 
+def test_the_papers_and_the_few_shot_problems_stand_in_the_readme_if_they_are_there(
+    results: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(TEXT)
+    (results / "paper_tables.md").write_text(paper_tables.text([["point2d", *"abcdefgh"]], "a table"))
+    unfinished = {"complete": False, "rows": [ROW.record() | {"table": "Digits"}]}
+    (results / "few_shot.json").write_text(json.dumps({"problems": {"sinusoid": SINUSOID, "digits": unfinished}}))
+    assert readme.main([f"readme={path}"]) == 0
+    text = path.read_text()
+    assert text.count("### Beside the papers") == text.count("| point2d | a | b |") == 1
+    assert text.count("| MAML | gradient | 0.600 [0.500, 0.700] | 80 s |") == 1
+    assert "a table" not in text and "Digits" not in text
+
+
 @pytest.mark.parametrize("text", ["", readme.BEGIN, f"{readme.END}{readme.BEGIN}", TEXT + TEXT])
 def test_a_readme_without_markers_is_left_alone(
     text: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -78,8 +95,7 @@ def test_what_is_published_stands_beside_ours(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(paper_tables, "ours", ours)
     monkeypatch.setattr(paper_tables, "RESULTS", tmp_path)
-    result = Row("Sinusoids", "MAML", "gradient", {"1 step": Interval(0.6, 0.5, 0.7)}, 80.0)
-    (tmp_path / "few_shot.json").write_text(json.dumps({"problems": {"sinusoid": {"rows": [result.record()]}}}))
+    (tmp_path / "few_shot.json").write_text(json.dumps({"problems": {"sinusoid": SINUSOID}}))
     assert paper_tables.main(["only=point2d,sinusoid"]) == 0
     lines = (tmp_path / "paper_tables.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| point2d")]
