@@ -70,16 +70,16 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a learner is meta-trained; the defaults are those of the MAML paper's sinusoids, but for the decay.
+    """How a learner is meta-trained; the defaults are those of the MAML paper's sinusoids, but for the
+    fall of the outer rate.
 
     Attributes:
         iterations: of meta-training. tasks: M per iteration. shots: support examples; Reptile: per minibatch.
         steps: inner gradient steps. rate: of those. learn_rates: one for each tensor, as in Meta-SGD.
         clip: norm limit of the inner gradient.
-        learning_rate: of the outer step (Adam's; Reptile: its epsilon). decay: whether it falls linearly to 0.
-        warmup: first iterations, in which it rises linearly. MAML's loop alone:
-        average: last iterations, of whose parameters the mean is kept (Polyak and Juditsky 1992). At a constant rate
-            the last parameters are a noisy draw around it, and some draws let a test task diverge.
+        learning_rate: of the outer step (Adam's; Reptile: its epsilon), which falls linearly to 0: at a constant one
+            the last parameters are a noisy draw, and some draws let a test task diverge.
+        warmup: first iterations, in which it rises linearly.
     """
 
     iterations: int
@@ -90,14 +90,12 @@ class Recipe:
     learn_rates: bool = False
     clip: float | None = None
     learning_rate: float = 1e-3
-    decay: bool = True
     warmup: int = 0
-    average: int = 1
 
     def outer_rate(self, number: int) -> float:
         """The outer learning rate in an iteration."""
         rise = min(1.0, (number + 1) / self.warmup) if self.warmup else 1.0
-        return self.learning_rate * rise * (1 - number / self.iterations if self.decay else 1.0)
+        return self.learning_rate * rise * (1 - number / self.iterations)
 
     @property
     def compile(self) -> bool:
@@ -171,8 +169,6 @@ def maml(network: nn.Module, criterion: Criterion, sample: Sample, recipe: Recip
     if recipe.learn_rates:
         groups.append({"params": list(log_rates.values()), "factor": RATE_FACTOR})
     optimiser = torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
-    trained = [*leaves.values(), *log_rates.values()]
-    mean, first = [value.clone() for value in trained], max(recipe.iterations - max(recipe.average, 1), 0)
     for number in ticks:
         examples = sample(recipe.tasks)
         support = [examples.part(0, recipe.shots)] * recipe.steps
@@ -192,11 +188,6 @@ def maml(network: nn.Module, criterion: Criterion, sample: Sample, recipe: Recip
         for group in optimiser.param_groups:
             group["lr"] = recipe.outer_rate(number) * group["factor"]
         optimiser.step()
-        if number >= first:
-            for kept, value in zip(mean, trained, strict=True):
-                kept.lerp_(value, 1.0 / (number - first + 1))
-    for value, kept in zip(trained, mean, strict=True):
-        value.copy_(kept)
     rates = {name: torch.exp(value.detach()) for name, value in log_rates.items()}
     return Learner(network, criterion, _plain(leaves), _plain(rates), recipe.clip)
 
