@@ -43,6 +43,7 @@ class Outer:
     """The outer loop: PPO with several epochs over the meta-batch."""
 
     learning_rate: float = 1e-3
+    half_life: float | None = None  # iterations in which the learning rate halves; None: it stays
     epochs: int = 4
     minibatches: int = 4
     clip: float = 0.2
@@ -97,12 +98,23 @@ class Learner(ABC):
         rate = torch.log(torch.tensor(settings.inner.rate, device=policy.log_std.device))
         self.log_rates = {name: rate.clone() for name in self.parameters if name in names}
         self.optimiser = torch.optim.Adam(self.parameter_groups(), eps=1e-5, fused=True)
+        self.first_rates = [group["lr"] for group in self.optimiser.param_groups]
         self.on_gpu = policy.log_std.device.type == "cuda"  # where several threads are of no use
         self.workers = 1 if self.on_gpu else settings.inner.workers or cores()
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """What the outer optimiser moves."""
         return [{"params": list(self.parameters.values()), "lr": self.settings.outer.learning_rate}]
+
+    def begin(self, iteration: int) -> None:
+        """Set the outer learning rates for this iteration (from 0) of the learner's own.
+
+        They fall with iterations and not with the share of a budget, so that a run whose budget is raised goes on as
+        if it had always had that one.
+        """
+        if half_life := self.settings.outer.half_life:
+            for group, first in zip(self.optimiser.param_groups, self.first_rates, strict=True):
+                group["lr"] = first * 0.5 ** (iteration / half_life)
 
     def prepare(self, episodes: Episodes) -> Batch:
         """Advantages and critic targets of episodes, normalised within each task that has several episodes."""

@@ -148,6 +148,7 @@ ALGORITHM: dict[str, Rule] = {
     "inner.workers": threads,
     "inner.compile": boolean,
     "outer.learning_rate": positive,
+    "outer.half_life": optional(positive),
     "outer.epochs": count,
     "outer.minibatches": count,
     "outer.clip": positive,

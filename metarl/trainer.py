@@ -95,6 +95,8 @@ class Trainer:
     def iterate(self) -> dict[str, float]:
         """One meta-iteration; returns its metrics."""
         name, learner = self.phase()
+        earlier = [until for *_, until in self.phases if until is not None and until <= self.iteration]
+        learner.begin(self.iteration - max(earlier, default=0))
         settings = learner.settings
         env = self.environments[settings.tasks * settings.episodes]
         env.set_tasks(self.distribution.sample(settings.tasks))

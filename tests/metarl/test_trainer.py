@@ -187,6 +187,29 @@ def test_the_warm_start_ends_where_it_should() -> None:
     assert isinstance(trainer.learner, MAML)
 
 
+def test_outer_rates_fall_by_the_iterations_of_their_phase() -> None:
+    config = copy.deepcopy(warm_started())
+    config["algo"]["warm_start"]["settings"].setdefault("outer", {})["half_life"] = 1.0
+    config["algo"]["outer"]["half_life"] = 2.0
+    config["algo"]["inner"]["learn_rates"] = True
+    trainer, shares = Trainer(config, CPU), []
+    for number in range(5):
+        if number == 4:  # as after an interruption
+            before, trainer = trainer, Trainer(config, CPU)
+            trainer.load(*before.state())
+        _, learner = trainer.phase()
+        trainer.iterate()
+        rates = [group["lr"] for group in learner.optimiser.param_groups]
+        shares.append([rate / first for rate, first in zip(rates, learner.first_rates, strict=True)])
+    assert shares == [[1.0], [0.5], [1.0, 1.0], pytest.approx([0.5**0.5] * 2), [0.5, 0.5]]
+
+
+def test_without_a_half_life_the_outer_rate_stays() -> None:
+    trainer = Trainer(point2d(), CPU)
+    train(trainer, 3)
+    assert [group["lr"] for group in trainer.learner.optimiser.param_groups] == [1e-3]
+
+
 def test_training_draws_tasks_from_the_training_split_alone() -> None:
     trainer = Trainer(warm_started(), CPU)
     seen = []
