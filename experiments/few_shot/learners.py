@@ -223,6 +223,7 @@ class Contender:
     Attributes:
         family: what adapts. build: makes the network. recipe: None leaves the network as it is made.
         steps: at which it is measured. rates: of those steps, tried on training tasks; none: the recipe's.
+        clip: norm limit of the gradient of those steps; None: the recipe's.
     """
 
     name: str
@@ -232,6 +233,7 @@ class Contender:
     train: Callable[[nn.Module, Criterion, Sample, Recipe, Iterable[int]], Learner] = maml
     steps: Sequence[int] = (0,)
     rates: Sequence[float] = ()
+    clip: float | None = None
 
     def learner(
         self,
@@ -259,11 +261,13 @@ class Contender:
         examples = recipe.steps * recipe.shots if self.train is reptile else recipe.shots + queries
         sample = partial(draw, examples, torch.Generator().manual_seed(seed))
         learner = self.train(network, criterion, sample, recipe, track(self.name, recipe.iterations))
-        return learner, time.monotonic() - started
+        spent = time.monotonic() - started
+        return (learner if self.clip is None else replace(learner, clip=self.clip)), spent
 
     def record(self) -> dict[str, Any]:
         """What it is trained with, for the results."""
-        return {"algorithm": self.train.__name__} | asdict(self.recipe) if self.recipe else {}
+        measured = {} if self.clip is None else {"measured_clip": self.clip}
+        return {"algorithm": self.train.__name__} | asdict(self.recipe) | measured if self.recipe else {}
 
 
 def tuned(learner: Learner, rates: Sequence[float], examples: Examples, shots: int, step: int) -> Learner:
