@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.few_shot.learners import (
+    Contender,
     Examples,
     Learner,
     Recipe,
@@ -246,3 +247,15 @@ def test_the_best_rate_is_chosen_and_one_that_diverges_is_not() -> None:
     assert not torch.isfinite(loss(1e30)) and loss(0.05) < loss(1e-4)
     chosen = tuned(learner, rates, examples, 10, 5)
     assert [float(rate) for rate in chosen.rates.values()] == pytest.approx([0.05] * 4)
+
+
+def test_a_contender_may_be_measured_with_another_limit_than_it_is_trained_with() -> None:
+    def learner(clip: float | None) -> Learner:
+        one = Contender("one", "gradient", network, Recipe(2, TASKS, SHOTS, clip=2.0), clip=clip)
+        draw = partial(anywhere, math.pi)
+        return one.learner(squared_error, draw, queries=QUERIES, seed=0, track=lambda _, count: range(count))[0]
+
+    usual, limited = learner(None), learner(0.5)
+    assert (usual.clip, limited.clip) == (2.0, 0.5)
+    for name, value in usual.parameters.items():
+        assert torch.equal(value, limited.parameters[name])
