@@ -46,8 +46,8 @@ class Row:
     def of_record(record: Mapping[str, Any]) -> Row:
         """The row of a record."""
         cells = {name: Interval(cell["mean"], *cell["ci95"]) for name, cell in record["results"].items()}
-        texts = (record[key] for key in ("table", "learner", "family"))
-        return Row(*texts, cells, record["seconds"], record["recipe"])
+        table, learner, family = (record[key] for key in ("table", "learner", "family"))
+        return Row(table, learner, family, cells, record["seconds"], record["recipe"])
 
 
 def markdown(rows: Sequence[Row]) -> str:
