@@ -84,7 +84,7 @@ SINUSOID = (
 )
 OURS = {
     "point2d": (
-        "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, 0.05 of the rate after"
+        "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, learned inner rates, 0.05 of them after"
         " the first step"
     ),
     "cheetah_dir": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out tasks",
