@@ -84,8 +84,8 @@ SINUSOID = (
 )
 OURS = {
     "point2d": (
-        "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, learned inner rates, 0.05 of them after"
-        " the first step"
+        "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, learned inner rates,"
+        " 0.05 of them after the first step"
     ),
     "cheetah_dir": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out tasks",
     "cheetah_vel": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out speeds",
