@@ -119,17 +119,24 @@ def measured(folder: RunFolder, split: str, iteration: int, steps: int | None) -
 
 
 def fine_tuned(run: Run, console: Console) -> Run:
-    """The run with the fine-tuning rate that does best on training tasks; chosen once and kept with the run."""
+    """The run with the fine-tuning rate that does best on training tasks; chosen once and kept with the run.
+
+    What was measured with an earlier choice is discarded, so that nobody reads it as this one's.
+    """
     try:
         choice = run.folder.read_evaluation("fine_tuning")
     except RunFolderError:
         choice = {}
-    if choice.get("iteration") != run.iteration:
+    wanted = {"iteration": run.iteration, "steps": STEPS, "clip": CLIP}
+    tried = tuple(entry["rate"] for entry in choice.get("grid", ()))
+    if tried != RATES or any(choice.get(key) != value for key, value in wanted.items()):
         console.print(f"choosing the rate of fine-tuning on {TRAINING_TASKS} training tasks")
         outcomes = {rate: outcome(with_inner(run, rate)) for rate in RATES}
         best = max(outcomes, key=lambda rate: outcomes[rate])
         grid = [{"rate": rate, "success": value[0], "return": value[1]} for rate, value in outcomes.items()]
-        choice = {"iteration": run.iteration, "rate": best, "steps": STEPS, "clip": CLIP, "grid": grid}
+        for split in ("test", "ood"):
+            (run.folder.path / "evaluation" / f"{split}.json").unlink(missing_ok=True)
+        choice = wanted | {"rate": best, "grid": grid}
         run.folder.write_evaluation("fine_tuning", choice)
     return with_inner(run, choice["rate"])
 

@@ -104,10 +104,12 @@ def test_a_run_with_other_settings_is_no_result(plan: Plan) -> None:
         settle(other.jobs("in_context", 0)[-1])
 
 
-def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from metarl.runs import open_run
 
-    run = open_run(plan.folder("multitask", 0))
+    run = open_run(shutil.copytree(plan.folder("multitask", 0), tmp_path / "run"))
     values = {1e-3: (0.5, 9.0), 1e-2: (0.5, 10.0), 1e-1: (0.2, 20.0), 1.0: (0.1, 30.0)}
     seen = []
 
@@ -118,18 +120,30 @@ def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(plan: Plan, monke
         return values[inner.rate]
 
     monkeypatch.setattr(training, "outcome", outcome)
-    path = plan.folder("multitask", 0) / "evaluation" / "fine_tuning.json"
-    kept = path.read_bytes()
-    try:
-        assert json.loads(kept)["rate"] in RATES
-        path.unlink()
-        for _ in range(2):  # chosen once
-            chosen = training.fine_tuned(run, Console(quiet=True))
-            assert chosen.learner.settings.inner.rate == pytest.approx(1e-2)
-            assert float(next(iter(chosen.learner.rates().values()))) == pytest.approx(1e-2)
-        assert seen == list(RATES)
-    finally:
-        path.write_bytes(kept)
+    assert run.folder.read_evaluation("fine_tuning")["rate"] in RATES
+    (run.folder.path / "evaluation" / "fine_tuning.json").unlink()
+    for _ in range(2):  # chosen once
+        chosen = training.fine_tuned(run, Console(quiet=True))
+        assert chosen.learner.settings.inner.rate == pytest.approx(1e-2)
+        assert float(next(iter(chosen.learner.rates().values()))) == pytest.approx(1e-2)
+    assert seen == list(RATES)
+
+
+@pytest.mark.parametrize("changed", [{"iteration": 1}, {"steps": 1}, {"clip": 2.0}, {"grid": []}])
+def test_another_choice_of_the_rate_discards_what_was_measured_with_the_last(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    folder = RunFolder.open(shutil.copytree(plan.folder("multitask", 0), tmp_path / "run"))
+    choice, before = folder.read_evaluation("fine_tuning"), folder.read_evaluation("test")
+    other = max(RATES) if choice["rate"] < max(RATES) else min(RATES)
+    monkeypatch.setattr(training, "outcome", lambda run: (run.learner.settings.inner.rate == other, 0.0))
+    training.measure(folder, "multitask", Console(quiet=True))
+    assert folder.read_evaluation("fine_tuning") == choice and folder.read_evaluation("test") == before
+    folder.write_evaluation("fine_tuning", choice | changed)
+    training.measure(folder, "multitask", Console(quiet=True))
+    assert folder.read_evaluation("fine_tuning")["rate"] == other
+    assert folder.read_evaluation("test")["curve"][0] == before["curve"][0]
+    assert folder.read_evaluation("test")["curve"][-1] != before["curve"][-1]
 
 
 def test_success_decides_on_a_rate_before_the_return(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
