@@ -64,6 +64,12 @@ class Run:
             return self.folder
         return RunFolder(Path(f"{PREFIX}-{self.folder.path.name}"))
 
+    @property
+    def gradient_steps(self) -> int:
+        """How many an evaluation takes if nothing else is said: as set, or as many as in training."""
+        steps = self.config["evaluate"]["steps"]
+        return self.learner.settings.inner.steps if steps is None else steps
+
     def environment(self, simulations: int, seed: int, threads: int = 0) -> Environment:
         """The environment it was trained on, with N simulations.
 
@@ -274,12 +280,11 @@ def evaluate(
     """Measure the adaptation curve of a run on tasks of a split, print it, and write it into the run folder.
 
     Args:
-        steps: gradient steps (None: as many as in training). episodes: per step (None: as the run's configuration
+        steps: gradient steps (None: `Run.gradient_steps`). episodes: per step (None: as the run's configuration
             says).
     """
     chosen = run.held_out(split, tasks)
-    steps = run.config["evaluate"]["steps"] if steps is None else steps
-    steps = run.learner.settings.inner.steps if steps is None else steps
+    steps = run.gradient_steps if steps is None else steps
     episodes = int(episodes or run.config["evaluate"]["episodes_per_step"])
     env = run.environment(tasks * episodes, stream_seed(seed, "evaluation"), threads)
     generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation") + 1)

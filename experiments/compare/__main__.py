@@ -1,10 +1,11 @@
-"""python -m experiments.compare env=grasp [seeds=0,1,2] [only=maml,in_context] [runs=runs/compare] [quick=true]
+"""python -m experiments.compare env=grasp [seeds=0,1,2] [only=maml,in_context] [steps=3] [quick=true]
 
 Trains all contenders on one environment, or loads those that are trained, and writes <env>.json, .csv, .md and .png.
 
   env     reach, grasp or navigate: all contenders; another one: in_context, maml, multitask
   seeds   of in_context, maml and multitask (default: 0,1,2 on the three, else 0); the others get the first
   only    train these contenders; the report has the others too, as far as they are trained
+  steps   gradient steps that maml, fomaml, reptile and multitask are measured after (default: the recipes', 3)
   runs    the folder of the runs (default: runs/compare): finished ones are loaded, others continued
   out     the folder of the results (default: experiments/results/compare)
   quick   true: a few iterations and tasks, in runs/compare-quick, to see that everything works
@@ -31,7 +32,7 @@ from experiments.compare.report import document, table, write
 from metarl.errors import ConfigError, Interrupted, nearest
 
 RESULTS = Path(__file__).parents[1] / "results" / "compare"
-KEYS = ("env", "seeds", "only", "runs", "out", "quick")
+KEYS = ("env", "seeds", "only", "steps", "runs", "out", "quick")
 SMALL = ("env.horizon=10", "agent.width=8", "algo.tasks=4", "evaluate.tasks=4", "evaluate.episodes_per_step=2")
 
 
@@ -59,7 +60,10 @@ def read(arguments: Sequence[str]) -> Request:
     quick = flag(values, "quick")
     seeds = numbers(values, "seeds", (0, 1, 2) if env in MAIN and not quick else (0,))
     runs = Path(values.get("runs") or ("runs/compare-quick" if quick else "runs/compare"))
-    plan = Plan(env, runs, seeds, SMALL if quick else (), 2 if quick else None)
+    steps = numbers(values, "steps", ())
+    if len(steps) > 1 or 0 in steps:
+        raise ConfigError(f"steps={values['steps']}: must be one integer from 1")
+    plan = Plan(env, runs, seeds, SMALL if quick else (), 2 if quick else None, steps[0] if steps else None)
     chosen = tuple(values["only"].split(",")) if values.get("only") else tuple(plan.names())
     for name in chosen:
         if name not in plan.names():

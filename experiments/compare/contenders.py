@@ -15,6 +15,7 @@ from metarl.rules import leaves, show
 Config = dict[str, Any]
 
 MAIN = ("reach", "grasp", "navigate")  # compared in full, on three seeds
+GRADIENT = ("maml", "fomaml", "reptile")
 SEEDED = ("in_context", "maml", "multitask")  # those that get all the seeds
 ORACLE = {"grasp": "env.object_visible=true"}  # elsewhere the goal is what is hidden
 EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_100x": 1000}  # of the one task that PPO learns from scratch
@@ -73,6 +74,7 @@ class Plan:
 
     Args:
         small: overrides that make every training tiny (a smoke test); iterations: of each phase then.
+        steps: gradient steps to measure after (None: as the recipes say, and `training.STEPS` of fine-tuning).
     """
 
     env: str
@@ -80,6 +82,7 @@ class Plan:
     seeds: tuple[int, ...]
     small: tuple[str, ...] = ()
     iterations: int | None = None
+    steps: int | None = None
 
     def names(self) -> list[str]:
         """The contenders of this environment, in the order of the table."""
@@ -203,7 +206,7 @@ def oracle(plan: Plan, seed: int) -> list[Job]:
 JOBS: dict[str, Callable[[Plan, int], list[Job]]] = {
     "in_context": in_context,
     "in_context_equal": in_context_equal,
-    **{name: gradient(name) for name in ("maml", "fomaml", "reptile")},
+    **{name: gradient(name) for name in GRADIENT},
     "multitask": multitask,
     "oracle": oracle,
 }

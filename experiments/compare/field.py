@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from rich.console import Console
 
 from experiments.compare import scratch
-from experiments.compare.contenders import EPISODES, Job, Plan
+from experiments.compare.contenders import EPISODES, GRADIENT, Job, Plan
 from experiments.compare.report import Result
 from experiments.compare.training import cost, finished, measure, settle
 from metarl.errors import RunFolderError
@@ -49,7 +49,7 @@ class Field:
                 self.console.print(f"begins with {job.contender}, seed {seed}: {job.folder}", markup=False)
             settle(job)
         if jobs:
-            measure(RunFolder.open(jobs[-1].folder), name, self.console)
+            measure(RunFolder.open(jobs[-1].folder), name, self.console, self.plan.steps)
 
     def results(self) -> list[Result]:
         """Whatever is finished, chosen or not."""
@@ -63,17 +63,24 @@ class Field:
         if not jobs or not _is_finished(jobs[-1]):
             return None
         folder = RunFolder.open(jobs[-1].folder)
-        evaluations = measure(folder, name, self.console)
+        evaluations = measure(folder, name, self.console, self.plan.steps)
         commands = [line for job in jobs for line in job.commands()]
         note = ""
         if name == "multitask":
             choice = folder.read_evaluation("fine_tuning")
             note = f"seed {seed} fine-tuned with rate {choice['rate']:g}, gradient norm at most {choice['clip']:g}"
             commands.append(f"{self.command} only=multitask")
-        elif "ood" in evaluations:
-            commands.append(shlex.join(["python", "-m", "metarl.evaluate", f"run={folder.path}", "split=ood"]))
+        else:
+            commands += self._evaluations(name, folder, evaluations)
         env_steps, seconds = cost(folder)
         return Result(name, seed, env_steps, seconds, evaluations, commands, note)
+
+    def _evaluations(self, name: str, folder: RunFolder, splits: Iterable[str]) -> list[str]:
+        """The commands of the evaluations that training has not made."""
+        own = [f"steps={self.plan.steps}"] if self.plan.steps and name in GRADIENT else []
+        wanted = [split for split in splits if own or split != "test"]
+        evaluate = ["python", "-m", "metarl.evaluate", f"run={folder.path}"]
+        return [shlex.join([*evaluate, f"split={split}", *own]) for split in wanted]
 
     def _from_scratch(self, name: str, seed: int) -> None:
         # Their discount is that of the algorithms that they are compared with.

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from envs.errors import TaskError
-from experiments.compare.contenders import Job, composed
+from experiments.compare.contenders import GRADIENT, Job, composed
 from metarl.assembly import ALGORITHMS, stream_seed
 from metarl.config import compose
 from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
@@ -24,7 +24,7 @@ from metarl.runs import Run, evaluate, open_run, train
 from metarl.schedule import Budget
 
 RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning, of which the best on training tasks is taken
-STEPS = 3  # of fine-tuning
+STEPS = 3  # of fine-tuning, if nothing else is said
 CLIP = 1.0  # limit of the fine-tuning gradient's norm
 TRAINING_TASKS = 20  # on which the rate is chosen
 
@@ -87,8 +87,12 @@ def finished(folder: RunFolder, job: Job) -> bool:
     return budget.fraction(int(last["iteration"]), int(last["env_steps"]), last["seconds"]) >= 1.0
 
 
-def measure(folder: RunFolder, contender: str, console: Console) -> dict[str, dict[str, Any]]:
-    """The evaluations of a trained run on `test` and, if there is such a split, on `ood`."""
+def measure(folder: RunFolder, contender: str, console: Console, steps: int | None = None) -> dict[str, dict[str, Any]]:
+    """The evaluations of a trained run on `test` and, if there is such a split, on `ood`.
+
+    Args:
+        steps: gradient steps of those that take any (None: as many as their recipes say, and STEPS of fine-tuning).
+    """
     splits = ["test"]
     run = open_run(folder.path)
     try:
@@ -97,8 +101,10 @@ def measure(folder: RunFolder, contender: str, console: Console) -> dict[str, di
     except TaskError:
         pass
     if contender == "multitask":
-        run = fine_tuned(run, console)
-    steps = run.learner.settings.inner.steps if contender == "multitask" else None
+        steps = steps or STEPS
+        run = fine_tuned(run, console, steps)
+    elif steps is None or contender not in GRADIENT:
+        steps = run.gradient_steps
     for split in splits:
         if not measured(folder, split, run.iteration, steps):
             settings = run.config["evaluate"] | {"split": split, "steps": steps}
@@ -108,17 +114,16 @@ def measure(folder: RunFolder, contender: str, console: Console) -> dict[str, di
     return {split: folder.read_evaluation(split) for split in splits}
 
 
-def measured(folder: RunFolder, split: str, iteration: int, steps: int | None) -> bool:
-    """Whether this evaluation of this checkpoint is there, with that many gradient steps if they are given."""
+def measured(folder: RunFolder, split: str, iteration: int, steps: int) -> bool:
+    """Whether this evaluation of this checkpoint is there, with that many gradient steps."""
     try:
         evaluation = folder.read_evaluation(split)
     except RunFolderError:
         return False
-    enough = steps is None or evaluation["curve"][-1]["step"] == steps
-    return enough and evaluation.get("iteration") == iteration
+    return evaluation["curve"][-1]["step"] == steps and evaluation.get("iteration") == iteration
 
 
-def fine_tuned(run: Run, console: Console) -> Run:
+def fine_tuned(run: Run, console: Console, steps: int = STEPS) -> Run:
     """The run with the fine-tuning rate that does best on training tasks; chosen once and kept with the run.
 
     What was measured with an earlier choice is discarded, so that nobody reads it as this one's.
@@ -127,24 +132,24 @@ def fine_tuned(run: Run, console: Console) -> Run:
         choice = run.folder.read_evaluation("fine_tuning")
     except RunFolderError:
         choice = {}
-    wanted = {"iteration": run.iteration, "steps": STEPS, "clip": CLIP}
+    wanted = {"iteration": run.iteration, "steps": steps, "clip": CLIP}
     tried = tuple(entry["rate"] for entry in choice.get("grid", ()))
     if tried != RATES or any(choice.get(key) != value for key, value in wanted.items()):
         console.print(f"choosing the rate of fine-tuning on {TRAINING_TASKS} training tasks")
-        outcomes = {rate: outcome(with_inner(run, rate)) for rate in RATES}
+        outcomes = {rate: outcome(with_inner(run, rate, steps)) for rate in RATES}
         best = max(outcomes, key=lambda rate: outcomes[rate])
         grid = [{"rate": rate, "success": value[0], "return": value[1]} for rate, value in outcomes.items()]
         for split in ("test", "ood"):
             (run.folder.path / "evaluation" / f"{split}.json").unlink(missing_ok=True)
         choice = wanted | {"rate": best, "grid": grid}
         run.folder.write_evaluation("fine_tuning", choice)
-    return with_inner(run, choice["rate"])
+    return with_inner(run, choice["rate"], steps)
 
 
-def with_inner(run: Run, rate: float) -> Run:
+def with_inner(run: Run, rate: float, steps: int = STEPS) -> Run:
     """The run with another inner loop."""
     settings = run.learner.settings
-    inner = dataclasses.replace(settings.inner, rate=rate, steps=STEPS, clip=CLIP)
+    inner = dataclasses.replace(settings.inner, rate=rate, steps=steps, clip=CLIP)
     build = ALGORITHMS[run.config["algo"]["name"]]
     learner = build(run.policy, dataclasses.replace(settings, inner=inner), torch.Generator())
     return dataclasses.replace(run, learner=learner)
@@ -155,9 +160,9 @@ def outcome(run: Run) -> tuple[float, float]:
     tasks = min(TRAINING_TASKS, run.config["evaluate"]["tasks"])
     seed = stream_seed(run.config["seed"], "evaluation")
     env = run.environment(tasks * run.config["evaluate"]["episodes_per_step"], seed, run.config["threads"])
-    generator = torch.Generator().manual_seed(seed)
+    generator, steps = torch.Generator().manual_seed(seed), run.learner.settings.inner.steps
     try:
-        rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("train", tasks), STEPS, generator)
+        rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("train", tasks), steps, generator)
     except NotFiniteError:  # a rate beyond all use
         return -math.inf, -math.inf
     last = rounds[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +116,7 @@ def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(
 
     def outcome(changed: Any) -> tuple[float, float]:
         inner = changed.learner.settings.inner
-        assert (inner.steps, inner.clip) == (3, 1.0)
+        assert (inner.steps, inner.clip) == (2, 1.0)
         seen.append(inner.rate)
         return values[inner.rate]
 
@@ -123,10 +124,36 @@ def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(
     assert run.folder.read_evaluation("fine_tuning")["rate"] in RATES
     (run.folder.path / "evaluation" / "fine_tuning.json").unlink()
     for _ in range(2):  # chosen once
-        chosen = training.fine_tuned(run, Console(quiet=True))
+        chosen = training.fine_tuned(run, Console(quiet=True), 2)
         assert chosen.learner.settings.inner.rate == pytest.approx(1e-2)
         assert float(next(iter(chosen.learner.rates().values()))) == pytest.approx(1e-2)
     assert seen == list(RATES)
+
+
+def test_the_gradient_steps_that_are_measured_can_be_chosen(plan: Plan, tmp_path: Path) -> None:
+    runs = shutil.copytree(plan.runs, tmp_path / "runs")
+
+    def last_steps(steps: int | None) -> tuple[dict[tuple[str, str], int], list[str]]:
+        changed = replace(plan, runs=runs, steps=steps)
+        results = Field(changed, Console(quiet=True), True, "compare").results()
+        last = {
+            (r.contender, split): r.evaluations[split]["curve"][-1]["step"]
+            for r in results
+            for split in ("test", "ood")
+        }
+        return last, [line for r in results if r.contender == "maml" for line in r.commands]
+
+    gradient = ("maml", "multitask")
+    for steps, expected in ((1, 1), (None, 3)):
+        last, commands = last_steps(steps)
+        assert {key: value for key, value in last.items() if key[0] in gradient} == {
+            (name, split): expected for name in gradient for split in ("test", "ood")
+        }
+        assert {value for key, value in last.items() if key[0] not in gradient} == {0}
+        assert RunFolder(runs / plan.env / "multitask-0").read_evaluation("fine_tuning")["steps"] == expected
+        run = f"python -m metarl.evaluate run={runs / plan.env / 'maml-0'} split="
+        wanted = [f"{run}test steps=1", f"{run}ood steps=1"] if steps else [f"{run}ood"]
+        assert [line for line in commands if "metarl.evaluate" in line] == wanted
 
 
 @pytest.mark.parametrize("changed", [{"iteration": 1}, {"steps": 1}, {"clip": 2.0}, {"grid": []}])
@@ -160,9 +187,10 @@ def test_fine_tuning_is_tried_on_training_tasks(plan: Plan, monkeypatch: pytest.
 
     run, tried = open_run(plan.folder("multitask", 0)), []
     sound = training.adaptation_rounds
-    monkeypatch.setattr(training, "adaptation_rounds", lambda *a: tried.append(a[3]) or sound(*a))
-    training.outcome(training.with_inner(run, 0.1))
-    (tasks,) = tried
+    monkeypatch.setattr(training, "adaptation_rounds", lambda *a: tried.append(a[3:5]) or sound(*a))
+    training.outcome(training.with_inner(run, 0.1, 2))
+    ((tasks, steps),) = tried
+    assert steps == 2
     assert set(run.environment(1, 0, 1).distribution.split_of(tasks)) == {"train"}
 
 
@@ -306,6 +334,8 @@ def test_seeds_are_joined_in_one_row() -> None:
         (["env=reach", "only=mamle"], "only=mamle: is no contender on reach; did you mean 'maml'"),
         (["env=push", "only=oracle"], "only=oracle: is no contender on push"),
         (["env=reach", "seeds=a"], "seeds=a: must be integers"),
+        (["env=reach", "steps=0"], "steps=0: must be one integer from 1"),
+        (["env=reach", "steps=1,2"], "steps=1,2: must be one integer from 1"),
         (["env=reach", "quick=1"], "quick=1: must be true or false"),
     ],
 )
@@ -322,6 +352,7 @@ def test_what_is_asked_for() -> None:
     assert (asked.plan.seeds, asked.chosen, asked.quick) == ((0, 1, 2), ("maml",), False)
     assert asked.command == "python -m experiments.compare env=grasp"
     assert read(["env=push"]).plan.seeds == (0,)
+    assert asked.plan.steps is None and read(["env=grasp", "steps=5"]).plan.steps == 5
     quick = read(["env=grasp", "quick=true"])
     assert quick.plan.runs != asked.plan.runs and quick.out != asked.out  # no toy among the results
 
