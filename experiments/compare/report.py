@@ -144,13 +144,14 @@ def sentences(env: str, results: Sequence[Result]) -> list[str]:
     if not maml:
         return said
     text = f"On {env}, gradient adaptation changes what maml reaches in context by {_gap(maml, maml, before=True)}"
-    if rival := by_name.get("in_context_equal") or by_name.get("in_context"):
-        steps = f"{_steps(maml)} and {_steps(rival)} environment steps"
-        text += f", and maml after adaptation minus in-context training ({steps}) is {_gap(maml, rival)}"
+    alone = [_common(maml, by_name[name]) for name in ("in_context_equal", "in_context") if name in by_name]
+    ours, rival = max(alone, key=lambda pair: len(pair[0]), default=({}, {}))  # the first of those with most seeds
+    if ours:
+        text += f", and maml after adaptation minus in-context training {_between(ours, rival)}"
     said.append(f"{text}.")
-    if rival := by_name.get("multitask"):
-        steps = f"{_steps(maml)} and {_steps(rival)} environment steps"
-        said.append(f"Meta-learning minus multi-task pretraining, both adapted ({steps}), is {_gap(maml, rival)}.")
+    ours, rival = _common(maml, by_name.get("multitask", {}))
+    if ours:
+        said.append(f"Meta-learning minus multi-task pretraining, both adapted, {_between(ours, rival)}.")
     return said
 
 
@@ -218,6 +219,18 @@ def _gap(ours: Mapping[int, Result], theirs: Mapping[int, Result], before: bool 
         f"{success.mean:+.3f} [{success.low:+.3f}, {success.high:+.3f}] in success at the end and"
         f" {gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] in return"
     )
+
+
+def _common(ours: Mapping[int, Result], theirs: Mapping[int, Result]) -> tuple[dict[int, Result], dict[int, Result]]:
+    """The seeds that both have."""
+    seeds = sorted(set(ours) & set(theirs))
+    return {seed: ours[seed] for seed in seeds}, {seed: theirs[seed] for seed in seeds}
+
+
+def _between(ours: Mapping[int, Result], theirs: Mapping[int, Result]) -> str:
+    """The difference of two contenders with the same seeds, and what each was trained for."""
+    seeds = f"seed{'s' if len(ours) > 1 else ''} {' '.join(map(str, ours))}"
+    return f"({seeds}; {_steps(ours)} and {_steps(theirs)} environment steps) is {_gap(ours, theirs)}"
 
 
 def _steps(group: Mapping[int, Result]) -> str:

@@ -305,8 +305,8 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
     results.append(crafted("multitask", 0, [[0.0, 0.4], [0.2, 0.6]]))
     first, second = sentences("reach", results)
     assert "by +0.250 [+0.250, +0.250] in success at the end and +2.50 [+2.50, +2.50] in return" in first
-    assert "(4.00M and 3.50M environment steps) is +0.350 [" in first
-    assert "(4.00M and 4.00M environment steps), is +0.350 [" in second
+    assert "(seed 0; 4.00M and 3.50M environment steps) is +0.350 [" in first
+    assert "(seed 0; 4.00M and 4.00M environment steps) is +0.350 [" in second
     content = document("reach", results, False, "compare env=reach")
     row = next(line for line in table(content).splitlines() if line.startswith("| maml"))
     assert "| 0 | 4.0M | 1.0 min | 10 / 1 | 0.600 [0.550, 0.650]* -> 0.850 [0.800, 0.900]* |" in row
@@ -318,6 +318,17 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
     assert len((tmp_path / "reach.csv").read_text().splitlines()) == 1 + 3 * (1 + 2 + 2)
     assert (tmp_path / "reach.png").read_bytes()[:4] == b"\x89PNG"
     assert first in markdown(content)
+
+
+def test_a_comparison_is_of_the_seeds_that_both_have() -> None:
+    maml = [crafted("maml", seed, [[0.5, 0.6]], (4 + seed) * 1e6) for seed in (0, 1, 2)]
+    equal, alone = crafted("in_context_equal", 0, [[0.5]]), [crafted("in_context", seed, [[0.4]]) for seed in (0, 1)]
+    (one,) = sentences("reach", [*maml, equal, alone[0]])
+    assert "(seed 0; 4.00M and 4.00M environment steps) is +0.100 [" in one
+    (one,) = sentences("reach", [*maml, equal, *alone])  # as many steps are worth less than a second seed
+    assert "(seeds 0 1; 4.50M and 4.00M environment steps) is +0.200 [" in one
+    (one,) = sentences("reach", [*maml, crafted("multitask", 3, [[0.0, 0.4]]), crafted("in_context", 3, [[0.4]])])
+    assert "minus" not in one
 
 
 def test_seeds_are_joined_in_one_row() -> None:
