@@ -144,6 +144,8 @@ def sentences(env: str, results: Sequence[Result]) -> list[str]:
     if not maml:
         return said
     text = f"On {env}, gradient adaptation changes what maml reaches in context by {_gap(maml, maml, before=True)}"
+    if all("ood" in result.evaluations for result in maml.values()):
+        text += f", beyond the training ranges by {_gap(maml, maml, before=True, split='ood')}"
     alone = [_common(maml, by_name[name]) for name in ("in_context_equal", "in_context") if name in by_name]
     ours, rival = max(alone, key=lambda pair: len(pair[0]), default=({}, {}))  # the first of those with most seeds
     if ours:
@@ -151,20 +153,20 @@ def sentences(env: str, results: Sequence[Result]) -> list[str]:
     said.append(f"{text}.")
     ours, rival = _common(maml, by_name.get("multitask", {}))
     if ours:
-        said.append(f"Meta-learning minus multi-task pretraining, both adapted, {_between(ours, rival)}.")
+        said.append(f"Meta-learning minus multi-task pretraining, both adapted {_between(ours, rival)}.")
     return said
 
 
 def difference(
-    ours: Mapping[int, Result], theirs: Mapping[int, Result], measure: str, before: bool = False
+    ours: Mapping[int, Result], theirs: Mapping[int, Result], measure: str, before: bool = False, split: str = "test"
 ) -> Interval:
-    """The last value of ours minus that of theirs (`before`: minus its first one) on the test tasks.
+    """The last value of ours minus that of theirs (`before`: minus its first one) on the tasks of a split.
 
     Paired: seed by seed (Student's t over the seeds that both have), or with one such seed task by task (bootstrap).
     """
 
     def values(result: Result, entry: int) -> list[float]:
-        return [float(task[measure][entry]) for task in result.evaluations["test"]["per_task"]]
+        return [float(task[measure][entry]) for task in result.evaluations[split]["per_task"]]
 
     seeds = sorted(set(ours) & set(theirs))
     pairs = [(values(ours[seed], -1), values(theirs[seed], 0 if before else -1)) for seed in seeds]
@@ -212,9 +214,9 @@ def _way(curve: Curve, name: str, form: str, alone: bool) -> str:
     )
 
 
-def _gap(ours: Mapping[int, Result], theirs: Mapping[int, Result], before: bool = False) -> str:
+def _gap(ours: Mapping[int, Result], theirs: Mapping[int, Result], before: bool = False, split: str = "test") -> str:
     """The differences in success and return, with their intervals, in words."""
-    success, gain = (difference(ours, theirs, measure, before) for measure in ("success", "return"))
+    success, gain = (difference(ours, theirs, measure, before, split) for measure in ("success", "return"))
     return (
         f"{success.mean:+.3f} [{success.low:+.3f}, {success.high:+.3f}] in success at the end and"
         f" {gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] in return"

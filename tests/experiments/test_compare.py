@@ -289,6 +289,12 @@ def crafted(contender: str, seed: int, tasks: list[list[float]], env_steps: floa
     return Result(contender, seed, env_steps, 60.0, {"test": evaluation}, [f"train {contender} {seed}"])
 
 
+def beyond(result: Result, tasks: list[list[float]]) -> Result:
+    """The result with these success rates on the split `ood`."""
+    other = crafted(result.contender, result.seed, tasks).evaluations["test"]
+    return replace(result, evaluations={**result.evaluations, "ood": other})
+
+
 def test_differences_are_paired() -> None:
     one = {0: crafted("maml", 0, [[0.1, 0.3], [0.7, 0.9]])}
     gap = difference(one, one, "success", before=True)
@@ -327,6 +333,9 @@ def test_a_comparison_is_of_the_seeds_that_both_have() -> None:
     assert "(seed 0; 4.00M and 4.00M environment steps) is +0.100 [" in one
     (one,) = sentences("reach", [*maml, equal, *alone])  # as many steps are worth less than a second seed
     assert "(seeds 0 1; 4.50M and 4.00M environment steps) is +0.200 [" in one
+    assert "beyond" not in one
+    (one,) = sentences("reach", [beyond(maml[0], [[0.1, 0.4]])])
+    assert "by +0.100 [" in one and "beyond the training ranges by +0.300 [" in one
     (one,) = sentences("reach", [*maml, crafted("multitask", 3, [[0.0, 0.4]]), crafted("in_context", 3, [[0.4]])])
     assert "minus" not in one
 
