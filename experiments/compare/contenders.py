@@ -31,7 +31,7 @@ NOTES = {
     "fomaml": "first order",
     "reptile": "",
     "multitask": "without memory; sampling and update as in_context, environment steps as maml; fine-tuned",
-    "ppo_scratch_1x": "Stable-Baselines3 PPO from nothing on each task alone, on as many episodes as one adaptation step",
+    "ppo_scratch_1x": "Stable-Baselines3 PPO from nothing on each task alone, with the episodes of one adaptation step",
     "ppo_scratch_100x": "the same with a hundred times as many episodes",
     "oracle": "in_context that is told what the others have to find out",
 }
