@@ -189,9 +189,10 @@ def gradient(algo: str) -> Callable[[Plan, int], list[Job]]:
 def multitask(plan: Plan, seed: int) -> list[Job]:
     """Sampling and update of in_context, environment steps of maml: it must not lose by its tuning."""
     model, own = plan.config("in_context"), plan.config("multitask")
-    keys = [key for key in leaves(own["algo"]) if key != "name" and not key.startswith("inner.")]
-    wanted = [(f"algo.{key}", _at(model["algo"], key), _at(own["algo"], key)) for key in keys]
-    settings = [f"{key}={show(theirs)}" for key, theirs, ours in wanted if theirs != ours]
+    keys = [f"algo.{key}" for key in leaves(own["algo"]) if key != "name" and not key.startswith("inner.")]
+    if own["agent"]["name"] == model["agent"]["name"]:
+        keys += [f"agent.{key}" for key in leaves(own["agent"]) if key != "context"]
+    settings = [f"{key}={show(_at(model, key))}" for key in keys if _at(model, key) != _at(own, key)]
     job = plan.fresh("multitask", "multitask", seed, *settings)
     if not plan.shared():  # maml has no recipe that anybody has tried here
         return [replace(job, budget=plan.fresh("in_context", "in_context", seed).budget)]

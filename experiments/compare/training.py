@@ -124,24 +124,26 @@ def measured(folder: RunFolder, split: str, iteration: int, steps: int) -> bool:
 
 
 def fine_tuned(run: Run, console: Console, steps: int = STEPS) -> Run:
-    """The run with the fine-tuning rate that does best on training tasks; chosen once and kept with the run.
+    """The run with the fine-tuning rate that gives training tasks the greatest return, measured once and kept with it.
 
-    What was measured with an earlier choice is discarded, so that nobody reads it as this one's.
+    The return, because the gradient climbs it: one success more or less among hundreds of failures would choose rates
+    that ruin the policy. What was measured with an earlier choice is discarded, so that nobody reads it as this one's.
     """
     try:
-        choice = run.folder.read_evaluation("fine_tuning")
+        earlier = run.folder.read_evaluation("fine_tuning")
     except RunFolderError:
-        choice = {}
+        earlier = {}
     wanted = {"iteration": run.iteration, "steps": steps, "clip": CLIP}
-    tried = tuple(entry["rate"] for entry in choice.get("grid", ()))
-    if tried != RATES or any(choice.get(key) != value for key, value in wanted.items()):
+    grid = earlier.get("grid", [])
+    tried = tuple(entry["rate"] for entry in grid)
+    if tried != RATES or any(earlier.get(key) != value for key, value in wanted.items()):
         console.print(f"choosing the rate of fine-tuning on {TRAINING_TASKS} training tasks")
         outcomes = {rate: outcome(with_inner(run, rate, steps)) for rate in RATES}
-        best = max(outcomes, key=lambda rate: outcomes[rate])
         grid = [{"rate": rate, "success": value[0], "return": value[1]} for rate, value in outcomes.items()]
+    choice = wanted | {"rate": max(grid, key=lambda entry: entry["return"])["rate"], "grid": grid}
+    if choice != earlier:
         for split in ("test", "ood"):
             (run.folder.path / "evaluation" / f"{split}.json").unlink(missing_ok=True)
-        choice = wanted | {"rate": best, "grid": grid}
         run.folder.write_evaluation("fine_tuning", choice)
     return with_inner(run, choice["rate"], steps)
 

@@ -1,6 +1,8 @@
 """The running robots: Gymnasium's own physics, the papers' rewards, our success criteria."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -11,13 +13,14 @@ from torch import Tensor
 
 from envs.ant import AntDir, AntGoal
 from envs.cheetah import Cheetah, CheetahDir, CheetahVel
+from envs.errors import TaskError
 from envs.locomotion import GYMNASIUM_ASSETS, Runner
 from envs.tasks import Range, Tasks
 
 DT = 0.05  # s, a control step
 
 
-def given(kind: type[Any], count: int, **values: float | list[float]) -> Any:
+def given(kind: Callable[..., Any], count: int, **values: float | list[float]) -> Any:
     """An environment whose tasks have the given values, one for all or one for each, and the compiled masses."""
     env = kind(count, seed=3, threads=1)
     columns = {"mass_scale": 1.0, **values}
@@ -42,7 +45,7 @@ def papers_terms(
         return [float(-abs(velocity[0] - goal[0])), -0.05 * effort]
     if kind is AntDir:
         return [float(velocity @ goal), -0.5 * effort, float(0.2 <= after[2] <= 1.0)]
-    return [float(-np.abs(after[:2] - goal).sum()), -0.1 * effort]
+    return [float(-np.abs(after[:2] - goal).sum()), -0.1 * effort]  # and in ours the one of `approach`
 
 
 CHEETAH_DIR = (CheetahDir, {"direction": [0.0, 1.0]}, "half_cheetah.xml")
@@ -75,7 +78,8 @@ def test_physics_is_that_of_gymnasium_s_file(kind: type[Runner], task: dict[str,
                 seen += [data.qpos[0], 0.0, data.qpos[1] + 0.7]
             np.testing.assert_allclose(step.observation[i].numpy(), seen, atol=1e-5)
             expected = papers_terms(kind, before, data.qpos, env.goal[i].numpy(), action[i].numpy())
-            assert [term[i].item() for term in step.terms.values()] == pytest.approx(expected, abs=1e-4)
+            ours = [term[i].item() for name, term in step.terms.items() if name != "approach"]
+            assert ours == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "task"), [CHEETAH_DIR[:2], ANT_DIR[:2]])
@@ -169,6 +173,30 @@ def test_ant_goal_distance_and_success() -> None:
     expected = -(env.place.float() - env.goal).abs().sum(-1)
     assert torch.allclose(step.terms["distance"], expected)
     assert step.terms["distance"][2].item() == pytest.approx(-3.0, abs=0.1)
+
+
+def test_ant_goal_rewards_the_speed_towards_the_goal() -> None:
+    """Which sums up to the way by which the torso has come nearer."""
+    env = given(AntGoal, 4, goal_angle=[0.0, 1.0, 2.0, 3.0], goal_radius_squared=4.0)
+    plain = given(partial(AntGoal, approach=0.0), 4, goal_angle=[0.0, 1.0, 2.0, 3.0], goal_radius_squared=4.0)
+    start, total = env.place.clone(), torch.zeros(4)
+    for action in actions(env, 30):
+        step, published = env.step(action), plain.step(action)
+        total += step.terms["approach"]
+        assert set(published.terms) == {"distance", "effort"}
+        assert torch.allclose(step.reward - step.terms["approach"], published.reward, atol=1e-4)
+    far, near = (torch.linalg.vector_norm(place - env.goal, dim=-1) for place in (start, env.place))
+    assert torch.allclose(total, (10.0 * (far - near) / DT).float(), atol=1e-3)
+    assert (far - near).abs().min() > 0.01
+    env = given(partial(AntGoal, approach=3.0), 1, goal_angle=0.0, goal_radius_squared=4.0)
+    env.qvel[:, 0] = 2.0
+    assert env.step(torch.zeros(1, 8)).terms["approach"].item() == pytest.approx(3 * 2.0, rel=0.3)
+
+
+@pytest.mark.parametrize("approach", [-1.0, float("nan"), float("inf")])
+def test_the_weight_of_the_speed_is_a_finite_number(approach: float) -> None:
+    with pytest.raises(TaskError, match=r"^approach must be a finite number of at least 0, got "):
+        AntGoal(1, approach=approach)
 
 
 def test_ant_goals_are_uniform_on_a_disk() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -105,13 +106,13 @@ def test_a_run_with_other_settings_is_no_result(plan: Plan) -> None:
         settle(other.jobs("in_context", 0)[-1])
 
 
-def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(
+def test_the_rate_of_fine_tuning_is_that_of_the_greatest_return_on_training_tasks(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from metarl.runs import open_run
 
     run = open_run(shutil.copytree(plan.folder("multitask", 0), tmp_path / "run"))
-    values = {1e-3: (0.5, 9.0), 1e-2: (0.5, 10.0), 1e-1: (0.2, 20.0), 1.0: (0.1, 30.0)}
+    values = {1e-3: (0.5, 9.0), 1e-2: (0.5, 10.0), 1e-1: (0.2, 20.0), 1.0: (0.6, -30.0)}
     seen = []
 
     def outcome(changed: Any) -> tuple[float, float]:
@@ -125,8 +126,8 @@ def test_the_rate_of_fine_tuning_is_the_best_on_training_tasks(
     (run.folder.path / "evaluation" / "fine_tuning.json").unlink()
     for _ in range(2):  # chosen once
         chosen = training.fine_tuned(run, Console(quiet=True), 2)
-        assert chosen.learner.settings.inner.rate == pytest.approx(1e-2)
-        assert float(next(iter(chosen.learner.rates().values()))) == pytest.approx(1e-2)
+        assert chosen.learner.settings.inner.rate == pytest.approx(1e-1)
+        assert float(next(iter(chosen.learner.rates().values()))) == pytest.approx(1e-1)
     assert seen == list(RATES)
 
 
@@ -156,6 +157,20 @@ def test_the_gradient_steps_that_are_measured_can_be_chosen(plan: Plan, tmp_path
         assert [line for line in commands if "metarl.evaluate" in line] == wanted
 
 
+def test_a_rate_chosen_otherwise_is_chosen_anew_from_what_was_measured(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.open(shutil.copytree(plan.folder("multitask", 0), tmp_path / "run"))
+    choice, before = folder.read_evaluation("fine_tuning"), folder.read_evaluation("test")
+    other = max(RATES) if choice["rate"] < max(RATES) else min(RATES)
+    folder.write_evaluation("fine_tuning", choice | {"rate": other})
+    folder.write_evaluation("test", before | {"horizon": 7})
+    monkeypatch.setattr(training, "outcome", lambda _: pytest.fail("measured again"))
+    training.measure(folder, "multitask", Console(quiet=True))
+    assert folder.read_evaluation("fine_tuning") == choice
+    assert folder.read_evaluation("test")["horizon"] == before["horizon"] != 7
+
+
 @pytest.mark.parametrize("changed", [{"iteration": 1}, {"steps": 1}, {"clip": 2.0}, {"grid": []}])
 def test_another_choice_of_the_rate_discards_what_was_measured_with_the_last(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
@@ -163,7 +178,7 @@ def test_another_choice_of_the_rate_discards_what_was_measured_with_the_last(
     folder = RunFolder.open(shutil.copytree(plan.folder("multitask", 0), tmp_path / "run"))
     choice, before = folder.read_evaluation("fine_tuning"), folder.read_evaluation("test")
     other = max(RATES) if choice["rate"] < max(RATES) else min(RATES)
-    monkeypatch.setattr(training, "outcome", lambda run: (run.learner.settings.inner.rate == other, 0.0))
+    monkeypatch.setattr(training, "outcome", lambda run: (0.0, float(run.learner.settings.inner.rate == other)))
     training.measure(folder, "multitask", Console(quiet=True))
     assert folder.read_evaluation("fine_tuning") == choice and folder.read_evaluation("test") == before
     folder.write_evaluation("fine_tuning", choice | changed)
@@ -173,7 +188,7 @@ def test_another_choice_of_the_rate_discards_what_was_measured_with_the_last(
     assert folder.read_evaluation("test")["curve"][-1] != before["curve"][-1]
 
 
-def test_success_decides_on_a_rate_before_the_return(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outcome_of_a_rate_is_that_of_the_last_step(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     from metarl.runs import open_run
 
     last = SimpleNamespace(success_at_end=torch.tensor([True, False]), returns=torch.tensor([3.0, 5.0]))
@@ -202,7 +217,7 @@ def test_a_rate_that_gives_no_numbers_is_never_the_best(plan: Plan, monkeypatch:
 
     monkeypatch.setattr(training, "adaptation_rounds", broken)
     run = training.with_inner(open_run(plan.folder("multitask", 0)), 0.1)
-    assert training.outcome(run) < (0.0, -1e9)
+    assert max(training.outcome(run)) == -math.inf
 
 
 def test_the_plan_of_the_defaults() -> None:
@@ -220,6 +235,8 @@ def test_the_plan_of_the_defaults() -> None:
     assert "algo.warm_start.run=runs/compare/reach/warm-1 budget.iterations=100 " in line
     assert (reach.env_steps("maml"), reach.env_steps("in_context")) == (4_500_000, 3_500_000)
     assert [reach.seeds_of(name) for name in ("maml", "in_context_equal", "fomaml")] == [(0, 1, 2), (0, 1, 2), (0,)]
+    ant = Plan("ant_goal", Path("runs"), (0,))
+    assert "agent.initial_std=0.25" in ant.jobs("multitask", 0)[0].settings  # as its recipes have it
     cheetah = Plan("cheetah_dir", Path("runs"), (0,))
     assert cheetah.shared() == 130
     settings = cheetah.jobs("multitask", 0)[0].settings
