@@ -147,7 +147,7 @@ class AntGoal(Ant):
     published tasks. (2) No contact forces: see `Ant`. (3) The action in `effort` is clipped to [-1, 1]. (4) `approach`
     is ours; `approach=0` gives the published reward, which tells a policy so little about a step that it takes more
     than our budgets to learn from. It is a difference of potentials (Ng et al. 1999): over an episode it sums up to
-    the way by which the torso has come nearer, in units of a control step's 0.05 s.
+    `approach` / 0.05 s times the way by which the torso has come nearer.
 
     Raises:
         TaskError: if `approach` is negative or not finite.
