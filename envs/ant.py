@@ -132,9 +132,9 @@ class AntGoal(Ant):
     | 21-28 | joint velocities                                   | rad/s | qvel       |
     | 29-30 | goal x, y, only with `goal_visible` (an oracle)    | m     | task       |
 
-    Reward terms: `distance` = -(|dx| + |dy|) of the torso to the goal, m; `effort` = -0.1 |action|^2; `approach` = the
+    Reward terms: `distance` = -(|dx| + |dy|) of the torso to the goal, m; `effort` = -0.1 |action|^2; `closing` = the
     option of this name (10, in s/m) times the mean speed over the control step at which the torso comes nearer to the
-    goal, m/s; with `approach=0` there is no such term.
+    goal, m/s; with `closing=0` there is no such term.
 
     Success (ours; the paper quotes returns): the torso is within 0.5 m of the goal.
 
@@ -144,13 +144,13 @@ class AntGoal(Ant):
 
     Source: arXiv 1903.08254, section 6.1 (Ant-Goal-2D), with rlkit/envs/ant_goal.py of katerakelly/oyster, where
     episodes do not end early either. Deviations: (1) `mass_scale` is ours; `env.tasks.mass_scale=1.0` gives the
-    published tasks. (2) No contact forces: see `Ant`. (3) The action in `effort` is clipped to [-1, 1]. (4) `approach`
-    is ours; `approach=0` gives the published reward, which tells a policy so little about a step that it takes more
+    published tasks. (2) No contact forces: see `Ant`. (3) The action in `effort` is clipped to [-1, 1]. (4) `closing`
+    is ours; `closing=0` gives the published reward, which tells a policy so little about a step that it takes more
     than our budgets to learn from. It is a difference of potentials (Ng et al. 1999): over an episode it sums up to
-    `approach` / 0.05 s times the way by which the torso has come nearer.
+    `closing` / 0.05 s times the way by which the torso has come nearer.
 
     Raises:
-        TaskError: if `approach` is negative or not finite.
+        TaskError: if `closing` is negative or not finite.
     """
 
     name = "ant_goal"
@@ -163,18 +163,18 @@ class AntGoal(Ant):
         threads: int = 0,
         horizon: int = 200,
         goal_visible: bool = False,
-        approach: float = 10.0,
+        closing: float = 10.0,
         tasks_override: Mapping[str, object] | None = None,
     ) -> None:
-        if not 0.0 <= approach < math.inf:
-            raise TaskError(f"approach must be a finite number of at least 0, got {approach}")
+        if not 0.0 <= closing < math.inf:
+            raise TaskError(f"closing must be a finite number of at least 0, got {closing}")
         spec = gymnasium_spec("ant.xml")
         add_camera(spec, "world", (0.0, -7.0, 6.5), (0.0, 1.0, -1.0), tracks=False)
         add_marker(spec, [{"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": (SUCCESS_DISTANCE, 0.02, 0.0)}])
         distribution = goal_tasks().override(tasks_override or {})
         super().__init__(spec, num_simulations, distribution, seed, threads, horizon, goal_visible)
         self.observation_size = 31 if goal_visible else 29
-        self.approach = approach
+        self.closing = closing
 
     def apply_goal(self) -> None:
         angle, radius = self.assigned["goal_angle"], self.assigned["goal_radius_squared"].sqrt()
@@ -187,9 +187,9 @@ class AntGoal(Ant):
         offset = self.place - self.goal
         self.distance = torch.linalg.vector_norm(offset, dim=-1)
         terms = {"distance": -offset.abs().sum(-1).float(), "effort": self.effort(action, 0.1)}
-        if self.approach:
+        if self.closing:
             before = torch.linalg.vector_norm(self.before - self.goal, dim=-1)
-            terms["approach"] = (self.approach * (before - self.distance) / self.control_period).float()
+            terms["closing"] = (self.closing * (before - self.distance) / self.control_period).float()
         return terms
 
     def success(self) -> Tensor:

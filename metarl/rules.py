@@ -163,7 +163,7 @@ TRAIN: dict[str, Rule] = {
     "env.horizon": count,
     "env.goal_visible": boolean,
     "env.object_visible": boolean,
-    "env.approach": weight,
+    "env.closing": weight,
     "env.tasks": instance(dict, "a group of ranges, such as env.tasks.goal=[0,1]"),
     **{f"algo.{key}": rule for key, rule in ALGORITHM.items()},
     "algo.warm_start.iterations": natural,

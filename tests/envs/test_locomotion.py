@@ -45,7 +45,7 @@ def papers_terms(
         return [float(-abs(velocity[0] - goal[0])), -0.05 * effort]
     if kind is AntDir:
         return [float(velocity @ goal), -0.5 * effort, float(0.2 <= after[2] <= 1.0)]
-    return [float(-np.abs(after[:2] - goal).sum()), -0.1 * effort]  # and in ours the one of `approach`
+    return [float(-np.abs(after[:2] - goal).sum()), -0.1 * effort]  # and in ours the one of `closing`
 
 
 CHEETAH_DIR = (CheetahDir, {"direction": [0.0, 1.0]}, "half_cheetah.xml")
@@ -78,7 +78,7 @@ def test_physics_is_that_of_gymnasium_s_file(kind: type[Runner], task: dict[str,
                 seen += [data.qpos[0], 0.0, data.qpos[1] + 0.7]
             np.testing.assert_allclose(step.observation[i].numpy(), seen, atol=1e-5)
             expected = papers_terms(kind, before, data.qpos, env.goal[i].numpy(), action[i].numpy())
-            ours = [term[i].item() for name, term in step.terms.items() if name != "approach"]
+            ours = [term[i].item() for name, term in step.terms.items() if name != "closing"]
             assert ours == pytest.approx(expected, abs=1e-4)
 
 
@@ -178,25 +178,25 @@ def test_ant_goal_distance_and_success() -> None:
 def test_ant_goal_rewards_the_speed_towards_the_goal() -> None:
     """Which sums up to the way by which the torso has come nearer."""
     env = given(AntGoal, 4, goal_angle=[0.0, 1.0, 2.0, 3.0], goal_radius_squared=4.0)
-    plain = given(partial(AntGoal, approach=0.0), 4, goal_angle=[0.0, 1.0, 2.0, 3.0], goal_radius_squared=4.0)
+    plain = given(partial(AntGoal, closing=0.0), 4, goal_angle=[0.0, 1.0, 2.0, 3.0], goal_radius_squared=4.0)
     start, total = env.place.clone(), torch.zeros(4)
     for action in actions(env, 30):
         step, published = env.step(action), plain.step(action)
-        total += step.terms["approach"]
+        total += step.terms["closing"]
         assert set(published.terms) == {"distance", "effort"}
-        assert torch.allclose(step.reward - step.terms["approach"], published.reward, atol=1e-4)
+        assert torch.allclose(step.reward - step.terms["closing"], published.reward, atol=1e-4)
     far, near = (torch.linalg.vector_norm(place - env.goal, dim=-1) for place in (start, env.place))
     assert torch.allclose(total, (10.0 * (far - near) / DT).float(), atol=1e-3)
     assert (far - near).abs().min() > 0.01
-    env = given(partial(AntGoal, approach=3.0), 1, goal_angle=0.0, goal_radius_squared=4.0)
+    env = given(partial(AntGoal, closing=3.0), 1, goal_angle=0.0, goal_radius_squared=4.0)
     env.qvel[:, 0] = 2.0
-    assert env.step(torch.zeros(1, 8)).terms["approach"].item() == pytest.approx(3 * 2.0, rel=0.3)
+    assert env.step(torch.zeros(1, 8)).terms["closing"].item() == pytest.approx(3 * 2.0, rel=0.3)
 
 
-@pytest.mark.parametrize("approach", [-1.0, float("nan"), float("inf")])
-def test_the_weight_of_the_speed_is_a_finite_number(approach: float) -> None:
-    with pytest.raises(TaskError, match=r"^approach must be a finite number of at least 0, got "):
-        AntGoal(1, approach=approach)
+@pytest.mark.parametrize("closing", [-1.0, float("nan"), float("inf")])
+def test_the_weight_of_the_speed_is_a_finite_number(closing: float) -> None:
+    with pytest.raises(TaskError, match=r"^closing must be a finite number of at least 0, got "):
+        AntGoal(1, closing=closing)
 
 
 def test_ant_goals_are_uniform_on_a_disk() -> None:
