@@ -21,8 +21,8 @@ for _id, _name in _NAMES.items():
     if f"metarl/{_id}-v0" not in gymnasium.registry:
         gymnasium.register(
             f"metarl/{_id}-v0",
-            entry_point="envs.gymnasium_adapter:TaskEnv",
-            vector_entry_point="envs.gymnasium_adapter:VectorTaskEnv",
+            entry_point="envs.adapters.gymnasium:TaskEnv",
+            vector_entry_point="envs.adapters.gymnasium:VectorTaskEnv",
             # The environment itself truncates at its horizon.
             max_episode_steps=None,
             kwargs={"name": _name},

@@ -15,10 +15,10 @@ from typing import Any
 import gymnasium
 from torch import Tensor
 
-from envs.contract import check_observation, check_returned
-from envs.environment import Environment, MujocoEnvironment, Step
+from envs.adapters.gymnasium_tasks import GymnasiumTasks
+from envs.core.contract import check_observation, check_returned
+from envs.core.environment import Environment, MujocoEnvironment, Step
 from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentError
-from envs.gymnasium_tasks import GymnasiumTasks
 
 Factory = Callable[..., Environment]
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from envs.core.environment import Environment
 from envs.entry import Factory, load_entry, own_environment
-from envs.environment import Environment
 from envs.errors import EnvsError, UnknownEnvironmentError
 
 # A place is imported when its environment is first made.
 _FACTORIES: dict[str, Factory | str] = {
-    "ant_dir": "envs.ant:AntDir",
-    "ant_goal": "envs.ant:AntGoal",
-    "cheetah_dir": "envs.cheetah:CheetahDir",
-    "cheetah_vel": "envs.cheetah:CheetahVel",
-    "grasp": "envs.grasp:Grasp",
-    "navigate": "envs.navigate:Navigate",
-    "point2d": "envs.point2d:Point2d",
-    "push": "envs.push:Push",
-    "reach": "envs.reach:Reach",
+    "ant_dir": "envs.families.ant:AntDir",
+    "ant_goal": "envs.families.ant:AntGoal",
+    "cheetah_dir": "envs.families.cheetah:CheetahDir",
+    "cheetah_vel": "envs.families.cheetah:CheetahVel",
+    "grasp": "envs.families.grasp:Grasp",
+    "navigate": "envs.families.navigate:Navigate",
+    "point2d": "envs.families.point2d:Point2d",
+    "push": "envs.families.push:Push",
+    "reach": "envs.families.reach:Reach",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Sequence
 
-from metarl.config import exit_status
+from metarl.config.command_line import exit_status
 from metarl.errors import ConfigError, nearest
 
 

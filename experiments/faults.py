@@ -34,7 +34,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl.runs as runs
-from metarl.config import compose
+from metarl.config.command_line import compose
 from metarl.run_folder import RunFolder, files
 
 SOURCE = ("git_commit", "git_dirty")  # somebody may be working on the source meanwhile

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from stable_baselines3 import PPO
 
-from envs.environment import Environment
-from envs.sb3_adapter import SB3VecEnv
+from envs.adapters.sb3 import SB3VecEnv
+from envs.core.environment import Environment
 
 
 def train(timesteps: int, num_envs: int, seed: int) -> PPO:

@@ -21,11 +21,10 @@ from rich.console import Console
 import metarl  # noqa: F401  - first: it checks the packages' places
 from envs.errors import TaskError
 from experiments.arguments import command, flag, given
-from metarl import pretrained
-from metarl.config import compose
+from metarl.config.command_line import compose
+from metarl.config.settings import leaves, show
 from metarl.errors import ConfigError, RunFolderError
-from metarl.rules import leaves, show
-from metarl.run_folder import RunFolder, atomic_write, slim_copy
+from metarl.run_folder import RunFolder, atomic_write, pretrained, slim_copy
 from metarl.runs import Run, evaluate, open_run
 
 KEYS = ("run", "name", "default")

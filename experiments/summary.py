@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import KNOWN
+from metarl.evaluation.statistics import Interval, seeds_interval
 from metarl.run_folder import RunFolder
-from metarl.statistics import Interval, seeds_interval
 
 TITLES = ("success at end", "success at any step", "return")
 MEASURES = {"success": ".3f", "success_any_step": ".3f", "return": ".2f"}

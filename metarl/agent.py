@@ -14,12 +14,12 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from agents.policy import State, log_probability
-from metarl.adaptation import Parameters
-from metarl.episodes import Episodes
+from metarl.algorithms.adaptation import Parameters
 from metarl.errors import MetaRLError
-from metarl.evaluation import finite_step
-from metarl.pretrained import locate
-from metarl.rollout import acting
+from metarl.evaluation.curve import finite_step
+from metarl.rollouts.episodes import Episodes
+from metarl.rollouts.rollout import acting
+from metarl.run_folder.pretrained import locate
 from metarl.runs import Run, open_run
 
 

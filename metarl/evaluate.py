@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from metarl.config import main
+from metarl.config.command_line import main
 
 
 def task(config: dict[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from metarl.config import main
+from metarl.config.command_line import main
 
 
 def task(config: dict[str, Any]) -> None:
     """Film a run as configured."""
-    from metarl.rendering import render_run
+    from metarl.evaluation.films import render_run
 
     render_run(config)
 

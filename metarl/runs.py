@@ -15,31 +15,31 @@ from rich.console import Console
 from torch import Tensor
 
 from agents.policy import Policy
-from envs.environment import Environment
-from envs.tasks import Tasks
-from metarl.assembly import (
+from envs.core.environment import Environment
+from envs.core.tasks import Tasks
+from metarl.algorithms.learner import Learner
+from metarl.algorithms.nan_search import find_culprit
+from metarl.assembly.build import (
     ALGORITHMS,
     build_environment,
     build_policy,
     build_settings,
     stream_seed,
 )
-from metarl.config import resolve_device
-from metarl.culprit import find_culprit
-from metarl.episodes import Batch
+from metarl.assembly.trust import check_factory, stored_config
+from metarl.config.command_line import resolve_device
+from metarl.config.memory import check_rollout
+from metarl.config.settings import LISTED, longest_trial
 from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, TrainingError
-from metarl.evaluation import adaptation_rounds, report, table
-from metarl.learner import Learner
-from metarl.plots import curve_png
-from metarl.pretrained import PREFIX, is_shipped, locate
-from metarl.progress import Progress, clock, print_table
-from metarl.rules import LISTED, longest_trial
+from metarl.evaluation.curve import adaptation_rounds, report, table
+from metarl.evaluation.plots import curve_png
+from metarl.rollouts.episodes import Batch
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
-from metarl.schedule import Budget, graceful_stop
-from metarl.sizes import check_rollout
-from metarl.start import Session, begin
-from metarl.stored import check_factory, stored_config
-from metarl.trainer import WINDOW, Trainer, load_policy
+from metarl.run_folder.pretrained import PREFIX, is_shipped, locate
+from metarl.training.budget import Budget, graceful_stop
+from metarl.training.progress import Progress, clock, print_table
+from metarl.training.session import Session, begin
+from metarl.training.trainer import WINDOW, Trainer, load_policy
 
 # A run that skips more than this share of its updates is not learning, and says so.
 SKIPPED_LIMIT = 0.5
@@ -95,7 +95,7 @@ class Run:
 def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Run:
     """Open a run folder's newest good checkpoint, or its best one; `pretrained/<name>` comes with the package.
 
-    A run is data: nothing in the folder is executed. What it may name as its environment, `metarl.stored` says.
+    A run is data: nothing in the folder is executed. What it may name as its environment, `metarl.assembly.trust` says.
 
     Args:
         checkpoint: `last` or `best`.

@@ -8,10 +8,10 @@ import time
 import torch
 
 from agents.transformer import TransformerPolicy
-from envs.reach import Reach
-from envs.simulator import Simulator
+from envs.core.simulator import Simulator
+from envs.families.reach import Reach
 from experiments.bench.measure import Row, Target, summary
-from metarl.rollout import Parameters, collect
+from metarl.rollouts.rollout import Parameters, collect
 
 SIMULATIONS = 200
 TASKS = 25

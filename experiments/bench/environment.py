@@ -13,9 +13,9 @@ from mujoco.batch import MODEL_FIELDS, Batch
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from envs import registry
-from envs.engine_cpu import CpuSimulator
-from envs.environment import MujocoEnvironment
-from envs.reach import Reach
+from envs.core.engine_cpu import CpuSimulator
+from envs.core.environment import MujocoEnvironment
+from envs.families.reach import Reach
 from experiments.bench.measure import Row, Target, interleave, speedup
 from experiments.bench.peers import PlainReach
 

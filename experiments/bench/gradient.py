@@ -13,10 +13,10 @@ from agents.policy import Policy, log_probability
 from agents.transformer import TransformerPolicy
 from experiments.bench.gradient_peers import Gradients, by_higher, by_loop, replica
 from experiments.bench.measure import MissingPeer, Row, Target, interleave, speedup, summary
-from metarl.episodes import Batch
-from metarl.learner import Inner, Settings
-from metarl.maml import MAML, meta_gradient
-from metarl.parallel import cores
+from metarl.algorithms.learner import Inner, Settings
+from metarl.algorithms.maml import MAML, meta_gradient
+from metarl.algorithms.threads import cores
+from metarl.rollouts.episodes import Batch
 
 OBSERVATION, ACTION = 24, 7  # those of reach
 Run = Callable[[], Gradients]

@@ -13,9 +13,9 @@ from torch.func import functional_call
 
 from agents.policy import Policy
 from experiments.bench.measure import MissingPeer
-from metarl.adaptation import Parameters
-from metarl.episodes import Batch
-from metarl.objectives import ppo, surrogate
+from metarl.algorithms.adaptation import Parameters
+from metarl.algorithms.objectives import ppo, surrogate
+from metarl.rollouts.episodes import Batch
 
 CLIP, VALUE = 0.2, 0.5
 Gradients = tuple[Parameters, Parameters]

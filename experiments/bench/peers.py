@@ -16,7 +16,7 @@ SUCCESS_DISTANCE, SUCCESS_STEPS = 0.05, 5
 
 
 class PlainReach(gymnasium.Env):
-    """The same model, observation (24), action (7), reward and success as `envs.reach.Reach`, on `mujoco.mj_step`."""
+    """The same model, observation (24), action (7), reward and success as `env=reach`, on `mujoco.mj_step`."""
 
     metadata = {"render_modes": []}
 

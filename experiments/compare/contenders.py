@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metarl.config import compose
-from metarl.rules import leaves, show
+from metarl.config.command_line import compose
+from metarl.config.settings import leaves, show
 
 Config = dict[str, Any]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from experiments.compare.contenders import EPISODES, NOTES
 from experiments.summary import MEASURES, combined
-from metarl.plots import curves_png
+from metarl.evaluation.plots import curves_png
+from metarl.evaluation.statistics import Interval, mean_interval, seeds_interval
 from metarl.run_folder import atomic_write
 from metarl.run_folder.metrics import table_bytes
 from metarl.run_folder.provenance import git_commit, versions
-from metarl.statistics import Interval, mean_interval, seeds_interval
 
 Curve = list[dict[str, Any]]
 HEAD = (

@@ -12,11 +12,11 @@ import numpy as np
 from rich.console import Console
 from stable_baselines3 import PPO
 
-from envs.sb3_adapter import SB3VecEnv
-from metarl.assembly import build_environment, stream_seed
-from metarl.evaluation import MEASURES
+from envs.adapters.sb3 import SB3VecEnv
+from metarl.assembly.build import build_environment, stream_seed
+from metarl.evaluation.curve import MEASURES
+from metarl.evaluation.statistics import mean_interval
 from metarl.run_folder import atomic_write
-from metarl.statistics import mean_interval
 
 TASKS = 10  # the first of the published list
 SIMULATIONS = 10  # of the one task, each of which plays a share of the episodes

@@ -14,14 +14,14 @@ from rich.console import Console
 
 from envs.errors import TaskError
 from experiments.compare.contenders import GRADIENT, Job, composed
-from metarl.assembly import ALGORITHMS, stream_seed
-from metarl.config import compose
+from metarl.assembly.build import ALGORITHMS, stream_seed
+from metarl.config.command_line import compose
+from metarl.config.settings import leaves
 from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
-from metarl.evaluation import adaptation_rounds
-from metarl.rules import leaves
+from metarl.evaluation.curve import adaptation_rounds
 from metarl.run_folder import RunFolder
 from metarl.runs import Run, evaluate, open_run, train
-from metarl.schedule import Budget
+from metarl.training.budget import Budget
 
 RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning, of which the best on training tasks is taken
 STEPS = 3  # of fine-tuning, if nothing else is said

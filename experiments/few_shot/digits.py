@@ -18,7 +18,7 @@ from experiments.few_shot.learners import Contender, Examples, Recipe, Track, cr
 from experiments.few_shot.networks import NearestNeighbour, Prototypes, Transformer, Windows
 from experiments.few_shot.report import Row
 from metarl.errors import MetaRLError
-from metarl.statistics import mean_interval
+from metarl.evaluation.statistics import mean_interval
 
 WAYS, QUERIES = 3, 10  # classes of an episode, queries of each
 CLASSES, UNSEEN = 10, 4

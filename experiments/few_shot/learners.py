@@ -1,4 +1,4 @@
-"""Three families of few-shot learners from one training loop: the meta-gradient of `metarl.maml`.
+"""Three families of few-shot learners from one training loop: the meta-gradient of `metarl.algorithms.maml`.
 
 What differs is the network and the number of inner gradient steps:
 
@@ -7,8 +7,8 @@ What differs is the network and the number of inner gradient steps:
     prototypes              a network that compares with the support, no step
     joint training          a network that does neither, no step
 
-Reptile has a loop of its own. Nothing in `metarl.maml`, `metarl.reptile` and `metarl.adaptation` knows whether its data
-are episodes or examples.
+Reptile has a loop of its own. Nothing in `maml`, `reptile` and `adaptation` of `metarl.algorithms` knows whether
+its data are episodes or examples.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from metarl.adaptation import Loss, Parameters, adapt_tasks
-from metarl.maml import compiled, meta_gradient, meta_loss, reverse
-from metarl.reptile import interpolate
+from metarl.algorithms.adaptation import Loss, Parameters, adapt_tasks
+from metarl.algorithms.maml import compiled, meta_gradient, meta_loss, reverse
+from metarl.algorithms.reptile import interpolate
 
 # Iterations from which on compiling (20 to 60 s on one core) pays for itself.
 COMPILE_FROM = 20_000

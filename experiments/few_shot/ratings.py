@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from experiments.few_shot.learners import Contender, Examples, Recipe, Track, reptile, squared_error
 from experiments.few_shot.networks import MLP, Transformer
 from experiments.few_shot.report import Row
-from metarl.statistics import mean_interval
+from metarl.evaluation.statistics import mean_interval
 
 ITEMS, RANK, NOISE, BIAS = 50, 4, 0.3, 0.5
 SCALE = ITEMS**0.5  # of the one-hot inputs, so that their squares sum to what unit variance gives

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import track as bar
 
 from metarl.errors import ConfigError, RunFolderError
-from metarl.progress import LINE_EVERY, clock
+from metarl.evaluation.statistics import Interval
 from metarl.run_folder import atomic_write
-from metarl.statistics import Interval
+from metarl.training.progress import LINE_EVERY, clock
 
 
 @dataclass(frozen=True)

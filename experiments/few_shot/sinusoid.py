@@ -38,7 +38,7 @@ from experiments.few_shot.learners import (
 )
 from experiments.few_shot.networks import MLP, Transformer
 from experiments.few_shot.report import Row
-from metarl.statistics import Interval, mean_interval
+from metarl.evaluation.statistics import Interval, mean_interval
 
 PAPER = "Sinusoids, MAML's protocol: squared error of 5 shots after gradient steps (MAML's paper: 0.67, 0.38, 0.35)"
 DEMO = "Sinusoids, Reptile's demo: squared error before and after 32 gradient steps on 10 points"

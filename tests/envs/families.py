@@ -8,8 +8,8 @@ import itertools
 import torch
 
 from envs import registry
-from envs.environment import MujocoEnvironment
-from envs.tasks import Parameter, Range, TaskDistribution, Tasks
+from envs.core.environment import MujocoEnvironment
+from envs.core.tasks import Parameter, Range, TaskDistribution, Tasks
 
 MUJOCO_NAMES = [name for name in registry.names() if isinstance(registry.make(name, 1), MujocoEnvironment)]
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs import shapes
-from envs.arm import ArmEnvironment
-from envs.environment import Environment
-from envs.grasp import HEIGHT, Grasp
-from envs.push import Push
-from envs.tasks import Categories, Tasks
+from envs.core.environment import Environment
+from envs.core.tasks import Categories, Tasks
+from envs.families import shapes
+from envs.families.arm import ArmEnvironment
+from envs.families.grasp import HEIGHT, Grasp
+from envs.families.push import Push
 from tests.envs.controllers import grasp as grasp_controller
 from tests.envs.controllers import push as push_controller
 

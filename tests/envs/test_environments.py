@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from envs import registry
-from envs.environment import Environment, MujocoEnvironment, Step
+from envs.core.environment import Environment, MujocoEnvironment, Step
+from envs.core.tasks import Tasks
 from envs.errors import EnvsError, TaskError, UnknownEnvironmentError
-from envs.point2d import Point2d
-from envs.reach import DELTA, Reach
-from envs.tasks import Tasks
+from envs.families.point2d import Point2d
+from envs.families.reach import DELTA, Reach
 from tests.envs.families import oracle
 
 COUNT = 4

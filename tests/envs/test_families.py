@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from envs import registry
-from envs.environment import Environment, MujocoEnvironment
-from envs.tasks import Categories, Range, TaskDistribution
+from envs.core.environment import Environment, MujocoEnvironment
+from envs.core.tasks import Categories, Range, TaskDistribution
 from tests.envs.families import MUJOCO_NAMES, extreme_tasks
 
 STEPS = 1000

@@ -10,9 +10,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from envs import opengl
 from envs.errors import ModelError
-from envs.frames import FrameRenderer
+from envs.rendering import opengl
+from envs.rendering.frames import FrameRenderer
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 160, 120
@@ -71,8 +71,8 @@ def opengl_picture(backend: str, folder: Path) -> np.ndarray:
     """The scene drawn by OpenGL in a process of its own: one process can use one OpenGL platform only."""
     script = (
         "import sys, mujoco, numpy as np\n"
-        "from envs import opengl\n"
-        "from envs.frames import FrameRenderer\n"
+        "from envs.rendering import opengl\n"
+        "from envs.rendering.frames import FrameRenderer\n"
         "opengl.PROBE_SECONDS = 200.0\n"  # a busy machine is no machine without OpenGL
         "model = mujoco.MjModel.from_xml_path(sys.argv[1])\n"
         "if not opengl.usable(sys.argv[2]): sys.exit(3)\n"

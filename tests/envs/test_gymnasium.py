@@ -18,9 +18,9 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import envs
 from envs import registry
-from envs.environment import MujocoEnvironment
+from envs.adapters.gymnasium import TaskEnv, VectorTaskEnv
+from envs.core.environment import MujocoEnvironment
 from envs.errors import EnvsError, TaskError
-from envs.gymnasium_adapter import TaskEnv, VectorTaskEnv
 from tests.envs.families import oracle
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
 from envs import registry
+from envs.adapters.gymnasium_tasks import STRIDE, GymnasiumTasks, NumberedTasks
+from envs.core.tasks import Tasks
 from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentError
-from envs.gymnasium_tasks import STRIDE, GymnasiumTasks, NumberedTasks
-from envs.tasks import Tasks
 
 
 class Point(gymnasium.Env[Any, Any]):

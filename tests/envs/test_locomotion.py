@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.ant import AntDir, AntGoal
-from envs.cheetah import Cheetah, CheetahDir, CheetahVel
+from envs.core.tasks import Range, Tasks
 from envs.errors import TaskError
-from envs.locomotion import GYMNASIUM_ASSETS, Runner
-from envs.tasks import Range, Tasks
+from envs.families.ant import AntDir, AntGoal
+from envs.families.cheetah import Cheetah, CheetahDir, CheetahVel
+from envs.families.locomotion import GYMNASIUM_ASSETS, Runner
 
 DT = 0.05  # s, a control step
 

@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from envs.environment import ASSETS
+from envs.core.environment import ASSETS
+from envs.core.models import PictureModel, load_spec, physics_model
 from envs.errors import ModelError
-from envs.models import PictureModel, load_spec, physics_model
 
 SCENE = """
 <mujoco model="scene">

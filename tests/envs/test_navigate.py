@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.engine_cpu import CpuSimulator
-from envs.environment import ASSETS, Step
-from envs.models import physics_model
-from envs.navigate import (
+from envs.core.engine_cpu import CpuSimulator
+from envs.core.environment import ASSETS, Step
+from envs.core.models import physics_model
+from envs.core.tasks import Tasks
+from envs.families.navigate import (
     GAP,
     GOAL_CLEARANCE,
     HIDDEN,
@@ -25,7 +26,6 @@ from envs.navigate import (
     UPRIGHT,
     Navigate,
 )
-from envs.tasks import Tasks
 from tests.envs.controllers import navigate as controller
 
 FORWARD, LEFT = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])

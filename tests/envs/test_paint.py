@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from envs.paint import BACKGROUND, FIELD, GOAL, POINT, TRAIL_NEW, paint_plane
+from envs.rendering.paint import BACKGROUND, FIELD, GOAL, POINT, TRAIL_NEW, paint_plane
 
 NOWHERE = np.zeros((0, 2))
 

@@ -4,8 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from envs import raycast
-from envs.rays import HIDDEN, PLANE, SOLID, TRANSLUCENT, View
+from envs.rendering import raycast
+from envs.rendering.rays import HIDDEN, PLANE, SOLID, TRANSLUCENT, View
 
 SCENE = """
 <mujoco>

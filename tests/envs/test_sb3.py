@@ -10,9 +10,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
+from envs.adapters.sb3 import SB3VecEnv
 from envs.errors import EnvsError, TaskError
 from envs.registry import make, names
-from envs.sb3_adapter import SB3VecEnv
 
 pytestmark = pytest.mark.filterwarnings("error")
 

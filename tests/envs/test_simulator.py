@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.engine_cpu import CpuSimulator
-from envs.environment import ASSETS, MujocoEnvironment
+from envs.core.engine_cpu import CpuSimulator
+from envs.core.environment import ASSETS, MujocoEnvironment
+from envs.core.models import physics_model
+from envs.core.tasks import Tasks
 from envs.errors import ModelError
-from envs.models import physics_model
-from envs.reach import PAYLOAD_RADIUS, Reach
+from envs.families.reach import PAYLOAD_RADIUS, Reach
 from envs.registry import make
-from envs.tasks import Tasks
 from tests.envs.families import MUJOCO_NAMES
 
 COUNT = 6

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from envs import registry
+from envs.core.tasks import CELLS, SPLITS, Categories, Parameter, Range, TaskDistribution, Tasks
 from envs.errors import TaskError
-from envs.tasks import CELLS, SPLITS, Categories, Parameter, Range, TaskDistribution, Tasks
 
 NUMBERS = st.floats(-50, 50, width=32)
 SPANS = st.one_of(st.just(0.0), st.floats(0.0625, 50, width=32))

@@ -11,8 +11,8 @@ import pytest
 from experiments import paper_tables, readme
 from experiments.compare.contenders import Plan
 from experiments.few_shot.report import Row
-from metarl import pretrained
-from metarl.statistics import Interval
+from metarl.evaluation.statistics import Interval
+from metarl.run_folder import pretrained
 
 TEXT = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
 POINT = {"mean": 0.5, "ci95": [0.4, 0.6]}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from experiments import faults
-from metarl.config import compose
+from metarl.config.command_line import compose
 from metarl.runs import train
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_many_kills(env: str) -> None:
 
 
 def test_a_resume_that_forgets_a_generator_is_noticed(tmp_path: Path) -> None:
-    without = "from metarl.trainer import Trainer; Trainer._all_generators = lambda self: self.generators"
+    without = "from metarl.training.trainer import Trainer; Trainer._all_generators = lambda self: self.generators"
     result = command("--algo", "in_context", "--kills", "2", "--keep", str(tmp_path), before=without)
     assert result.returncode == 1
     assert "1 survived of 2" in result.stdout  # the one that was killed before it began

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from envs import registry
+from envs.core.tasks import Tasks
 from envs.errors import ModelError
-from envs.tasks import Tasks
 from experiments import panda_reach
 from experiments.panda_reach import JOINTS, PandaReach, model_file
 

@@ -9,7 +9,7 @@ import torch
 
 from agents.policy import Policy, log_probability
 from agents.transformer import TransformerPolicy
-from metarl.episodes import Batch
+from metarl.rollouts.episodes import Batch
 
 MakeBatch = Callable[..., Batch]
 

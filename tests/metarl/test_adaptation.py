@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Policy
-from metarl.adaptation import Parameters, adapt, adapt_tasks, clip_by_norm, inner_step
-from metarl.episodes import Batch
-from metarl.objectives import surrogate
+from metarl.algorithms.adaptation import Parameters, adapt, adapt_tasks, clip_by_norm, inner_step
+from metarl.algorithms.objectives import surrogate
+from metarl.rollouts.episodes import Batch
 
 TASKS = 3
 

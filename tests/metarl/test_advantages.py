@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.advantages import discounted_returns, generalised_advantage, linear_baseline, normalise
+from metarl.algorithms.advantages import discounted_returns, generalised_advantage, linear_baseline, normalise
 
 M, E, T, D = 2, 3, 7, 3
 

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from metarl.best import Best
 from metarl.errors import CheckpointError
+from metarl.training.best import Best
 
 
 def told(success: float, earned: float = 0.0) -> dict[str, float]:

@@ -17,14 +17,14 @@ import torch
 
 import metarl
 from envs import registry
+from envs.core.models import load_spec, physics_model
+from envs.core.tasks import Range
 from envs.errors import ContractError, EnvsError, ModelError, TaskError, UnknownEnvironmentError
-from envs.models import load_spec, physics_model
-from envs.tasks import Range
-from metarl.assembly import build_policy
-from metarl.config import compose
+from metarl.assembly.build import build_policy
+from metarl.config.command_line import compose
 from metarl.errors import KNOWN, MetaRLError
-from metarl.rendering import render_run
-from metarl.rollout import collect
+from metarl.evaluation.films import render_run
+from metarl.rollouts.rollout import collect
 from metarl.runs import evaluate_run, open_run, train
 
 ROOT = Path(__file__).parents[2]
@@ -230,7 +230,7 @@ def line_of(place: str, kind: type[EnvsError], steps: int = 0, **options: Any) -
         ("x = 1\nx / 0", r"cannot import NAME: \S+NAME.py:2: ZeroDivisionError: division by zero"),
         ("x = (", r"cannot import NAME: \S+NAME.py:1: SyntaxError: '\(' was never closed"),
         (
-            "from envs.tasks import Range\nR = Range(2, 1)",
+            "from envs.core.tasks import Range\nR = Range(2, 1)",
             r"cannot import NAME: \S+tasks.py:\d+: TaskError: range is upside down",
         ),
         ("", "the module NAME has no class 'Cart'"),
@@ -253,7 +253,10 @@ def test_a_module_that_is_not_there() -> None:
     [
         ("class Cart: pass", "is a subclass of neither envs.environment.MujocoEnvironment"),
         ("def Cart(**options): return 3", "returned a int, which is neither"),
-        ("def Cart(num_simulations, **options): return 3", "returned a int, which is no envs.environment.Environment"),
+        (
+            "def Cart(num_simulations, **options): return 3",
+            "returned a int, which is no envs.environment.",
+        ),
         (cart(("    def control(", "    def push(")), "lacks the methods control"),
         (cart(("self.horizon, ", "self.length, ")), "must set horizon to an integer, and it is None"),
         (cart(("= horizon, 2, 1", "= 0, 2, 1")), "must set horizon to a positive integer, and it is 0"),

@@ -16,9 +16,9 @@ import pytest
 from agents.errors import PolicyError
 from envs.errors import PhysicsError, TaskError
 from envs.registry import names
-from metarl.config import main
+from metarl.config.command_line import main
+from metarl.config.settings import TABLES
 from metarl.errors import CheckpointError, Interrupted, RunWarning
-from metarl.rules import TABLES
 
 ROOT = Path(__file__).parents[2]
 Result = tuple[int, str, str]
@@ -270,7 +270,7 @@ def test_the_commands_run_as_modules(name: str) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="pipes end differently elsewhere")
 def test_a_closed_pipe_is_quiet() -> None:
     task = "lambda config: [print('line ' * 1000) for _ in range(1000)]"
-    code = f"from metarl.config import main; import sys; sys.argv = ['x.py']; main('train', {task})"
+    code = f"from metarl.config.command_line import main; import sys; sys.argv = ['x.py']; main('train', {task})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

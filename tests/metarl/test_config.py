@@ -12,15 +12,15 @@ import yaml
 from agents.mlp import ACTIVATIONS
 from agents.policy import ADAPT
 from agents.transformer import CONTEXTS
+from envs.core.tasks import SPLITS
 from envs.registry import names
-from envs.tasks import SPLITS
-from metarl.assembly import ALGORITHMS, POLICIES, build_settings
-from metarl.config import CONF, compose, resolve_device
+from metarl.algorithms.learner import Settings
+from metarl.assembly.build import ALGORITHMS, POLICIES, build_settings
+from metarl.config.command_line import CONF, compose, resolve_device
+from metarl.config.overrides import write_out
+from metarl.config.settings import ALGORITHM, TABLES, apply_rules, leaves
 from metarl.errors import ConfigError, DeviceError
-from metarl.learner import Settings
-from metarl.overrides import write_out
-from metarl.rules import ALGORITHM, TABLES, apply_rules, leaves
-from metarl.schedule import Budget
+from metarl.training.budget import Budget
 
 ENVS = tuple(names())
 ALGOS = ("maml", "fomaml", "reptile", "in_context", "multitask")

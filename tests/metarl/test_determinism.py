@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from envs.registry import names
-from metarl.config import compose
+from metarl.config.command_line import compose
 from metarl.run_folder import RunFolder
-from metarl.trainer import Trainer
+from metarl.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

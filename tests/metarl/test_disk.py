@@ -13,7 +13,7 @@ COMMANDS = """
 import json, subprocess, sys
 from pathlib import Path
 import metarl.runs
-from metarl.config import main
+from metarl.config.command_line import main
 from metarl.run_folder import RunFolder
 
 disk, run = Path(sys.argv[1]), Path(sys.argv[1]) / "run"

@@ -16,12 +16,12 @@ from rich.console import Console
 
 import metarl
 from envs.registry import make, names
-from metarl.assembly import STREAMS, stream_seed
-from metarl.config import compose
-from metarl.evaluation import adaptation_rounds
+from metarl.assembly.build import STREAMS, stream_seed
+from metarl.config.command_line import compose
+from metarl.evaluation.curve import adaptation_rounds
 from metarl.run_folder import RunFolder
 from metarl.runs import Run, evaluate, open_run, train
-from metarl.trainer import Trainer
+from metarl.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 POINT = ["env=point2d", "env.horizon=5", "algo.tasks=4", "algo.episodes=2", "algo.outer.minibatches=1"]

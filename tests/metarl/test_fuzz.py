@@ -20,12 +20,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metarl import rendering, runs
-from metarl.config import compose
+from metarl import runs
+from metarl.config.command_line import compose
+from metarl.config.settings import TABLES
 from metarl.errors import KNOWN, Interrupted, RunWarning
-from metarl.progress import Progress
-from metarl.rules import TABLES
+from metarl.evaluation.curve import films as rendering
 from metarl.run_folder import RunFolder
+from metarl.training.progress import Progress
 
 NUMBER = count()
 TINY = ["env.horizon=3", "algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1", "algo.outer.minibatches=1"]
@@ -248,8 +249,8 @@ def drive_damage(base: Path, point: Path, kind: str, name: str, seed: int, resum
 OWN = """
 import torch
 from torch import Tensor
-from envs.environment import Environment, Step
-from envs.tasks import Range, TaskDistribution
+from envs.core.environment import Environment, Step
+from envs.core.tasks import Range, TaskDistribution
 
 class Own(Environment):
     name, success_criterion, control_period = "own", "never", 0.1

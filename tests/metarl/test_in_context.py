@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from agents.policy import Policy
-from metarl.episodes import Batch
-from metarl.in_context import InContext, shared_gradient
-from metarl.learner import Inner, Outer, Settings
-from metarl.objectives import ppo, surrogate
+from metarl.algorithms.in_context import InContext, shared_gradient
+from metarl.algorithms.learner import Inner, Outer, Settings
+from metarl.algorithms.objectives import ppo, surrogate
+from metarl.rollouts.episodes import Batch
 
 TASKS, EPISODES = 3, 2
 OUTER = Outer(learning_rate=1e-2, epochs=2, minibatches=3, clip=0.15, value=0.7, entropy=0.02, gradient_clip=0.05)

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Policy
-from metarl.adaptation import Parameters, adapt
-from metarl.episodes import Batch
-from metarl.learner import Inner, Outer, Settings
-from metarl.maml import MAML, compiled, meta_gradient, meta_loss
-from metarl.objectives import ppo, surrogate
-from metarl.parallel import twin
+from metarl.algorithms.adaptation import Parameters, adapt
+from metarl.algorithms.learner import Inner, Outer, Settings
+from metarl.algorithms.maml import MAML, compiled, meta_gradient, meta_loss
+from metarl.algorithms.objectives import ppo, surrogate
+from metarl.algorithms.threads import twin
+from metarl.rollouts.episodes import Batch
 
 TASKS = 3
 

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from agents.policy import Normaliser, Policy
 from envs.registry import make
-from metarl.adaptation import Parameters
-from metarl.config import compose, main
-from metarl.culprit import find_culprit, find_inner_culprit
-from metarl.episodes import Batch, Episodes
+from metarl.algorithms.adaptation import Parameters
+from metarl.algorithms.in_context import InContext
+from metarl.algorithms.learner import Inner, Learner, Outer, Settings
+from metarl.algorithms.maml import MAML
+from metarl.algorithms.nan_search import find_culprit, find_inner_culprit
+from metarl.algorithms.reptile import Reptile
+from metarl.config.command_line import compose, main
 from metarl.errors import CheckpointError, NotFiniteError, TrainingError
-from metarl.evaluation import adaptation_rounds
-from metarl.in_context import InContext
-from metarl.learner import Inner, Learner, Outer, Settings
-from metarl.maml import MAML
+from metarl.evaluation.curve import adaptation_rounds
 from metarl.reproduce import task
-from metarl.reptile import Reptile
+from metarl.rollouts.episodes import Batch, Episodes
 from metarl.run_folder import RunFolder
 from metarl.runs import open_run, reproduce, train
-from metarl.trainer import WINDOW, Trainer
+from metarl.training.trainer import WINDOW, Trainer
 
 CPU = torch.device("cpu")
 M, E, T = 4, 2, 4
@@ -213,7 +213,7 @@ def test_a_sound_iteration_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError("searched without need")
 
     for name in ("find_culprit", "find_data_culprit"):
-        monkeypatch.setattr(f"metarl.trainer.{name}", forbidden)
+        monkeypatch.setattr(f"metarl.training.trainer.{name}", forbidden)
     trainer = Trainer(compose([*POINT, *MINIBATCHES]), CPU)
     assert trainer.iterate()["skipped_updates"] == 0.0
     assert trainer.failure is None and trainer.troubles == []

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from agents.policy import Output, Policy, entropy, log_probability
-from metarl.episodes import Batch
-from metarl.objectives import clipped_surrogate, mean_valid, ppo, surrogate, value_loss
+from metarl.algorithms.objectives import clipped_surrogate, mean_valid, ppo, surrogate, value_loss
+from metarl.rollouts.episodes import Batch
 
 CLIP = 0.2
 Loss = Callable[[Output, Batch], Tensor]

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from metarl.parallel import run_all
+from metarl.algorithms.threads import run_all
 
 
 def who() -> tuple[str, int]:

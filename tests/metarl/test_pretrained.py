@@ -16,12 +16,11 @@ from rich.console import Console
 import envs  # noqa: F401  (registers the Gymnasium environments)
 import metarl
 from experiments.ship import commands, main, ship
-from metarl import pretrained
-from metarl.config import compose
+from metarl.config.command_line import compose
 from metarl.errors import ConfigError, RunFolderError
-from metarl.evaluation import adaptation_rounds, per_task
-from metarl.rendering import render
-from metarl.run_folder import RunFolder
+from metarl.evaluation.curve import adaptation_rounds, per_task
+from metarl.evaluation.films import render
+from metarl.run_folder import RunFolder, pretrained
 from metarl.runs import evaluate, open_run, train
 
 SIZE = ["env=reach", "env.horizon=6", "agent.width=8", "agent.layers=1", "threads=1", "device=cpu"]

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from metarl.progress import Progress, clock
+from metarl.training.progress import Progress, clock
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61.0, "1:01"), (3_725.0, "1:02:05")])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metarl import video
 from metarl.errors import RenderError
-from metarl.video import beside, caption, write_video
+from metarl.evaluation.curve import video
+from metarl.evaluation.video import beside, caption, write_video
 
 
 def ramp(count: int = 7, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:

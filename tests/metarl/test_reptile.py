@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Policy
-from metarl.episodes import Batch
-from metarl.learner import Inner, Outer, Settings
-from metarl.objectives import surrogate, value_loss
-from metarl.reptile import Reptile, interpolate
+from metarl.algorithms.learner import Inner, Outer, Settings
+from metarl.algorithms.objectives import surrogate, value_loss
+from metarl.algorithms.reptile import Reptile, interpolate
+from metarl.rollouts.episodes import Batch
 
 TASKS, RATE, EPSILON, VALUE = 3, 0.2, 0.6, 0.7
 

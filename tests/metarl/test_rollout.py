@@ -15,13 +15,13 @@ from agents.errors import PolicyError
 from agents.mlp import MLPPolicy
 from agents.policy import Output, Policy, State, log_probability
 from agents.transformer import TransformerPolicy
-from envs.environment import Drawer, Environment, Step
+from envs.core.environment import Drawer, Environment, Step
+from envs.core.tasks import Range, TaskDistribution, Tasks
 from envs.errors import TaskError
-from envs.reach import Reach
+from envs.families.reach import Reach
 from envs.registry import make
-from envs.tasks import Range, TaskDistribution, Tasks
-from metarl.episodes import Episodes
-from metarl.rollout import acting, collect
+from metarl.rollouts.episodes import Episodes
+from metarl.rollouts.rollout import acting, collect
 
 M, E, H = 2, 3, 6
 

@@ -18,7 +18,7 @@ import torch
 import envs  # noqa: F401  (registers the Gymnasium environments)
 import metarl
 from metarl.errors import MetaRLError
-from metarl.evaluation import adaptation_rounds
+from metarl.evaluation.curve import adaptation_rounds
 from metarl.runs import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,7 @@ def test_an_agent_adapts_and_acts(reach: Path) -> None:
 
 def test_an_agents_predictions_equal_the_policy_in_a_rollout(reach: Path) -> None:
     """`predict` builds the same tokens as `collect` does."""
-    from metarl.rollout import collect
+    from metarl.rollouts.rollout import collect
 
     agent = metarl.load(reach, "cpu")
     env = agent.run.environment(2, seed=1)

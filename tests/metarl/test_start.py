@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-import metarl.start
+import metarl.training.session
 from envs.errors import TaskError
 from metarl import runs
-from metarl.config import compose
+from metarl.config.command_line import compose
 from metarl.errors import CheckpointError, Interrupted, RunFolderError, RunWarning
 from metarl.run_folder import RunFolder, folder
 from metarl.run_folder.files import discard
 from metarl.runs import open_run, train
-from metarl.trainer import Trainer
+from metarl.training.trainer import Trainer
 
 POINT = ["env=point2d", "env.horizon=5", "algo.tasks=2", "algo.episodes=2", "agent.hidden=[4]", "algo.outer.epochs=1"]
 POINT += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1", "checkpoint.every=1", "device=cpu"]
@@ -55,7 +55,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun(
 ) -> None:
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(metarl.start.Session, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(metarl.training.session.Session, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(compose([*POINT, "budget.iterations=2", f"run_dir={path}"]))
     assert sorted(entry.name for entry in path.iterdir()) == [".lock", "config.yaml"]
@@ -114,7 +114,7 @@ def test_the_best_checkpoint_is_kept_named_and_opened(tmp_path: Path, monkeypatc
         return row | {"success_after": success[trainer.iteration - 1], "return_after": 0.0}
 
     monkeypatch.setattr(Trainer, "iterate", told)
-    monkeypatch.setattr("metarl.best.SMOOTHING", 0.5)
+    monkeypatch.setattr("metarl.training.best.SMOOTHING", 0.5)
     whole, half = tmp_path / "whole", tmp_path / "half"
     train(compose([*POINT, "checkpoint.keep=2", "budget.iterations=7", f"run_dir={whole}"]))
     train(compose([*POINT, "checkpoint.keep=2", "budget.iterations=4", f"run_dir={half}"]))
@@ -206,8 +206,8 @@ def test_the_last_iteration_of_a_budget_of_minutes_is_saved(
 
 
 def test_a_stop_asks_to_resume_and_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarl.schedule.StopRequest.signal", 15, raising=False)
-    monkeypatch.setattr("metarl.schedule.StopRequest.__init__", lambda self: None)
+    monkeypatch.setattr("metarl.training.budget.StopRequest.signal", 15, raising=False)
+    monkeypatch.setattr("metarl.training.budget.StopRequest.__init__", lambda self: None)
     with pytest.raises(Interrupted, match=f"continue with: python -m metarl.train resume={tmp_path / 'run'}"):
         train(compose([*POINT, f"run_dir={tmp_path / 'run'}"]))
     with RunFolder(tmp_path / "run").writing():  # and lets go of the lock

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl.errors import MetaRLError
-from metarl.statistics import interquartile_mean, mean_interval, seeds_interval, student_quantile, success_interval
+from metarl.evaluation.statistics import (
+    interquartile_mean,
+    mean_interval,
+    seeds_interval,
+    student_quantile,
+    success_interval,
+)
 
 EXPERIMENTS = 300
 
@@ -173,7 +179,7 @@ def test_the_same_input_gives_the_same_interval_whatever_its_type() -> None:
 def test_large_inputs_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(6).normal(size=50)
     whole = mean_interval(values, resamples=1001)
-    monkeypatch.setattr("metarl.statistics.CHUNK", 50 * 100)
+    monkeypatch.setattr("metarl.evaluation.statistics.CHUNK", 50 * 100)
     assert mean_interval(values, resamples=1001) == whole
 
 

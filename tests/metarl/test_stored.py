@@ -12,11 +12,11 @@ import yaml
 
 from envs.errors import UnknownEnvironmentError
 from metarl import runs as metarl_runs
-from metarl.config import compose
+from metarl.assembly.trust import check_factory, check_place
+from metarl.config.command_line import compose
 from metarl.errors import KNOWN, CheckpointError, ConfigError, RunFolderError
 from metarl.run_folder import RunFolder
 from metarl.runs import evaluate_run, open_run, train
-from metarl.stored import check_factory, check_place
 
 TINY = ["env.horizon=5", "algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1", "evaluate.tasks=2", "device=cpu"]
 TINY += ["evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=1"]
@@ -24,7 +24,7 @@ TINY += ["evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=
 TRAP = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\nclass Trap: pass\n"
 OWN = """
 import gymnasium
-from envs.point2d import Point2d
+from envs.families.point2d import Point2d
 
 class Mine(Point2d):
     pass
@@ -128,7 +128,7 @@ def test_a_module_of_the_users_own_is_imported(run: Path, tmp_path: Path, monkey
 
 def test_names_of_this_package_are_no_places(run: Path) -> None:
     check_place("reach", run)
-    check_place("envs.reach:Reach", run)
+    check_place("envs.families.reach:Reach", run)
     check_place("gymnasium:Name-v0", run)
     check_factory("reach")
 
@@ -161,7 +161,7 @@ def test_sizes_are_refused_before_training_and_evaluation(run: Path, monkeypatch
     compose(["env=reach"])
     with pytest.raises(ConfigError, match="episodes at once of 5 steps: this would take"):
         evaluate_run(compose([f"run={run}", "episodes=1000000000000"], "evaluate"))
-    monkeypatch.setattr("metarl.sizes._memory", lambda: 10**6)
+    monkeypatch.setattr("metarl.config.memory._memory", lambda: 10**6)
     with pytest.raises(ConfigError, match="at least 0 GB, and this machine has 0 GB"):
         compose(["env=reach"])
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.episodes import Episodes
+from metarl.algorithms.in_context import InContext
+from metarl.algorithms.maml import MAML
+from metarl.algorithms.reptile import Reptile
 from metarl.errors import CheckpointError, ConfigError
-from metarl.evaluation import adaptation_rounds
-from metarl.in_context import InContext
-from metarl.maml import MAML
-from metarl.reptile import Reptile
-from metarl.rollout import collect
-from metarl.trainer import Trainer, load_policy
+from metarl.evaluation.curve import adaptation_rounds
+from metarl.rollouts.episodes import Episodes
+from metarl.rollouts.rollout import collect
+from metarl.training.trainer import Trainer, load_policy
 
 CPU = torch.device("cpu")
 IN_CONTEXT = {"name": "in_context", "tasks": 4, "episodes": 2, "outer": {"epochs": 2, "minibatches": 2}}
@@ -232,7 +232,7 @@ def test_the_normaliser_sees_every_valid_token_once_and_nothing_else(monkeypatch
         seen.append(episodes.tokens[episodes.valid > 0][:, [0, 1, 4]])  # position and reward
         return episodes
 
-    monkeypatch.setattr("metarl.trainer.collect", spy)
+    monkeypatch.setattr("metarl.training.trainer.collect", spy)
     train(trainer, 2)
     assert len(seen) == 4
     tokens, normaliser = torch.cat(seen).double(), trainer.policy.normaliser

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl.config import compose
+from metarl.config.command_line import compose
 from metarl.errors import ConfigError
 from metarl.run_folder import RunFolder
 from metarl.runs import open_run, train

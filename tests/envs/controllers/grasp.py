@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envs.grasp import DELTA, HEIGHT, Grasp
+from envs.families.grasp import DELTA, HEIGHT, Grasp
 
 ABOVE, DOWN, CLOSE, LIFT = range(4)
 HOVER = 0.07  # m between the object's centre and the grip point before going down

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from envs.navigate import ROBOT_RADIUS, SPEED, TRACK, TURN, Navigate
+from envs.families.navigate import ROBOT_RADIUS, SPEED, TRACK, TURN, Navigate
 
 HEADINGS = 72
 LOOK_AHEAD = 1.0  # m

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envs.push import DELTA, Push
+from envs.families.push import DELTA, Push
 
 BEHIND = 0.075  # m from the object's centre before pushing
 FAST, SLOW = 1.0, 0.35  # shares of the fastest step

@@ -18,7 +18,7 @@ from experiments.few_shot.__main__ import main
 from experiments.few_shot.learners import Contender
 from experiments.few_shot.networks import Transformer
 from experiments.few_shot.report import Row
-from metarl.statistics import Interval
+from metarl.evaluation.statistics import Interval
 
 ROOT = Path(__file__).parents[3]
 

@@ -1,0 +1,1 @@
+"""Environments as others see them, and those of others as ours."""

@@ -1,0 +1,125 @@
+"""Episodes that follow one another, for the adapters: when they end, and which task the next one has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.core.environment import Environment, Step
+from envs.core.tasks import SPLITS, Categories, Parameter, TaskDistribution, Tasks
+from envs.errors import TaskError
+
+
+class Episodic:
+    """An environment whose N simulations each have a task of their own and start their episodes one by one.
+
+    Tasks are drawn anew from a split at the start of every episode, until `fix` gives fixed ones.
+
+    Raises:
+        TaskError: if the split is unknown.
+    """
+
+    def __init__(self, environment: Environment, split: str = "train") -> None:
+        if split not in SPLITS:
+            raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
+        self.environment = environment
+        self.split = split
+        self.elapsed = torch.zeros(environment.num_simulations, dtype=torch.int64)
+        self.fixed: Tasks | None = None
+
+    def seed(self, seed: int) -> None:
+        """Seed the tasks and the initial states, each by a stream of its own."""
+        tasks, states = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+        self.environment.distribution.generator.manual_seed(int(tasks >> np.uint64(1)))
+        self.environment.generator.manual_seed(int(states >> np.uint64(1)))
+
+    def fix(self, tasks: Sequence[Mapping[str, object]] | Tasks | None) -> None:
+        """Keep M tasks (N a multiple of M) from each simulation's next start on; None: draw them again.
+
+        Raises:
+            TaskError: if N is no multiple of M, or a task does not fit the environment.
+        """
+        if tasks is None:
+            self.fixed = None
+            return
+        given = tasks if isinstance(tasks, Tasks) else as_tasks(self.environment.distribution, tasks)
+        total = self.environment.num_simulations
+        if len(given) == 0 or total % len(given):
+            raise TaskError(f"{len(given)} tasks do not divide {total} simulations evenly")
+        repeats = total // len(given)
+        self.fixed = Tasks({name: value.repeat_interleave(repeats, 0) for name, value in given.values.items()})
+
+    def start(self, mask: Tensor | None = None) -> Tensor:
+        """Begin new episodes in the masked simulations (N,) (None: in all); returns the observation (N, D)."""
+        environment = self.environment
+        # The first start is for all, whatever the mask: no simulation is ever without a task.
+        if mask is None or environment.tasks is None:
+            mask = torch.ones(environment.num_simulations, dtype=torch.bool)
+        fresh = self._next_tasks(mask)
+        if environment.tasks is None:
+            environment.set_tasks(fresh)
+        elif any(not torch.equal(value, environment.assigned[name][mask]) for name, value in fresh.values.items()):
+            merged = {name: value.clone() for name, value in environment.assigned.items()}
+            for name, value in fresh.values.items():
+                merged[name][mask] = value
+            environment.set_tasks(Tasks(merged))
+        self.elapsed[mask] = 0
+        return environment.reset(None if mask.all() else mask)
+
+    def step(self, action: Tensor) -> tuple[Step, Tensor]:
+        """One control step with action (N, A); returns it, and (N,) bool: the horizon has cut the episode off."""
+        step = self.environment.step(action)
+        self.elapsed += 1
+        return step, (self.elapsed >= self.environment.horizon) & ~step.terminated
+
+    def _next_tasks(self, mask: Tensor) -> Tasks:
+        if self.fixed is not None:
+            return self.fixed.select(mask)
+        return self.environment.distribution.sample(int(mask.sum()), self.split)
+
+
+def as_tasks(distribution: TaskDistribution, tasks: Sequence[Mapping[str, object]]) -> Tasks:
+    """Tasks from dictionaries: parameter name to a number, a list or array of numbers, or a category's name.
+
+    Raises:
+        TaskError: for a missing or unknown parameter, a wrong length, a value that is not finite, an unknown category.
+    """
+    wanted = distribution.parameters
+    for task in tasks:
+        wrong = sorted(set(wanted) ^ set(task))
+        if wrong:
+            raise TaskError(
+                f"a task needs exactly the parameters {', '.join(wanted)}; missing or unknown: {', '.join(wrong)}"
+            )
+    if not tasks:
+        raise TaskError("no task given")
+    rows = {name: [_as_row(name, parameter, task[name]) for task in tasks] for name, parameter in wanted.items()}
+    return Tasks({name: torch.from_numpy(np.stack(values)) for name, values in rows.items()})
+
+
+def as_dictionary(tasks: Tasks, index: int) -> dict[str, np.ndarray]:
+    """One task as fresh float32 arrays (d,); `as_tasks` takes it back."""
+    return {name: value[index].numpy().copy() for name, value in tasks.values.items()}
+
+
+def _as_row(name: str, parameter: Parameter, value: object) -> np.ndarray:
+    if isinstance(parameter, Categories) and isinstance(value, str):
+        if value not in parameter.names:
+            raise TaskError(
+                f"task parameter '{name}': unknown category '{value}' (valid: {', '.join(parameter.names)})"
+            )
+        value = parameter.names.index(value)
+    try:
+        row = np.atleast_1d(np.asarray(value, dtype=np.float32))
+    except (TypeError, ValueError):
+        raise TaskError(f"task parameter '{name}': expected {parameter.size} numbers, got {value!r}") from None
+    if row.shape != (parameter.size,):
+        raise TaskError(f"task parameter '{name}': expected {parameter.size} numbers, got shape {row.shape}")
+    if not np.isfinite(row).all():
+        raise TaskError(f"task parameter '{name}' is not finite: {row.tolist()}")
+    if isinstance(parameter, Categories) and (row[0] % 1 or not 0 <= row[0] < len(parameter.names)):
+        raise TaskError(f"task parameter '{name}': no category has the number {row[0]:g}")
+    return row

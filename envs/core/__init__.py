@@ -1,0 +1,1 @@
+"""The contract of a batched task environment, its tasks, and the physics."""

@@ -1,0 +1,238 @@
+"""The contract of a batched task environment, and its base class for MuJoCo.
+
+N simulations run side by side; task m of the M current tasks runs in simulations m * N / M up to (m + 1) * N / M.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.core.contract import Assigned, check_observation, check_step, find_culprit
+from envs.core.engine_cpu import CpuSimulator
+from envs.core.models import PictureModel, physics_model
+from envs.core.simulator import Simulator
+from envs.core.tasks import TaskDistribution, Tasks
+from envs.errors import ContractError, ModelError, TaskError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+class Step(NamedTuple):
+    """What one control step returns; every tensor is fresh memory, safe to keep."""
+
+    observation: Tensor  # (N, D) float32
+    reward: Tensor  # (N,) float32, the sum of the terms
+    terms: dict[str, Tensor]  # name -> (N,) float32
+    success: Tensor  # (N,) bool: the success criterion holds at this step
+    terminated: Tensor  # (N,) bool: the episode is over before its horizon
+    failed: Tensor  # (N,) bool: the physics or a value broke; the simulation was reset
+
+
+Drawer = Callable[[dict[str, np.ndarray]], np.ndarray]
+
+
+class Environment(ABC):
+    """N simulations of one task family, stepped together. `reset` before the first `step`."""
+
+    name: ClassVar[str]
+    horizon: int
+    observation_size: int
+    action_size: int
+    success_criterion: ClassVar[str]
+    control_period: float  # seconds per control step
+
+    def __init__(self, num_simulations: int, distribution: TaskDistribution, seed: int = 0) -> None:
+        if num_simulations < 1:
+            raise TaskError(f"num_simulations must be at least 1, got {num_simulations}")
+        self.num_simulations = num_simulations
+        self.distribution = distribution
+        self.generator = torch.Generator().manual_seed(seed)
+        self.tasks: Tasks | None = None
+        self.assigned: dict[str, Tensor] = Assigned()
+
+    def set_tasks(self, tasks: Tasks) -> None:
+        """Give M tasks to the N simulations, N / M simulations each; call `reset` afterwards.
+
+        Raises:
+            TaskError: if N is no multiple of M, or the tasks lack a parameter of this environment.
+        """
+        count = len(tasks)
+        if count == 0 or self.num_simulations % count:
+            raise TaskError(f"{count} tasks do not divide {self.num_simulations} simulations evenly")
+        missing = sorted(set(self.distribution.parameters) - set(tasks.values))
+        if missing:
+            raise TaskError(f"{self.name}: the tasks lack the parameters {', '.join(missing)}")
+        self.tasks = tasks
+        repeats = self.num_simulations // count
+        self.assigned = Assigned({name: value.repeat_interleave(repeats, 0) for name, value in tasks.values.items()})
+        self.apply_tasks()
+
+    @abstractmethod
+    def apply_tasks(self) -> None:
+        """Realise `self.assigned` (name -> (N, d)) in the simulations."""
+
+    @abstractmethod
+    def reset(self, mask: Tensor | None = None) -> Tensor:
+        """Start new episodes in the masked simulations (N,) (None: in all); returns the observation (N, D)."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Step:
+        """Advance one control step with action (N, A), clipped to [-1, 1]."""
+
+    def task_of(self, simulation: int) -> str:
+        """The task of a simulation in words, for messages."""
+        if self.tasks is None:
+            return "no task"
+        index = simulation // (self.num_simulations // len(self.tasks))
+        return f"task {index} {self.tasks.describe(index)}"
+
+    @abstractmethod
+    def render_state(self, simulation: int) -> dict[str, np.ndarray]:
+        """What a drawer needs to draw a simulation as it is now."""
+
+    @abstractmethod
+    def drawer(self, simulation: int, width: int, height: int) -> Drawer:
+        """A function from render states of this simulation to pictures (height, width, 3) uint8."""
+
+    def noise(self, *size: int) -> Tensor:
+        """Standard normal numbers from the environment's own generator."""
+        return torch.randn(*size, generator=self.generator)
+
+
+class MujocoEnvironment(Environment):
+    """A task environment on MuJoCo: subclasses give the model, the tasks, the control law, observation and reward.
+
+    A simulation whose physics becomes unstable, or whose observation or reward is not finite, ends its episode with
+    reward 0, is reset alone, and is reported in `Step.failed`; `last_failure` names it and its task. What the
+    subclass returns is checked once, at the first reset and the first step.
+
+    Raises:
+        ContractError: if an observation, a reward term or the success has another shape or type than promised, or a
+            value is not finite in all simulations at the very first step.
+    """
+
+    substeps: int = 10
+
+    def __init__(
+        self,
+        spec: mujoco.MjSpec,
+        num_simulations: int,
+        distribution: TaskDistribution,
+        seed: int = 0,
+        threads: int = 0,
+    ) -> None:
+        super().__init__(num_simulations, distribution, seed)
+        self.spec = spec
+        self.model = physics_model(spec)
+        self.control_period = self.model.opt.timestep * self.substeps
+        self.simulator: Simulator = CpuSimulator(self.model, num_simulations, threads)
+        self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
+        self.last_failure: str | None = None
+        self._checked = False
+
+    @abstractmethod
+    def initial_state(self) -> dict[str, Tensor]:
+        """State fields (N, ...) at the start of an episode, for all simulations."""
+
+    @abstractmethod
+    def control(self, action: Tensor) -> None:
+        """Turn clipped actions (N, A) into the simulator's `ctrl`."""
+
+    @abstractmethod
+    def observe(self) -> Tensor:
+        """The observation (N, D) float32 of the present state."""
+
+    @abstractmethod
+    def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
+        """Named reward terms (N,); the reward is their sum."""
+
+    @abstractmethod
+    def success(self) -> Tensor:
+        """(N,) bool: whether the success criterion holds now."""
+
+    def on_reset(self, mask: Tensor) -> None:
+        """Reset whatever the subclass remembers for the masked simulations (N,)."""
+
+    def reset(self, mask: Tensor | None = None) -> Tensor:
+        if self.tasks is None:
+            raise TaskError(f"{self.name}: call set_tasks before reset")
+        self.simulator.reset(mask, self.initial_state())
+        chosen = torch.ones(self.num_simulations, dtype=torch.bool) if mask is None else mask
+        self.elapsed[chosen] = 0
+        self.on_reset(chosen)
+        observation = self.observe()
+        if not self._checked:
+            self._check(observation)
+        return observation
+
+    def step(self, action: Tensor) -> Step:
+        action = action.clamp(-1.0, 1.0)
+        self.control(action)
+        failed = unstable = self.simulator.step(self.substeps)
+        self.elapsed += 1
+        terms = self.reward_terms(action)
+        success = self.success()
+        observation = self.observe()
+        first, self._checked = not self._checked, True
+        if first:
+            self._check(observation)
+            check_step(type(self).__name__, terms, success, self.num_simulations)
+        reward = torch.stack(tuple(terms.values())).sum(0)
+        # One sum tells in one pass whether anything is not finite; the search for the culprit is rare.
+        if not math.isfinite(reward.sum() + observation.sum()):
+            failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
+            if first and failed.all() and not unstable.any():
+                culprit = find_culprit(terms, observation, 0)
+                where = f"in all {self.num_simulations} simulations at the first step"
+                raise ContractError(f"{type(self).__name__}: {culprit} is not finite {where}")
+        if failed.any():
+            index = int(failed.nonzero()[0, 0])
+            cause = "physics failed" if unstable[index] else f"{find_culprit(terms, observation, index)} is not finite"
+            cause = cause if torch.isfinite(action[index]).all() else "the action is not finite"
+            self.last_failure = f"{self.name}: {cause} in simulation {index}, {self.task_of(index)}"
+            observation = torch.where(failed[:, None], self.reset(failed), observation)
+            reward = reward.masked_fill(failed, 0.0)
+            terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
+            success = success & ~failed
+        return Step(observation, reward, terms, success, failed, failed)
+
+    def _check(self, observation: object) -> None:
+        check_observation(type(self).__name__, observation, (self.num_simulations, self.observation_size))
+
+    def render_state(self, simulation: int) -> dict[str, np.ndarray]:
+        return {name: self.simulator.field(name)[simulation].numpy().copy() for name in ("qpos", "mocap_pos")}
+
+    def drawer(self, simulation: int, width: int, height: int) -> Drawer:
+        from envs.rendering.frames import FrameRenderer  # OpenGL is loaded by those who draw alone
+
+        model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
+        cameras = [model.camera(index).name for index in range(model.ncam)]
+        renderer = FrameRenderer(model, width, height, "viewer" if "viewer" in cameras else None)
+        return lambda state: renderer.render(state["qpos"], state["mocap_pos"], state.get("mocap_quat"))
+
+    def sensor(self, name: str) -> Tensor:
+        """Live (N, d) values of a sensor, one physics step old after a step.
+
+        Raises:
+            ModelError: if the model has no such sensor.
+        """
+        try:
+            found = self.model.sensor(name)
+        except KeyError:
+            raise ModelError(f"{self.name}: the model has no sensor '{name}'") from None
+        start = int(found.adr[0])
+        return self.simulator.field("sensordata")[:, start : start + int(found.dim[0])]
+
+    def repeated(self, name: str) -> Tensor:
+        """A model field as compiled, once for each simulation (N, ...): change it and give it to `set_model_fields`."""
+        value = torch.from_numpy(getattr(self.model, name).copy())
+        return value.repeat(self.num_simulations, *[1] * value.ndim)

@@ -1,0 +1,111 @@
+"""One MJCF, two compiled models: what the physics steps, and what pictures are made from.
+
+Geoms that touch nothing cost the physics a pose each in every step. The physics gets a model without them, whose
+states, masses and forces are the same bit for bit; pictures get the whole one.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import mujoco
+
+from envs.errors import ModelError
+
+# What a simulation's own model may change in a picture, by what it belongs to.
+_GEOM_FIELDS = ("type", "size", "pos", "quat", "rgba", "rbound", "aabb")
+_BODY_FIELDS = ("body_pos", "body_quat")
+_REFERRING = ("actuators", "sensors", "tendons", "equalities", "pairs", "excludes")
+# A specification does not know where it was read from, and a message shall.
+_SOURCES: WeakKeyDictionary[mujoco.MjSpec, str] = WeakKeyDictionary()
+
+
+def load_spec(path: Path | str) -> mujoco.MjSpec:
+    """Read an MJCF file.
+
+    Raises:
+        ModelError: in one line, naming the file, if it is missing or is no MJCF.
+    """
+    try:
+        spec = mujoco.MjSpec.from_file(str(path))
+    except (ValueError, OSError, mujoco.FatalError) as error:
+        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None
+    _SOURCES[spec] = str(path)
+    return spec
+
+
+def parse_spec(text: str, source: str) -> mujoco.MjSpec:
+    """Read an MJCF text.
+
+    Args:
+        text: the MJCF itself.
+        source: where the text stands, such as `__file__`, for messages.
+
+    Raises:
+        ModelError: in one line, naming the source, if it is no MJCF.
+    """
+    try:
+        spec = mujoco.MjSpec.from_string(text)
+    except (ValueError, mujoco.FatalError) as error:
+        raise ModelError(f"{source}: {' '.join(str(error).split())}") from None
+    _SOURCES[spec] = source
+    return spec
+
+
+def physics_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    """The compiled model without the geoms that are only drawn.
+
+    Those remain that a sensor or a pair names, or whose moving body has no inertia but theirs. Meshes remain, used or
+    not: simulations may differ in them.
+
+    Raises:
+        ModelError: in one line, naming the file, if it does not compile.
+    """
+    bare = spec.copy()
+    # A copy leaves out what refers to something that is not there. The original says so when it is compiled.
+    if any(len(getattr(spec, kind)) != len(getattr(bare, kind)) for kind in _REFERRING):
+        _compile(spec, _SOURCES.get(spec))
+    named = {name for sensor in bare.sensors for name in (sensor.objname, sensor.refname)}
+    named |= {name for pair in bare.pairs for name in (pair.geomname1, pair.geomname2)}
+    for geom in list(bare.geoms):
+        drawn = not geom.contype and not geom.conaffinity
+        if drawn and geom.name not in named - {""} and (geom.parent.explicitinertial or _is_static(geom.parent)):
+            bare.delete(geom)
+    return _compile(bare, _SOURCES.get(spec))
+
+
+def _is_static(body: mujoco.MjsBody) -> bool:
+    return body.parent is None or (not body.joints and _is_static(body.parent))
+
+
+class PictureModel:
+    """The compiled model with everything that is drawn, in any simulation's own variant."""
+
+    def __init__(self, spec: mujoco.MjSpec) -> None:
+        self.model = _compile(spec, _SOURCES.get(spec))
+
+    def variant(self, physics: mujoco.MjModel) -> mujoco.MjModel:
+        """A copy in which the named geoms and the bodies are as in the given physics model."""
+        model = copy.copy(self.model)
+        for name in _BODY_FIELDS:
+            getattr(model, name)[:] = getattr(physics, name)
+        for index in range(physics.ngeom):
+            name = physics.geom(index).name
+            if name:
+                theirs = model.geom(name).id
+                for field in _GEOM_FIELDS:
+                    getattr(model, f"geom_{field}")[theirs] = getattr(physics, f"geom_{field}")[index]
+                if physics.geom_dataid[index] >= 0:
+                    mesh = physics.mesh(int(physics.geom_dataid[index])).name
+                    model.geom_dataid[theirs] = model.mesh(mesh).id
+        return model
+
+
+def _compile(spec: mujoco.MjSpec, source: str | None) -> mujoco.MjModel:
+    try:
+        return spec.compile()
+    except (ValueError, mujoco.FatalError) as error:
+        where = f"{source or spec.modelfiledir or 'MJCF'}: model '{spec.modelname}'"
+        raise ModelError(f"{where} does not compile: {' '.join(str(error).split())}") from None

@@ -1,0 +1,281 @@
+"""Task distributions: named parameter ranges, and the disjoint splits drawn from them.
+
+A task is a set of named values (a goal, a mass, a shape). The unit cube of all continuous parameters is cut
+into slabs, `CELLS` to an axis; a slab combination whose indices sum to a multiple of `CELLS` is held out. Every fifth
+cell of the grid is therefore a test cell, every marginal stays uniform, and no task can be in both splits. Where only
+one axis varies, the slabs within its slabs stand in for a second: the test tasks are spread over it as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from envs.errors import TaskError
+
+SPLITS = ("train", "test", "ood")
+CELLS = 5
+PUBLISHED_BLOCK = 100
+# Draws keep this fraction of a cell clear of its walls, so that rounding to float32 cannot move a task across one.
+WALL = 1e-3
+
+
+def _as_tuple(value: object) -> tuple[float, ...]:
+    if isinstance(value, int | float):
+        return (float(value),)
+    if isinstance(value, Sequence) and value and all(isinstance(v, int | float) for v in value):
+        return tuple(float(v) for v in value)
+    raise TaskError(f"expected a number or a list of numbers, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Range:
+    """A continuous task parameter, uniform between `low` and `high`; both have d entries.
+
+    `ood` lists (low, high) pairs outside of the training range for the `ood` split; a pair may cut only some of the d
+    axes: at least one axis must lie outside.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    ood: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
+    unit: str = "1"
+
+    def __init__(self, low: object, high: object, ood: Sequence[tuple[object, object]] = (), unit: str = "1") -> None:
+        object.__setattr__(self, "low", _as_tuple(low))
+        object.__setattr__(self, "high", _as_tuple(high))
+        object.__setattr__(self, "ood", tuple((_as_tuple(a), _as_tuple(b)) for a, b in ood))
+        object.__setattr__(self, "unit", unit)
+        for a, b in ((self.low, self.high), *self.ood):
+            if len(a) != len(self.low) or len(b) != len(self.low):
+                raise TaskError(f"range bounds differ in length: {a} and {b}")
+            if not all(math.isfinite(x) and math.isfinite(y) for x, y in zip(a, b, strict=True)):
+                raise TaskError(f"range bounds must be finite: {a} to {b}")
+            if any(x > y for x, y in zip(a, b, strict=True)):
+                raise TaskError(f"range is upside down: low {a} is above high {b}")
+        for a, b in self.ood:
+            if not self.outside(a, b):
+                raise TaskError(f"ood range {a} to {b} overlaps the training range {self.low} to {self.high}")
+
+    @property
+    def size(self) -> int:
+        return len(self.low)
+
+    def outside(self, low: tuple[float, ...], high: tuple[float, ...]) -> bool:
+        """Whether a box begins at the training box or beyond, and reaches beyond, along some axis."""
+        bounds = zip(low, high, self.low, self.high, strict=True)
+        return any((a < c and b <= c) or (b > d and a >= d) for a, b, c, d in bounds)
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A task parameter with unordered values; `ood` values are never trained on."""
+
+    values: tuple[str, ...]
+    ood: tuple[str, ...] = ()
+    unit: str = "category"
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise TaskError("a category list must not be empty")
+        if set(self.values) & set(self.ood):
+            raise TaskError(f"categories {sorted(set(self.values) & set(self.ood))} are both trained on and ood")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All values; a task stores the index into this tuple."""
+        return self.values + self.ood
+
+    @property
+    def size(self) -> int:
+        return 1
+
+
+Parameter = Range | Categories
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """M tasks as named tensors of shape (M, d), float32; a category is stored as the index of its name."""
+
+    values: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    def select(self, index: slice | Tensor | list[int]) -> Tasks:
+        """The tasks at `index`."""
+        return Tasks({name: value[index] for name, value in self.values.items()})
+
+    def describe(self, index: int) -> dict[str, list[float]]:
+        """One task as plain numbers, for reports and error messages."""
+        return {name: [round(float(x), 6) for x in value[index]] for name, value in self.values.items()}
+
+
+@dataclass
+class TaskDistribution:
+    """A named set of parameters with `train`, `test` and `ood` splits and a random generator of its own.
+
+    `sample` draws from that generator; `published` gives the fixed lists on which methods are compared.
+    """
+
+    parameters: dict[str, Parameter]
+    seed: int = 0
+    generator: torch.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.parameters:
+            raise TaskError("a task distribution needs at least one parameter")
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    def override(self, changes: Mapping[str, object]) -> TaskDistribution:
+        """A copy with other training ranges.
+
+        Args:
+            changes: parameter name to `[low, high]` (each a number or a list), to one value (a fixed parameter), or to
+                a list of category names. ood ranges that the new range covers are dropped.
+
+        Raises:
+            TaskError: for an unknown name, a range that is upside down, or categories that do not exist.
+        """
+        parameters = dict(self.parameters)
+        for name, value in changes.items():
+            if name not in parameters:
+                raise TaskError(f"unknown task parameter '{name}' (valid: {', '.join(sorted(parameters))})")
+            try:
+                parameters[name] = _overridden(parameters[name], value)
+            except TaskError as error:
+                raise TaskError(f"task parameter '{name}': {error}") from None
+        return TaskDistribution(parameters, self.seed)
+
+    def sample(self, n: int, split: str = "train") -> Tasks:
+        """n tasks of a split, drawn from the distribution's own generator.
+
+        Raises:
+            TaskError: if the split is unknown or nothing can be drawn from it.
+        """
+        return self._draw(n, split, self.generator)
+
+    def published(self, split: str, n: int = PUBLISHED_BLOCK) -> Tasks:
+        """The first n tasks of the fixed list of a split: the same for every method, seed and machine.
+
+        Raises:
+            TaskError: as `sample`, or if n is below 1.
+        """
+        if n < 1:
+            raise TaskError(f"a published list has at least 1 task, not {n}")
+        blocks = []
+        for block in range(-(-n // PUBLISHED_BLOCK)):
+            generator = torch.Generator().manual_seed(7_919 * (block + 1) + SPLITS.index(_known(split)))
+            blocks.append(self._draw(PUBLISHED_BLOCK, split, generator))
+        joined = {name: torch.cat([b[name] for b in blocks]) for name in self.parameters}
+        return Tasks(joined).select(slice(0, n))
+
+    def split_of(self, tasks: Tasks) -> list[str]:
+        """The split that each task belongs to."""
+        unit, free, outside = [], [], torch.zeros(len(tasks), dtype=torch.bool)
+        for name, parameter in self.parameters.items():
+            value = tasks[name].double()
+            if isinstance(parameter, Categories):
+                outside |= value[:, 0] >= len(parameter.values)
+                continue
+            low, high = torch.tensor(parameter.low).double(), torch.tensor(parameter.high).double()
+            span = high - low
+            slack = 1e-6 * span.clamp(min=1.0)
+            outside |= ((value < low - slack) | (value > high + slack)).any(-1)
+            unit.append((value - low) / torch.where(span > 0, span, 1.0))
+            free += [bool(s > 0) for s in span]
+        position = torch.cat(unit, -1)[:, free]
+        cells = (position * CELLS).long().clamp(0, CELLS - 1)
+        if position.shape[1] == 1:
+            cells = (position * CELLS**2).long().clamp(0, CELLS**2 - 1)
+            cells = torch.cat([cells // CELLS, cells % CELLS], -1)
+        held_out = cells.sum(-1) % CELLS == 0
+        return ["ood" if o else "test" if h else "train" for o, h in zip(outside, held_out, strict=True)]
+
+    def _draw(self, n: int, split: str, generator: torch.Generator) -> Tasks:
+        _known(split)
+        ranges = {k: p for k, p in self.parameters.items() if isinstance(p, Range)}
+        free = [high > low for p in ranges.values() for low, high in zip(p.low, p.high, strict=True)]
+        if split != "ood" and not any(free):
+            raise TaskError("no continuous parameter varies, so no region can be held out: widen a range")
+        unit = torch.rand(n, len(free), generator=generator, dtype=torch.float64)
+        pick = torch.randint(1, CELLS, (n,), generator=generator)
+        if any(free):
+            unit[:, free] = _into_cells(unit[:, free], pick, held_out=split == "test")
+        values, start = {}, 0
+        for name, parameter in self.parameters.items():
+            if isinstance(parameter, Categories):
+                values[name] = torch.randint(len(parameter.values), (n, 1), generator=generator).float()
+                continue
+            low, high = torch.tensor(parameter.low).double(), torch.tensor(parameter.high).double()
+            values[name] = (low + (high - low) * unit[:, start : start + parameter.size]).float()
+            start += parameter.size
+        if split == "ood":
+            self._move_out(values, n, generator)
+        return Tasks(values)
+
+    def _move_out(self, values: dict[str, Tensor], n: int, generator: torch.Generator) -> None:
+        """Redraw beyond the training ranges: every parameter that can, with probability 1/2, and at least one."""
+        movable = [name for name, parameter in self.parameters.items() if parameter.ood]
+        if not movable:
+            raise TaskError("split 'ood': no parameter has values beyond its training range")
+        moved = torch.rand(n, len(movable), generator=generator) < 0.5
+        moved[torch.arange(n), torch.randint(len(movable), (n,), generator=generator)] = True
+        for column, name in enumerate(movable):
+            parameter = self.parameters[name]
+            choice = torch.randint(len(parameter.ood), (n,), generator=generator)
+            if isinstance(parameter, Categories):
+                new = (len(parameter.values) + choice)[:, None].float()
+            else:
+                low = torch.tensor([a for a, _ in parameter.ood]).double()[choice]
+                high = torch.tensor([b for _, b in parameter.ood]).double()[choice]
+                inner = torch.rand(n, parameter.size, generator=generator, dtype=torch.float64)
+                new = (low + (high - low) * (WALL + (1 - 2 * WALL) * inner)).float()
+            values[name] = torch.where(moved[:, column, None], new, values[name])
+
+
+def _into_cells(unit: Tensor, pick: Tensor, held_out: bool) -> Tensor:
+    """Move uniform points (n, P) into held-out or training cells by choosing the cell of the first axis.
+
+    The first axis' cell completes the sum of the others to a multiple of CELLS (held out) or to `pick` more than one
+    (training), so both splits are drawn exactly, without rejection. A lone axis does so by the slab within its slab.
+    """
+    cell = (unit * CELLS).long().clamp(max=CELLS - 1)
+    inside = WALL + (1 - 2 * WALL) * (unit * CELLS % 1.0)
+    wanted = 0 if held_out else pick[:, None]
+    if unit.shape[1] == 1:
+        inside = ((wanted - cell) % CELLS + inside) / CELLS
+    else:
+        cell[:, :1] = (wanted - cell[:, 1:].sum(-1, keepdim=True)) % CELLS
+    return (cell + inside) / CELLS
+
+
+def _known(split: str) -> str:
+    if split not in SPLITS:
+        raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
+    return split
+
+
+def _overridden(parameter: Parameter, value: object) -> Parameter:
+    if isinstance(parameter, Categories):
+        names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+        unknown = [n for n in names if n not in parameter.names]
+        if unknown:
+            raise TaskError(f"unknown categories {unknown} (valid: {', '.join(parameter.names)})")
+        return Categories(tuple(names), tuple(n for n in parameter.names if n not in names))
+    if isinstance(value, int | float):
+        value = [value, value]
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TaskError(f"expected [low, high], got {value!r}")
+    new = Range(value[0], value[1], (), parameter.unit)
+    if new.size != parameter.size:
+        raise TaskError(f"expected {parameter.size} numbers for low and for high, got {value!r}")
+    return Range(new.low, new.high, tuple(o for o in parameter.ood if new.outside(*o)), parameter.unit)

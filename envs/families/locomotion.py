@@ -1,0 +1,140 @@
+"""What the running robots share: Gymnasium's models, where they start, heavier and lighter bodies, a marker."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.core.environment import MujocoEnvironment
+from envs.core.models import load_spec
+from envs.core.tasks import Range, TaskDistribution
+
+GYMNASIUM_ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+MARKER_COLOUR = (0.15, 0.80, 0.30, 0.6)
+# Directions alone cannot be held out; bodies that differ a little can.
+MASS_SCALE = Range(0.9, 1.1, ood=[(0.7, 0.9), (1.1, 1.3)])
+
+Vector = tuple[float, float, float]
+
+
+def gymnasium_spec(file: str) -> mujoco.MjSpec:
+    """One of Gymnasium's models for editing, its contact and solver settings as they are."""
+    spec = load_spec(GYMNASIUM_ASSETS / file)
+    for material in spec.materials:
+        if material.name == "MatPlane":
+            material.reflectance = 0.0  # each reflection draws the whole scene once more
+    for texture in spec.textures:
+        if texture.name == "texplane":  # black and near white: they outshine the robot
+            texture.rgb1, texture.rgb2 = (0.30, 0.33, 0.36), (0.38, 0.41, 0.44)
+    return spec
+
+
+def add_camera(spec: mujoco.MjSpec, body: str, pos: Vector, forward: Vector, tracks: bool = True) -> None:
+    """The camera "viewer", looking along `forward`, z up; one that tracks moves with the body's centre of mass."""
+    look = np.asarray(forward) / np.linalg.norm(forward)
+    right = np.cross(look, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    axes = np.stack([right, np.cross(right, look), -look], 1)
+    quat = np.zeros(4)
+    mujoco.mju_mat2Quat(quat, axes.ravel())
+    mode = mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM if tracks else mujoco.mjtCamLight.mjCAMLIGHT_FIXED
+    spec.body(body).add_camera(name="viewer", mode=mode, pos=pos, quat=quat, fovy=45)
+
+
+def add_marker(spec: mujoco.MjSpec, parts: list[dict[str, object]]) -> None:
+    """A mocap body "marker" of weightless geoms that touch nothing; only pictures have them."""
+    marker = spec.worldbody.add_body(name="marker", mocap=True)
+    for index, part in enumerate(parts):
+        marker.add_geom(
+            name=f"marker_{index}", contype=0, conaffinity=0, mass=0.0, rgba=MARKER_COLOUR, material="", **part
+        )
+
+
+def arrow() -> list[dict[str, object]]:
+    """An arrow of 80 cm along x, its middle at the origin: a shaft and two barbs."""
+    capsule = mujoco.mjtGeom.mjGEOM_CAPSULE
+    ends = [(-0.4, 0.0, 0.0), (0.15, 0.16, 0.0), (0.15, -0.16, 0.0), (0.15, 0.0, 0.16), (0.15, 0.0, -0.16)]
+    return [{"type": capsule, "size": (0.025, 0.0, 0.0), "fromto": (*end, 0.4, 0.0, 0.0)} for end in ends]
+
+
+class Runner(MujocoEnvironment):
+    """A robot with torques for actions: 5 physics steps of 10 ms per control step (20 Hz), horizon 200 (10 s).
+
+    Episodes begin as Gymnasium's do: every coordinate of `qpos` off its rest by a uniform number in [-0.1, 0.1], every
+    one of `qvel` by a normal one of deviation 0.1. They end at the horizon, and never before.
+
+    A subclass sets `self.goal` (N, G) float32 in `apply_goal`: the hidden part of the task, which `goal_visible`
+    appends to the observation.
+    """
+
+    substeps = 5
+    root: ClassVar[int]  # the first numbers of qpos that say where the robot is on the floor
+
+    def __init__(
+        self,
+        spec: mujoco.MjSpec,
+        num_simulations: int,
+        distribution: TaskDistribution,
+        seed: int,
+        threads: int,
+        horizon: int,
+        goal_visible: bool,
+    ) -> None:
+        super().__init__(spec, num_simulations, distribution, seed, threads)
+        self.horizon, self.goal_visible = horizon, goal_visible
+        self.action_size = self.model.nu
+        self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
+        self.rest = torch.from_numpy(self.model.qpos0.copy())
+        self.place = self.qpos[:, : self.root]
+        self.before = torch.zeros_like(self.place)
+        self.goal = torch.zeros(num_simulations, 0)
+
+    @abstractmethod
+    def apply_goal(self) -> None:
+        """Set `self.goal` (N, G) from `self.assigned`."""
+
+    @abstractmethod
+    def state(self) -> list[Tensor]:
+        """The parts (N, ...) of the observation that everybody sees."""
+
+    @abstractmethod
+    def marker(self, simulation: int) -> tuple[np.ndarray, float]:
+        """Where the marker is drawn (3,), and its heading (rad)."""
+
+    def apply_tasks(self) -> None:
+        scale = self.assigned["mass_scale"].double()
+        mass, inertia = self.repeated("body_mass"), self.repeated("body_inertia")
+        self.simulator.set_model_fields({"body_mass": mass * scale, "body_inertia": inertia * scale[:, None]})
+        self.apply_goal()
+
+    def initial_state(self) -> dict[str, Tensor]:
+        count = self.num_simulations
+        # The normal distribution's own function makes uniform numbers of normal ones.
+        uniform = torch.erf(self.noise(count, self.model.nq).double() / math.sqrt(2.0))
+        return {"qpos": self.rest + 0.1 * uniform, "qvel": 0.1 * self.noise(count, self.model.nv).double()}
+
+    def control(self, action: Tensor) -> None:
+        self.before.copy_(self.place)
+        self.ctrl.copy_(action)
+
+    def velocity(self) -> Tensor:
+        """Mean velocity on the floor over the last control step, (N, root) m/s."""
+        return ((self.place - self.before) / self.control_period).float()
+
+    def observe(self) -> Tensor:
+        observation = torch.cat(self.state(), -1).float()
+        return torch.cat([observation, self.goal], -1) if self.goal_visible else observation
+
+    def render_state(self, simulation: int) -> dict[str, np.ndarray]:
+        # The marker is nothing to the physics: it is put where it belongs in pictures alone.
+        place, heading = self.marker(simulation)
+        quat = np.array([math.cos(heading / 2), 0.0, 0.0, math.sin(heading / 2)])
+        return {"qpos": self.qpos[simulation].numpy().copy(), "mocap_pos": place[None], "mocap_quat": quat[None]}

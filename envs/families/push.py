@@ -1,0 +1,150 @@
+"""Push: slide an object of unknown shape, mass and friction over a table to a goal that is felt through the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mujoco
+import torch
+from torch import Tensor
+
+from envs.core.tasks import Categories, Range, TaskDistribution
+from envs.families.arm import ArmEnvironment, scene
+
+DELTA = 0.03  # m per control step at action 1
+LOW, HIGH = (0.32, -0.32, 0.025), (0.75, 0.32, 0.025)  # m, where the grip point may be commanded: at one height
+START = (0.0, 0.2805, 0.0, -2.8014, 0.0, 3.0820, 0.785398)  # rad: the grip point at (0.36, 0, 0.025) m
+PLACE_LOW, PLACE_HIGH = (0.45, -0.08), (0.51, 0.08)  # m, where the object starts
+SUCCESS_DISTANCE = 0.05  # m
+SUCCESS_STEPS = 5
+
+
+def tasks() -> TaskDistribution:
+    """The task parameters of push; see `Push` for their meaning."""
+    return TaskDistribution(
+        {
+            "goal": Range((0.52, -0.20), (0.66, 0.20), unit="m"),
+            "object_size": Range((0.025, 0.025, 0.025), (0.04, 0.04, 0.04), unit="m"),
+            "object_mass": Range(0.1, 0.6, ood=[(0.6, 1.2)], unit="kg"),
+            "friction": Range(0.3, 0.8, ood=[(0.15, 0.3)]),
+            "object_shape": Categories(("box", "cylinder"), ood=("hexagonal_prism", "wedge")),
+        }
+    )
+
+
+class Push(ArmEnvironment):
+    """A Panda with a closed hand, held at one height, pushes an object on a table at 20 Hz; horizon 60 (3 s).
+
+    Observation (D = 23, with `goal_visible` 25; float32):
+
+    | index | meaning                                           | unit  | source                          |
+    |-------|---------------------------------------------------|-------|---------------------------------|
+    | 0-2   | grip point                                        | m     | sensor grip_position, 5 ms old  |
+    | 3-4   | its velocity along x and y                        | m/s   | sensor grip_velocity, 5 ms old  |
+    | 5-6   | commanded point minus grip point, x and y         | m     | controller                      |
+    | 7-9   | object's centre                                   | m     | qpos                            |
+    | 10-11 | the same minus the grip point, x and y            | m     | qpos, sensor                    |
+    | 12-14 | object's velocity                                 | m/s   | qvel                            |
+    | 15-18 | object's orientation                              | 1     | qpos, quaternion w x y z        |
+    | 19-20 | object's turning velocity about x and z           | rad/s | qvel                            |
+    | 21    | distance from the object's centre to the goal     | m     | qpos, task: a range beacon      |
+    | 22    | distance from the grip point to the goal          | m     | sensor, task: a range beacon    |
+    | 23-24 | goal, x and y, only with `goal_visible` (an oracle) | m   | task                            |
+
+    The goal is a range beacon: one distance over the table does not tell where it is, several from different places do.
+
+    Action (A = 2): change of the commanded grip point along x and y, 1 is 3 cm per control step.
+
+    Reward terms, with d from the object's centre to the goal over the table in m: `distance` = -2 d, `closing` =
+    -4 dd/dt in m/s (summed over an episode, 80 times the way gained), `precision` = 1 - tanh(10 d), `approach` =
+    0.2 (1 - tanh(5 h)) (h: grip point to object, m), `effort` = -0.005 |action|^2.
+
+    Success: d < 5 cm over the last five control steps.
+
+    Task parameters (hidden): `goal` (2, m), `object_shape`, `object_size` (3 half extents, m, see
+    `envs.families.shapes`), `object_mass` (kg), `friction` (sliding; of the object, whatever it touches). ood: a
+    hexagonal prism and a wedge; heavier and more slippery objects. Where the object starts is drawn in each episode.
+    """
+
+    name = "push"
+    success_criterion = "object's centre within 5 cm of the goal over the last five control steps of the episode"
+
+    def __init__(
+        self,
+        num_simulations: int,
+        seed: int = 0,
+        threads: int = 0,
+        horizon: int = 60,
+        goal_visible: bool = False,
+        tasks_override: Mapping[str, object] | None = None,
+    ) -> None:
+        distribution = tasks().override(tasks_override or {})
+        shape = distribution.parameters["object_shape"]
+        assert isinstance(shape, Categories)
+        spec = scene(gripper=False, kinds=shape.names)
+        # The closed fingers as one rounded stick, which is what touches.
+        stick = mujoco.mjtGeom.mjGEOM_CAPSULE
+        spec.body("hand").add_geom(
+            name="stick",
+            type=stick,
+            fromto=[0, 0, 0.05, 0, 0, 0.095],
+            size=[0.014, 0, 0],
+            contype=2,
+            conaffinity=1,
+            rgba=[0.17, 0.18, 0.20, 1],
+        )
+        super().__init__(spec, num_simulations, distribution, seed, threads)
+        self.home = torch.tensor(START, dtype=torch.float64)
+        self.horizon = horizon
+        self.goal_visible = goal_visible
+        self.action_size = 2
+        self.observation_size = 23 + (2 if goal_visible else 0)
+        self.bounds = torch.tensor(LOW).double(), torch.tensor(HIGH).double()
+        self.steps_inside = torch.zeros(num_simulations, dtype=torch.int64)
+
+    def initial_state(self) -> dict[str, Tensor]:
+        low, high = torch.tensor(PLACE_LOW), torch.tensor(PLACE_HIGH)
+        spot = torch.rand(self.num_simulations, 3, generator=self.generator)
+        place, yaw = low + (high - low) * spot[:, :2], torch.pi / 2 * (spot[:, 2] - 0.5)
+        state = self.start_state(place, yaw, arm_spread=0.01)
+        goal = self.assigned["goal"]
+        state["mocap_pos"] = torch.cat([goal, torch.full_like(goal[:, :1], 0.001)], -1)[:, None].double()
+        return state
+
+    def on_reset(self, mask: Tensor) -> None:
+        super().on_reset(mask)
+        self.steps_inside[mask] = 0
+        self.distance = self._distance()
+
+    def _distance(self) -> Tensor:
+        return torch.linalg.vector_norm(self.object_position[:, :2].float() - self.assigned["goal"], dim=-1)
+
+    def control(self, action: Tensor) -> None:
+        step = torch.cat([DELTA * action, torch.zeros_like(action[:, :1])], -1)
+        self.move(step, *self.bounds)
+
+    def observe(self) -> Tensor:
+        position, velocity = self.object_position, self.object_velocity
+        hand = [self.grip, self.grip_velocity[:, :2], (self.target - self.grip)[:, :2]]
+        thing = [position, (position - self.grip)[:, :2], velocity[:, :3], self.object_quat, velocity[:, 3::2]]
+        goal = self.assigned["goal"]
+        hand_distance = torch.linalg.vector_norm(self.grip[:, :2] - goal, dim=-1)
+        ranges = torch.stack([self.distance, hand_distance.float()], -1)
+        observation = torch.cat([*hand, *thing, ranges], -1).float()
+        return torch.cat([observation, goal], -1) if self.goal_visible else observation
+
+    def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
+        position, before = self.object_position.float(), self.distance
+        self.distance = distance = self._distance()
+        apart = torch.linalg.vector_norm((position - self.grip)[:, :2], dim=-1).float()
+        self.steps_inside = torch.where(distance < SUCCESS_DISTANCE, self.steps_inside + 1, 0)
+        return {
+            "distance": -2.0 * distance,
+            "closing": 4.0 * (before - distance) / self.control_period,
+            "precision": 1.0 - torch.tanh(10.0 * distance),
+            "approach": 0.2 * (1.0 - torch.tanh(5.0 * apart)),
+            "effort": -0.005 * action.square().sum(-1),
+        }
+
+    def success(self) -> Tensor:
+        return self.steps_inside >= SUCCESS_STEPS

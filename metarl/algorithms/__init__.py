@@ -1,0 +1,1 @@
+"""The algorithms, and the mathematics that they are made of."""

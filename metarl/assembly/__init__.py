@@ -1,0 +1,1 @@
+"""Settings become objects: environments, policies and learners; runs opened for use."""

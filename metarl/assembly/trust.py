@@ -1,0 +1,142 @@
+"""Runs that somebody else may have made: their configuration is checked like a command line before it is used.
+
+A run holds no code. It only names its environment, and a name can be a trap: `subprocess:run` is one, and so is a
+module that lies in the run's folder. The rule: what a run names must be importable from the user's own Python path
+without the run's folder, and must be an environment class, or a function that says that it returns an environment.
+"""
+
+from __future__ import annotations
+
+import sys
+import typing
+from collections.abc import Mapping
+from importlib.machinery import all_suffixes
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from envs.core.environment import Environment
+from envs.entry import ID, load_entry
+from envs.errors import UnknownEnvironmentError
+from metarl.config.memory import check_training
+from metarl.config.settings import TRAIN, apply_rules, check_budget
+from metarl.errors import ConfigError, RunFolderError
+from metarl.run_folder import RunFolder
+
+RECORD = ("format", "format_version", "versions", "git_commit", "git_dirty", "resumed")
+NEEDED = (
+    *("env.name", "agent.name", "algo.name", "algo.tasks", "algo.episodes", "algo.trial_episodes"),
+    *("seed", "device", "threads", "torch_threads", "checkpoint.every", "checkpoint.keep"),
+    *("budget.iterations", "budget.env_steps", "budget.minutes"),
+    *("evaluate.tasks", "evaluate.episodes_per_step", "evaluate.steps", "evaluate.split", "evaluate.deterministic"),
+)
+
+
+def stored_config(folder: RunFolder) -> dict[str, Any]:
+    """The configuration of a run, with values of the right types and sizes, and an environment that may be made.
+
+    Raises:
+        RunFolderError: if it is unreadable, or a setting is missing, unknown or not allowed.
+        UnknownEnvironmentError: for an environment that a run may not name.
+    """
+    read = folder.read_config()
+    record = {key: read[key] for key in RECORD if key in read}
+    try:
+        _check_keys(read, "")
+        config = apply_rules(_without_record(read), TRAIN)
+        for key in NEEDED:
+            _check_there(config, key)
+        if config["algo"].get("warm_start", {}).get("iterations"):
+            for key in ("name", "tasks", "episodes", "trial_episodes"):
+                _check_there(config, f"algo.warm_start.settings.{key}")
+        elif config["algo"].get("warm_start", {}).get("run"):
+            _check_there(config, "algo.warm_start.settings.trial_episodes")
+        check_budget(config["budget"])
+        check_training(config)
+    except ConfigError as error:
+        raise RunFolderError(f"{folder.path / 'config.yaml'}: {error}") from None
+    check_place(config["env"].get("entry") or config["env"]["name"], folder.path)
+    return record | config
+
+
+def check_place(place: str, run: Path) -> None:
+    """Refuse an environment that stands in the run's own folder, before anything of it is imported.
+
+    Raises:
+        UnknownEnvironmentError: with where it was found.
+    """
+    if ":" not in place:
+        return
+    first, _, rest = place.partition(":")
+    module = rest.rpartition(":")[0] if first == ID else first
+    for found in _locations(module):
+        if found.resolve().is_relative_to(run.resolve()) or found.absolute().is_relative_to(run.absolute()):
+            raise UnknownEnvironmentError(
+                f"{place}: the run names an environment in its own folder, {found}: no code is taken from a run; "
+                "if you trust it, copy it to a folder of your own"
+            )
+
+
+def check_factory(place: str) -> None:
+    """Refuse a function that does not say it makes an environment: a run could name any other as well.
+
+    Raises:
+        UnknownEnvironmentError: with what to write.
+    """
+    if ":" not in place or place.startswith(f"{ID}:"):
+        return
+    found = load_entry(place)
+    if isinstance(found, type):
+        return  # of another kind it is refused where it is used
+    try:
+        promised = typing.get_type_hints(found).get("return")
+    except Exception:  # what a foreign annotation raises is anybody's guess
+        promised = None
+    promised = typing.get_origin(promised) or promised
+    if not (isinstance(promised, type) and issubclass(promised, Environment | gymnasium.Env)):
+        name = place.rpartition(":")[2]
+        raise UnknownEnvironmentError(
+            f"{place}: a function must say that it makes an environment: write def {name}(...) -> gymnasium.Env, "
+            "or the class that it returns"
+        )
+
+
+def _locations(module: str) -> list[Path]:
+    """The files that importing a module would read, found without running any of them."""
+    files: list[Path] = []
+    folders = [Path(entry) for entry in sys.path]
+    for part in filter(None, module.split(".")):
+        names = [f"{part}/__init__{suffix}" for suffix in all_suffixes()] + [part + suffix for suffix in all_suffixes()]
+        found = next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+        if found is None:  # a package without a file, in as many folders as have it
+            folders = [folder / part for folder in folders if (folder / part).is_dir()]
+            continue
+        files.append(found)
+        folders = [found.parent] if found.stem == "__init__" else []
+    return files
+
+
+def _without_record(read: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings alone, without what was noted beside them of where the run came from."""
+    config = {key: value for key, value in read.items() if key not in RECORD}
+    algo = config.get("algo")
+    if isinstance(algo, Mapping) and isinstance(warm := algo.get("warm_start"), Mapping):
+        config["algo"] = {**algo, "warm_start": {key: value for key, value in warm.items() if key != "origin"}}
+    return config
+
+
+def _check_keys(group: Mapping[Any, Any], prefix: str) -> None:
+    for key, value in group.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{prefix}{key!r}: a setting's name must be a text")
+        if isinstance(value, Mapping):
+            _check_keys(value, f"{prefix}{key}.")
+
+
+def _check_there(config: Mapping[str, Any], key: str) -> None:
+    here: Any = config
+    for name in key.split("."):
+        if not isinstance(here, Mapping) or name not in here:
+            raise ConfigError(f"{key}: is missing")
+        here = here[name]

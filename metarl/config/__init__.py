@@ -1,0 +1,1 @@
+"""Settings: their definitions, the command lines that change them, and the memory that they ask for."""

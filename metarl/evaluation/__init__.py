@@ -1,0 +1,1 @@
+"""What a trained policy can do: curves with intervals, plots and films."""

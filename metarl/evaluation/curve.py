@@ -1,0 +1,145 @@
+"""The adaptation curve: how well a policy does on held-out tasks after each adaptation step, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.policy import Policy
+from envs.core.environment import Environment
+from envs.core.tasks import Tasks
+from metarl.algorithms.adaptation import Parameters
+from metarl.algorithms.learner import Learner
+from metarl.algorithms.nan_search import all_finite, find_inner_culprit
+from metarl.errors import NotFiniteError
+from metarl.evaluation.statistics import mean_interval
+from metarl.rollouts.episodes import Batch, Episodes
+from metarl.rollouts.rollout import collect
+
+MEASURES = {"success": "success_at_end", "success_any_step": "success_any_step", "return": "returns"}
+
+
+def adaptation_rounds(
+    env: Environment,
+    policy: Policy,
+    learner: Learner,
+    tasks: Tasks,
+    steps: int,
+    generator: torch.Generator,
+    deterministic: bool = False,
+) -> tuple[list[Episodes], list[Parameters | None]]:
+    """Episodes before adaptation and after each of `steps` inner steps, and the parameters that acted in them.
+
+    The episodes of one round are the data of the next inner step, unless `deterministic` (measure the mean action).
+    Nothing of the policy or the learner changes.
+
+    Raises:
+        NotFiniteError: if an inner step is not finite; names the task. Its episodes would all fail, and a failed
+            episode can have a better return than one that was played.
+    """
+    env.set_tasks(tasks)
+    trial = learner.settings.trial_episodes
+    adapted: Parameters | None = None
+    names = [f"task {index} {tasks.describe(index)}" for index in range(len(tasks))]
+    rounds, acting = [], []
+    for step in range(steps + 1):
+        episodes = collect(env, policy, adapted, generator=generator, trial_episodes=trial, deterministic=deterministic)
+        rounds.append(episodes)
+        acting.append(adapted)
+        if step < steps:
+            if deterministic:  # the mean action explores nothing, so adaptation gets episodes of its own
+                episodes = collect(env, policy, adapted, generator=generator, trial_episodes=trial)
+                failures = rounds[-1].failures + episodes.failures
+                rounds[-1] = replace(rounds[-1], failures=failures, failure=rounds[-1].failure or episodes.failure)
+            adapted = finite_step(learner, adapted, learner.prepare(episodes), names)
+    return rounds, acting
+
+
+def finite_step(learner: Learner, adapted: Parameters | None, batch: Batch, names: Sequence[str]) -> Parameters:
+    """The learner's inner step from `adapted` (M, ...) on a batch (M, E, ...) of the tasks of these names.
+
+    Raises:
+        NotFiniteError: if the result is not finite; names the task and the parameter.
+    """
+    after = learner.adapt(adapted, batch)
+    if not all_finite(after):
+        raise NotFiniteError(find_inner_culprit(learner, adapted, batch).text(names))
+    return after
+
+
+def curve(rounds: Sequence[Episodes]) -> list[dict[str, Any]]:
+    """One entry for each adaptation step and, in trials of several episodes, each episode of the trial.
+
+    `step` counts gradient steps, `episodes` the episodes of the task that the policy had seen before and `env_steps`
+    their environment steps. Each task's mean over its episodes is one observation of the interval.
+    """
+    entries = []
+    for step, episodes in enumerate(rounds):
+        sequences, trial = episodes.returns.shape[1:]
+        for position in range(trial):
+            seen, horizon = step * sequences * trial + position, episodes.reward.shape[2] // trial
+            entry: dict[str, Any] = {"step": step, "episodes": seen, "env_steps": seen * horizon}
+            for name, attribute in MEASURES.items():
+                values = per_task(getattr(episodes, attribute))[:, position]
+                bounded = name != "return"
+                mean, low, high = mean_interval(values.numpy(), bounded=bounded, episodes=sequences if bounded else 1)
+                entry[name] = {"mean": mean, "ci95": [low, high]}
+            entries.append(entry)
+    return entries
+
+
+def per_task(values: Tensor) -> Tensor:
+    """Mean over the episodes of each task: (M, E, R) to (M, R), on the CPU."""
+    return values.double().mean(1).cpu()
+
+
+def report(
+    rounds: Sequence[Episodes], tasks: Tasks, *, env: Environment, algo: str, split: str, seed: int, deterministic: bool
+) -> dict[str, Any]:
+    """The content of evaluation/<split>.json: the protocol, the curve, and the curve's values for each task."""
+    played = [*rounds, *(rounds[:-1] if deterministic else ())]  # mean actions adapt to exploring episodes of their own
+    sequences, trial = rounds[0].returns.shape[1:]
+    flat = {
+        name: torch.cat([per_task(getattr(episodes, attribute)) for episodes in rounds], 1)
+        for name, attribute in MEASURES.items()
+    }
+    return {
+        "env": env.name,
+        "algo": algo,
+        "split": split,
+        "tasks": len(tasks),
+        "episodes_per_step": sequences,
+        "trial_episodes": trial,
+        "horizon": env.horizon,
+        "actions": "mean" if deterministic else "sampled",
+        "seed": seed,
+        "deterministic": deterministic,
+        "success_criterion": env.success_criterion,
+        "confidence_interval": "95%, over tasks; the mean of a task's episodes is one observation",
+        "environment_steps": sum(episodes.steps for episodes in played),
+        "physics_failures": sum(episodes.failures for episodes in rounds),
+        "first_physics_failure": next((episodes.failure for episodes in rounds if episodes.failure), None),
+        "curve": curve(rounds),
+        "per_task": [
+            {"task": tasks.describe(i)} | {name: values[i].tolist() for name, values in flat.items()}
+            for i in range(len(tasks))
+        ],
+    }
+
+
+def table(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The curve as text cells: step, episodes, success, success at any step, return, each with its 95% interval."""
+
+    def cell(entry: dict[str, Any], name: str, form: str) -> str:
+        mean, (low, high) = entry[name]["mean"], entry[name]["ci95"]
+        return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+    rows = [("step", "episodes seen", "success at end", "success at any step", "return")]
+    for entry in entries:
+        cells = (cell(entry, "success", ".3f"), cell(entry, "success_any_step", ".3f"), cell(entry, "return", ".2f"))
+        rows.append((str(entry["step"]), str(entry["episodes"]), *cells))
+    return rows

@@ -1,0 +1,138 @@
+"""Videos of a policy on one task, before and after adaptation side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from envs.core.environment import Drawer, Environment, Step
+from envs.core.tasks import Tasks
+from metarl.algorithms.adaptation import Parameters
+from metarl.assembly.build import stream_seed
+from metarl.errors import RenderError
+from metarl.evaluation.curve import adaptation_rounds
+from metarl.evaluation.video import beside, caption, write_video
+from metarl.rollouts.rollout import collect
+from metarl.runs import Run, open_run
+
+HOLD_SECONDS = 1.0  # the last picture stays this long
+BAND = 32  # grey level of the strip that holds the caption, so that it hides nothing
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One picture's worth of an episode."""
+
+    state: dict[str, np.ndarray]
+    step: int
+    reward: float
+    success: bool
+
+
+def record(
+    run: Run, env: Environment, tasks: Tasks, adapted: Parameters | None, generator: torch.Generator
+) -> list[list[Moment]]:
+    """The moments of each episode of one trial on one task, acting by the mean action."""
+    trial: list[list[Moment]] = []
+    over = False
+
+    def watch(t: int, step: Step | None) -> None:
+        nonlocal over
+        if step is None:
+            trial.append([Moment(env.render_state(0), 0, 0.0, False)])
+            over = False
+        elif not over:
+            trial[-1].append(Moment(env.render_state(0), t, float(step.reward[0]), bool(step.success[0])))
+            over = bool(step.terminated[0])
+
+    env.set_tasks(tasks)
+    episodes = run.learner.settings.trial_episodes
+    collect(env, run.policy, adapted, generator=generator, trial_episodes=episodes, deterministic=True, watch=watch)
+    return trial
+
+
+def panels(run: Run, tasks: Tasks, adapted: Parameters | None, env: Environment, seed: int) -> dict[str, list[Moment]]:
+    """The episodes to show, by title: before and after adaptation by gradient, or the first and last of a trial."""
+    generator = torch.Generator().manual_seed(seed)
+    before = record(run, env, tasks, None, generator)
+    if adapted is not None:
+        generator.manual_seed(seed)
+        after = record(run, env, tasks, adapted, generator)
+        return {"before adaptation": before[0], "after adaptation": after[-1]}
+    if len(before) > 1:
+        return {"first episode": before[0], f"episode {len(before)}": before[-1]}
+    return {"adapting within the episode": before[0]}
+
+
+def frames(
+    shown: Mapping[str, list[Moment]], drawer: Mapping[str, Drawer], heading: str, fps: float
+) -> Iterator[np.ndarray]:
+    """Captioned pictures of all panels side by side; a shorter episode rests on its last moment."""
+    length = max(len(moments) for moments in shown.values())
+    last: np.ndarray | None = None
+    for t in range(length):
+        columns = []
+        for title, moments in shown.items():
+            moment = moments[min(t, len(moments) - 1)]
+            total = sum(m.reward for m in moments[: t + 1])
+            mark = "success" if moment.success else ""
+            lines = [
+                f"{heading}: {title}",
+                f"step {moment.step}  reward {moment.reward:+.2f}  return {total:+.2f}  {mark}",
+            ]
+            picture = drawer[title](moment.state)
+            band = np.full((picture.shape[0] // 8, *picture.shape[1:]), BAND, np.uint8)
+            columns.append(caption(np.concatenate([band, picture]), lines))
+        last = columns[0] if len(columns) == 1 else beside(columns[0], columns[1])
+        yield last
+    assert last is not None
+    for _ in range(round(HOLD_SECONDS * fps)):
+        yield last
+
+
+def render(
+    run: Run,
+    *,
+    split: str,
+    task: int,
+    out: str | Path | None,
+    width: int,
+    height: int,
+    fps: float | None,
+    seed: int,
+    threads: int,
+) -> Path:
+    """Adapt to one published task, then write the video (suffix .mp4 or .gif) of before and after.
+
+    Raises:
+        RenderError: if the file cannot be written or its suffix is unknown.
+    """
+    path = Path(out) if out else run.output.path / "videos" / f"{split}-task-{task}.mp4"
+    if task < 0:
+        raise RenderError(f"task={task}: must be 0 or more")
+    tasks = run.held_out(split, task + 1).select(slice(task, task + 1))
+    evaluation = run.config["evaluate"]
+    steps = run.learner.settings.inner.steps if evaluation["steps"] is None else evaluation["steps"]
+    base = stream_seed(seed, "evaluation")
+    wide = run.environment(evaluation["episodes_per_step"], base, threads)
+    _, acting = adaptation_rounds(wide, run.policy, run.learner, tasks, steps, torch.Generator().manual_seed(base + 1))
+    single = run.environment(1, base, 1)
+    shown = panels(run, tasks, acting[-1], single, base + 2)
+    rate = fps or 1.0 / single.control_period
+    drawers = {title: single.drawer(0, width, height) for title in shown}
+    write_video(path, frames(shown, drawers, f"{single.name} {split} task {task}", rate), rate)
+    return path
+
+
+def render_run(config: Mapping[str, Any]) -> None:
+    """The `metarl.render` command."""
+    run = open_run(config["run"], config["device"], config["checkpoint"])
+    keys = ("split", "task", "out", "width", "height", "fps", "seed")
+    path = render(run, threads=0, **{key: config[key] for key in keys})
+    Console(highlight=False, soft_wrap=True).print(f"video: {path}")

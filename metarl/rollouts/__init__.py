@@ -1,0 +1,1 @@
+"""Episodes: how they are collected, and what they hold."""

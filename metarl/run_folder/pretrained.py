@@ -1,0 +1,57 @@
+"""Policies that come with the package: `metarl.load("grasp")`, and `run=pretrained/grasp` in the commands.
+
+metarl/run_folder/shipped/
+  index.json        the algorithm that a name without one means, by environment: {"grasp": "maml"}
+  grasp-maml/       a run folder with what acting and adapting need alone; COMMAND made it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from metarl.errors import RunFolderError, nearest
+
+ROOT = Path(__file__).parent / "shipped"
+PREFIX, INDEX = "pretrained", "index.json"
+
+
+def defaults() -> dict[str, str]:
+    """The algorithm of the policy that an environment's name alone stands for."""
+    try:
+        return dict(json.loads((ROOT / INDEX).read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(f"{ROOT / INDEX} is unreadable: {error}; install metarl again") from None
+
+
+def names() -> dict[str, Path]:
+    """Every name of a shipped policy, `grasp-maml` and short ones such as `grasp`, with its folder."""
+    found = {path.parent.name: path.parent for path in sorted(ROOT.glob("*/config.yaml"))}
+    short = {env: f"{env}-{algo}" for env, algo in defaults().items()}
+    return found | {env: found[name] for env, name in short.items() if name in found}
+
+
+def locate(path: str | Path, bare: bool = False) -> Path:
+    """The run folder that `path` means: one on the disk, else the shipped policy `pretrained/<name>`.
+
+    Args:
+        bare: `<name>` alone means a shipped policy too.
+
+    Raises:
+        RunFolderError: if no policy of that name is shipped; lists those that are.
+    """
+    path = Path(path)
+    shipped = path.parts[:1] == (PREFIX,) and len(path.parts) == 2
+    if (path / "config.yaml").exists() or not (shipped or (bare and len(path.parts) == 1 and not path.is_dir())):
+        return path
+    known = names()
+    if path.name not in known:
+        raise RunFolderError(f"no policy '{path.name}' is shipped, and no run at {path}; {nearest(path.name, known)}")
+    return known[path.name]
+
+
+def is_shipped(folder: Path) -> bool:
+    """Whether a run folder belongs to the package, so that nothing is to be written there."""
+    return folder.resolve().parent == ROOT.resolve()

@@ -1,0 +1,1 @@
+"""The meta-training loop, and how a run begins, goes on and ends."""

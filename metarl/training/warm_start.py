@@ -1,0 +1,62 @@
+"""Beginning from the policy of an existing run: `algo.warm_start.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from metarl.config.settings import Config, show
+from metarl.errors import CheckpointError, ConfigError, RunFolderError
+from metarl.run_folder import Checkpoint, RunFolder
+from metarl.run_folder.pretrained import locate
+from metarl.training.trainer import Trainer
+
+
+def begin(trainer: Trainer, config: Config) -> Config:
+    """Give a fresh trainer the policy of the run that `config` names, if it names one.
+
+    Returns:
+        The configuration; a run that it names has its iteration, environment steps and seconds of training beside it
+        as `origin`, so that the new run's folder tells the whole story and never needs the old one again.
+
+    Raises:
+        ConfigError: if there is no such run, or its policy does not fit.
+    """
+    warm: Config = config["algo"].get("warm_start") or {}
+    if not warm.get("run"):
+        return config
+    key = f"algo.warm_start.run={warm['run']}"
+    try:
+        folder = RunFolder.open(locate(warm["run"]))
+        trained, checkpoint = folder.read_config(), folder.load_checkpoint()
+    except (RunFolderError, CheckpointError) as error:
+        raise ConfigError(f"{key}: {error}") from None
+    if difference := _difference(trained["agent"], config["agent"]) or _other_sizes(checkpoint, trainer):
+        raise ConfigError(f"{key}: {difference}")
+    origin = {name: checkpoint.state[name] for name in ("iteration", "env_steps", "seconds")}
+    origin = {"env": trained["env"]["name"], "algo": trained["algo"]["name"], "seed": trained["seed"]} | origin
+    try:
+        trainer.begin(checkpoint.tensors, origin["env_steps"])
+    except CheckpointError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    return config | {"algo": config["algo"] | {"warm_start": warm | {"origin": origin}}}
+
+
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """The first of the agent's settings in which a run differs, in words."""
+    for name in sorted({*theirs, *ours}, key=lambda name: name != "name"):
+        if theirs.get(name) != ours.get(name):
+            here, there = show(ours.get(name)), show(theirs.get(name))
+            return f"its policy has agent.{name}={there}, not {here}; give the agent the same settings"
+    return None
+
+
+def _other_sizes(checkpoint: Checkpoint, trainer: Trainer) -> str | None:
+    """How the observations and actions of a checkpoint's policy differ from the trainer's, in words."""
+    actions = checkpoint.tensors["policy.log_std"].shape[0]
+    observations = checkpoint.tensors["policy.normaliser.mean"].shape[0] - actions - 2
+    policy = trainer.policy
+    if (observations, actions) == (policy.observation_size, policy.action_size):
+        return None
+    theirs = f"{observations} numbers of observation and {actions} of action"
+    return f"its policy is for {theirs}, this environment has {policy.observation_size} and {policy.action_size}"
