@@ -73,7 +73,8 @@ class Grasp(ArmEnvironment):
 
     Task parameters (hidden): `object_shape`, `object_size` (3 half extents, m, see `envs.families.shapes`),
     `object_mass` (kg), `friction` (sliding; of the object, whatever it touches). ood: a capsule, an ellipsoid, a
-    hexagonal prism and a wedge; taller and thinner, heavier and more slippery objects. Where it lies is drawn in each episode.
+    hexagonal prism and a wedge; taller and thinner, heavier and more slippery objects. Where it lies is drawn in each
+    episode.
     """
 
     name = "grasp"
