@@ -15,12 +15,12 @@ from torch import Tensor
 
 from agents.policy import State, log_probability
 from metarl.algorithms.adaptation import Parameters
+from metarl.assembly.opened import Run, open_run
 from metarl.errors import MetaRLError
 from metarl.evaluation.curve import finite_step
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.rollout import acting
 from metarl.run_folder.pretrained import locate
-from metarl.runs import Run, open_run
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Agent:
         vector = env if isinstance(env, VectorEnv) else SyncVectorEnv([lambda: env])
         self._check(vector)
         agent = self
-        generator = torch.Generator().manual_seed(self.run.config["seed"])
+        generator = torch.Generator().manual_seed(self.run.settings.seed)
         for _ in range(steps):
             batch = self.run.learner.prepare(agent._play(vector, episodes, generator))
             agent = replace(agent, adapted=finite_step(self.run.learner, agent.adapted, batch, ["this task"]))
@@ -139,7 +139,7 @@ class Agent:
     def _play(self, env: VectorEnv[Any, Any, Any], episodes: int, generator: torch.Generator) -> Episodes:
         """At least `episodes` exploring episodes of one task, as Episodes with M = 1."""
         count, policy, device = env.num_envs, self.run.policy, self.run.device
-        horizon = self.run.config["env"]["horizon"]
+        horizon = self.run.horizon
         act = acting(policy, self.adapted, 1)
         batches: list[list[Tensor]] = []
         for _ in range(-(-episodes // count)):

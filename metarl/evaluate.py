@@ -1,15 +1,14 @@
 """The command `python -m metarl.evaluate`: measure adaptation on held-out tasks. For its settings see --help."""
 
-from typing import Any
-
 from metarl.config.command_line import main
+from metarl.config.settings import EvaluateSettings
 
 
-def task(config: dict[str, Any]) -> None:
+def task(settings: EvaluateSettings) -> None:
     """Evaluate a run as configured."""
     from metarl.runs import evaluate_run
 
-    evaluate_run(config)
+    evaluate_run(settings)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """The command `python -m metarl.render`: film a policy on one task. For its settings see --help."""
 
-from typing import Any
-
 from metarl.config.command_line import main
+from metarl.config.settings import RenderSettings
 
 
-def task(config: dict[str, Any]) -> None:
+def task(settings: RenderSettings) -> None:
     """Film a run as configured."""
     from metarl.evaluation.films import render_run
 
-    render_run(config)
+    render_run(settings)
 
 
 if __name__ == "__main__":

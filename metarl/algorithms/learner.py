@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -17,55 +16,8 @@ from metarl.algorithms.adaptation import Parameters, adapt_tasks
 from metarl.algorithms.advantages import discounted_returns, generalised_advantage, linear_baseline, normalise
 from metarl.algorithms.objectives import ppo, surrogate
 from metarl.algorithms.threads import cores, twin
+from metarl.config.settings import AlgorithmSettings
 from metarl.rollouts.episodes import Batch, Episodes
-
-
-@dataclass(frozen=True)
-class Inner:
-    """The inner loop: gradient steps on a task's own episodes."""
-
-    steps: int = 1
-    rate: float = 0.1
-    later_rate: float = 1.0  # factor on the rates of every step after the first
-    learn_rates: bool = False
-    rate_multiplier: float = 20.0  # learning rate of the log rates, relative to the policy's
-    adapt: str = "all"
-    clip: float | None = None
-    first_order: bool = False
-    unadapted_weight: float = 0.0
-    chunk: int = 0  # tasks per vectorised call; 0: all on a GPU, as many as the cache holds on a CPU
-    workers: int = 0  # threads that share the work of an outer gradient on a CPU; 0: one per core
-    compile: bool = False
-
-
-@dataclass(frozen=True)
-class Outer:
-    """The outer loop: PPO with several epochs over the meta-batch."""
-
-    learning_rate: float = 1e-3
-    half_life: float | None = None  # iterations in which the learning rate halves; None: it stays
-    epochs: int = 4
-    minibatches: int = 4
-    clip: float = 0.2
-    value: float = 0.5
-    entropy: float = 0.0
-    gradient_clip: float = 0.5
-    interpolation: float = 1.0  # Reptile's epsilon
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All settings of an algorithm."""
-
-    tasks: int
-    episodes: int
-    trial_episodes: int = 1
-    discount: float = 0.95
-    trace: float = 0.95
-    baseline: str = "critic"
-    inner: Inner = field(default_factory=Inner)
-    outer: Outer = field(default_factory=Outer)
-
 
 Twin = TypeVar("Twin", bound="Learner")
 
@@ -89,7 +41,7 @@ class Learner(ABC):
     skipped: Skipped | None = None  # the latest update that was skipped
     index: Tensor | None = None  # the minibatch that `minibatches` gave last; None: all
 
-    def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
+    def __init__(self, policy: Policy, settings: AlgorithmSettings, generator: torch.Generator) -> None:
         self.policy = policy
         self.settings = settings
         self.generator = generator
@@ -104,7 +56,7 @@ class Learner(ABC):
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """What the outer optimiser moves."""
-        return [{"params": list(self.parameters.values()), "lr": self.settings.outer.learning_rate}]
+        return [{"params": list(self.parameters.values()), "lr": getattr(self.settings.outer, "learning_rate", 1e-3)}]
 
     def begin(self, iteration: int) -> None:
         """Set the outer learning rates for this iteration (from 0) of the learner's own.
@@ -122,9 +74,9 @@ class Learner(ABC):
         value = episodes.value
         if settings.baseline == "linear":
             observation = episodes.tokens[..., : self.policy.observation_size]
-            returns = discounted_returns(episodes.reward, settings.discount)
+            returns = discounted_returns(episodes.reward, settings.gamma)
             value = linear_baseline(observation, returns, episodes.valid)
-        advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.discount, settings.trace)
+        advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.gamma, settings.gae_lambda)
         dims = (1, 2) if episodes.tokens.shape[1] > 1 else (0, 1, 2)
         normalised = normalise(advantage, episodes.valid, dims)
         return Batch(
@@ -143,7 +95,7 @@ class Learner(ABC):
         """One task's loss in the outer loop; a scalar."""
         outer = self.settings.outer
         unit = self.policy.critic.deviation
-        return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy, unit)
+        return ppo(self.outputs(parameters, batch), batch, outer.clip_range, outer.value_coef, outer.entropy_coef, unit)
 
     def rates(self) -> Parameters:
         """The inner rate of each adapting parameter."""
@@ -154,7 +106,7 @@ class Learner(ABC):
         start = adapted or {name: self.parameters[name].detach() for name in self.log_rates}
         factor = 1.0 if adapted is None else self.settings.inner.later_rate
         rates = {name: rate.detach() * factor for name, rate in self.rates().items()}
-        clip = self.settings.inner.clip
+        clip = self.settings.inner.max_grad_norm
         return adapt_tasks(self.inner_loss, start, rates, batch, per_task=adapted is not None, clip=clip)
 
     def twins(self: Twin, count: int) -> list[Twin]:
@@ -171,7 +123,7 @@ class Learner(ABC):
     def apply(self) -> bool:
         """Clip the gradients that are set and step the optimiser; a gradient that is not finite is skipped (False)."""
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.outer.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.outer.max_grad_norm)
         rates_finite = all(r.grad is None or bool(torch.isfinite(r.grad)) for r in self.log_rates.values())
         if not gradients or not torch.isfinite(norm) or not rates_finite:
             self.keep_skipped()
@@ -225,11 +177,8 @@ class Learner(ABC):
 
     def minibatches(self, size: int) -> Iterator[Tensor]:
         """Index tensors of every minibatch of every epoch."""
-        for _ in range(self.settings.outer.epochs):
+        for _ in range(self.settings.outer.n_epochs):
             order = torch.randperm(size, generator=self.generator)
             for index in order.tensor_split(min(self.settings.outer.minibatches, size)):
                 self.index = index
                 yield index
-
-
-Build = Callable[[Policy, Settings, torch.Generator], Learner]

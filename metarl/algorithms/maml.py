@@ -17,8 +17,9 @@ from torch.func import grad_and_value, vmap
 
 from agents.policy import Policy
 from metarl.algorithms.adaptation import Loss, Parameters, adapt
-from metarl.algorithms.learner import Learner, Settings
+from metarl.algorithms.learner import Learner
 from metarl.algorithms.threads import run_all
+from metarl.config.settings import MAMLSettings
 from metarl.rollouts.episodes import Batch
 
 # Steps (over all episodes of a chunk of tasks) for which the activations of a small network stay in a CPU's cache.
@@ -141,7 +142,7 @@ class MAML(Learner):
     The inner rates are learned in log space, one per tensor, at their own outer learning rate.
     """
 
-    def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
+    def __init__(self, policy: Policy, settings: MAMLSettings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)
         self.rounds = settings.inner.steps + 1
         self.differentiate = functools.cache(compiled) if settings.inner.compile else reverse
@@ -175,7 +176,7 @@ class MAML(Learner):
             support,
             query,
             first_order=inner.first_order,
-            clip=inner.clip,
+            clip=inner.max_grad_norm,
             later_rate=inner.later_rate,
             unadapted_weight=inner.unadapted_weight,
         )

@@ -98,7 +98,7 @@ def _search(
         for m in tasks:
             loss, moving, data = _inner_loss(learner, adapted[m]), _moving(learner, adapted[m]), batch.select(m)
             yield from _gradient(grad(loss)(moving, data), m, f" (step {number + 1})")
-            adapted[m] = adapted[m] | inner_step(loss, moving, rates, data, clip=inner.clip)
+            adapted[m] = adapted[m] | inner_step(loss, moving, rates, data, clip=inner.max_grad_norm)
     if steps < len(rounds):
         yield from _outer(learner, parameters, log_rates, rounds, index)
 

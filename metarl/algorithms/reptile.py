@@ -8,8 +8,9 @@ import torch
 
 from agents.policy import Policy
 from metarl.algorithms.adaptation import Parameters
-from metarl.algorithms.learner import Learner, Settings
+from metarl.algorithms.learner import Learner
 from metarl.algorithms.objectives import surrogate, value_loss
+from metarl.config.settings import ReptileSettings
 from metarl.rollouts.episodes import Batch
 
 
@@ -28,7 +29,7 @@ class Reptile(Learner):
     With K steps between rounds the last round's episodes serve one step more, so nothing that was collected is wasted.
     """
 
-    def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
+    def __init__(self, policy: Policy, settings: ReptileSettings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)
         self.rounds = settings.inner.steps + 1
         rate = next(iter(self.log_rates.values()))
@@ -36,7 +37,7 @@ class Reptile(Learner):
 
     def inner_loss(self, parameters: Parameters, batch: Batch) -> torch.Tensor:
         output = self.outputs(parameters, batch)
-        return surrogate(output, batch) + self.settings.outer.value * value_loss(
+        return surrogate(output, batch) + self.settings.outer.value_coef * value_loss(
             output, batch, self.policy.critic.deviation
         )
 
@@ -49,7 +50,7 @@ class Reptile(Learner):
             adapted = self.adapt(adapted, batch)
         assert adapted is not None
         start = {name: self.parameters[name].detach() for name in adapted}
-        moved = interpolate(start, adapted, self.settings.outer.interpolation)
+        moved = interpolate(start, adapted, self.settings.outer.meta_step_size)
         distance = sum(float((moved[name] - start[name]).square().sum()) for name in moved) ** 0.5
         finite = all(bool(torch.isfinite(value).all()) for value in moved.values())
         if finite:

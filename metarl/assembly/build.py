@@ -1,24 +1,27 @@
-"""Build environments, policies and learners from a resolved configuration."""
+"""Build environments, policies and learners from settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from agents.mlp import MLPPolicy
 from agents.policy import Policy
+from agents.settings import Chosen, PolicySettings
 from agents.transformer import TransformerPolicy
 from envs.core.environment import Environment
 from envs.registry import make
 from metarl.algorithms.in_context import InContext
-from metarl.algorithms.learner import Build, Inner, Outer, Settings
+from metarl.algorithms.learner import Learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.reptile import Reptile
-from metarl.errors import ConfigError
+from metarl.config.parsing import load_class
+from metarl.config.settings import EnvironmentSettings, Phase
+from metarl.errors import CheckpointError, ConfigError
 
-ALGORITHMS: dict[str, Build] = {
+LEARNERS: dict[str, type[Learner]] = {
     "maml": MAML,
     "fomaml": MAML,
     "reptile": Reptile,
@@ -35,45 +38,64 @@ def stream_seed(seed: int, stream: str) -> int:
     return (seed * 1_000_003 + 7_368_787 * (STREAMS[stream] + 1)) % 2**63
 
 
-def build_environment(config: Mapping[str, Any], simulations: int, seed: int, threads: int) -> Environment:
-    """The environment of `config` (its `env` part), with task ranges overridden as it says.
+def build_environment(settings: EnvironmentSettings, simulations: int, seed: int, threads: int) -> Environment:
+    """The environment that settings name, with their task ranges.
 
-    An `entry` is the place of an environment of the user's own; the name is then only what its runs are called.
+    Raises:
+        EnvsError: if it does not exist, or does not take an option.
     """
-    options = dict(config)
-    name, entry, overrides = options.pop("name"), options.pop("entry", None), options.pop("tasks", None)
-    return make(entry or name, simulations, seed=seed, threads=threads, tasks_override=dict(overrides or {}), **options)
+    options = {name: value for name, value in settings.options().items() if name != "tasks" and value is not None}
+    entry = settings.entry or settings.name
+    return make(entry, simulations, seed=seed, threads=threads, tasks_override=dict(settings.tasks), **options)
 
 
-def build_policy(config: Mapping[str, Any], env: Environment, trial_episodes: int, device: torch.device) -> Policy:
-    """The policy of `config` (its `agent` part) for an environment's sizes.
+def build_policy(settings: PolicySettings, env: Environment, trial_episodes: int, device: torch.device) -> Policy:
+    """The policy that settings name, for an environment's sizes.
 
     The weights are drawn from torch's global generator: seed it before.
 
     Raises:
-        ConfigError: for a setting that does not exist.
+        ConfigError: if a class of somebody's own is not a policy, or does not take its settings.
+        PolicyError: if it cannot be built with them.
     """
-    options = dict(config)
-    name = options.pop("name")
-    episodes = trial_episodes if options.get("context") == "trial" else 1
-    length = env.horizon * episodes
+    context = getattr(settings, "context", "trial" if settings.remembers() else "none")
+    length = env.horizon * (trial_episodes if context == "trial" else 1)
+    kind = _class_of(settings, "agent", POLICIES, Policy)
     try:
-        return POLICIES[name](env.observation_size, env.action_size, max_length=length, **options).to(device)
+        return kind(env.observation_size, env.action_size, max_length=length, **settings.options()).to(device)
     except TypeError as error:
-        if "unexpected keyword" not in str(error):
+        if settings.entry is None or "unexpected keyword" not in str(error):
             raise
-        raise ConfigError(f"agent: {str(error).split('() ')[-1]}") from None
+        raise ConfigError(f"agent={settings.entry}: {str(error).split('() ')[-1]}") from None
 
 
-def build_settings(config: Mapping[str, Any]) -> Settings:
-    """Algorithm settings from the `algo` part of a configuration.
+def load_policy(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
+    """Fill a policy from a checkpoint's tensors.
 
     Raises:
-        ConfigError: for a setting that does not exist.
+        RuntimeError: if names or shapes differ.
+        CheckpointError: if a value is not finite.
     """
-    options = {key: value for key, value in config.items() if key not in ("name", "warm_start")}
-    try:
-        inner, outer = Inner(**options.pop("inner", {})), Outer(**options.pop("outer", {}))
-        return Settings(inner=inner, outer=outer, **options)
-    except TypeError as error:
-        raise ConfigError(f"algo: {str(error).split('() ')[-1]}") from None
+    own = {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
+    # Such a policy fails every episode, and failed episodes can have a better return than played ones.
+    if broken := [name for name, value in own.items() if not bool(torch.isfinite(value).all())]:
+        raise CheckpointError(f"the checkpoint's policy is not finite: {broken[0]}")
+    policy.load_state_dict(own)
+
+
+def build_learners(phases: list[Phase], policy: Policy, generator: torch.Generator) -> list[Learner]:
+    """The learner of each phase of a run, all on the same policy.
+
+    Raises:
+        ConfigError: if a class of somebody's own is not a learner.
+    """
+    return [_class_of(phase.settings, "algo", LEARNERS, Learner)(policy, phase.settings, generator) for phase in phases]
+
+
+def _class_of(settings: Chosen, group: str, known: dict[str, type], base: type) -> type:
+    if settings.entry is None:
+        return known[settings.name]
+    found = load_class(settings.entry, group)
+    if not issubclass(found, base):
+        raise ConfigError(f"{group}={settings.entry}: is not a subclass of {base.__module__}.{base.__name__}")
+    return found

@@ -20,44 +20,38 @@ from envs.core.environment import Environment
 from envs.entry import ID, load_entry
 from envs.errors import UnknownEnvironmentError
 from metarl.config.memory import check_training
-from metarl.config.settings import TRAIN, apply_rules, check_budget
+from metarl.config.parsing import check_budget, missing, modernised, parse, train_settings
+from metarl.config.settings import TrainSettings
 from metarl.errors import ConfigError, RunFolderError
 from metarl.run_folder import RunFolder
 
 RECORD = ("format", "format_version", "versions", "git_commit", "git_dirty", "resumed")
-NEEDED = (
-    *("env.name", "agent.name", "algo.name", "algo.tasks", "algo.episodes", "algo.trial_episodes"),
-    *("seed", "device", "threads", "torch_threads", "checkpoint.every", "checkpoint.keep"),
-    *("budget.iterations", "budget.env_steps", "budget.minutes"),
-    *("evaluate.tasks", "evaluate.episodes_per_step", "evaluate.steps", "evaluate.split", "evaluate.deterministic"),
-)
+GROUPS = ("env", "algo", "agent")
 
 
-def stored_config(folder: RunFolder) -> dict[str, Any]:
-    """The configuration of a run, with values of the right types and sizes, and an environment that may be made.
+def stored_settings(folder: RunFolder) -> TrainSettings:
+    """The settings of a run, with values of the right types and sizes, and an environment that may be made.
 
     Raises:
-        RunFolderError: if it is unreadable, or a setting is missing, unknown or not allowed.
-        UnknownEnvironmentError: for an environment that a run may not name.
+        RunFolderError: if they are unreadable, or one is missing, unknown or not allowed.
+        UnknownEnvironmentError: for an environment, an algorithm or a policy that a run may not name.
     """
-    read = folder.read_config()
-    record = {key: read[key] for key in RECORD if key in read}
+    plain = {key: value for key, value in folder.read_config().items() if key not in RECORD}
     try:
-        _check_keys(read, "")
-        config = apply_rules(_without_record(read), TRAIN)
-        for key in NEEDED:
-            _check_there(config, key)
-        if config["algo"].get("warm_start", {}).get("iterations"):
-            for key in ("name", "tasks", "episodes", "trial_episodes"):
-                _check_there(config, f"algo.warm_start.settings.{key}")
-        elif config["algo"].get("warm_start", {}).get("run"):
-            _check_there(config, "algo.warm_start.settings.trial_episodes")
-        check_budget(config["budget"])
-        check_training(config)
+        _check_keys(plain, "")
+        for group in GROUPS:
+            if isinstance(given := plain.get(group), Mapping):
+                check_place(str(given.get("entry") or given.get("name")), folder.path)
+        kind = train_settings(plain)
+        plain = modernised(kind, plain)
+        if key := missing(kind, plain):
+            raise ConfigError(f"{key}: is missing")
+        settings = parse(kind, plain)
+        check_budget(settings.budget)
+        check_training(settings)
     except ConfigError as error:
         raise RunFolderError(f"{folder.path / 'config.yaml'}: {error}") from None
-    check_place(config["env"].get("entry") or config["env"]["name"], folder.path)
-    return record | config
+    return settings
 
 
 def check_place(place: str, run: Path) -> None:
@@ -117,26 +111,9 @@ def _locations(module: str) -> list[Path]:
     return files
 
 
-def _without_record(read: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings alone, without what was noted beside them of where the run came from."""
-    config = {key: value for key, value in read.items() if key not in RECORD}
-    algo = config.get("algo")
-    if isinstance(algo, Mapping) and isinstance(warm := algo.get("warm_start"), Mapping):
-        config["algo"] = {**algo, "warm_start": {key: value for key, value in warm.items() if key != "origin"}}
-    return config
-
-
 def _check_keys(group: Mapping[Any, Any], prefix: str) -> None:
     for key, value in group.items():
         if not isinstance(key, str):
             raise ConfigError(f"{prefix}{key!r}: a setting's name must be a text")
         if isinstance(value, Mapping):
             _check_keys(value, f"{prefix}{key}.")
-
-
-def _check_there(config: Mapping[str, Any], key: str) -> None:
-    here: Any = config
-    for name in key.split("."):
-        if not isinstance(here, Mapping) or name not in here:
-            raise ConfigError(f"{key}: is missing")
-        here = here[name]

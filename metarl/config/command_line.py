@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import sys
 import tempfile
 import traceback
@@ -16,7 +15,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -27,17 +26,18 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.errors import PolicyError
+from agents.settings import Settings
 from envs.errors import TaskError, UnknownEnvironmentError
+from metarl.config import help
 from metarl.config.completion import answer
+from metarl.config.hydra_nodes import CONF, register
 from metarl.config.memory import check_training
-from metarl.config.overrides import jobs, key_of, one_line, parse, unknown_choice, unknown_key, write_out
-from metarl.config.settings import TABLES, Config, apply_rules, check_budget, check_memory, longest_trial
-from metarl.errors import KNOWN, ConfigError, DeviceError, Interrupted, RunWarning
+from metarl.config.overrides import OWN, jobs, key_of, one_line, parse, unknown_choice, unknown_key, write_out
+from metarl.config.parsing import COMMANDS, Plain, check_budget, check_entry, train_settings
+from metarl.config.parsing import parse as parse_settings
+from metarl.config.settings import ResumeSettings, TrainSettings
+from metarl.errors import KNOWN, ConfigError, Interrupted, RunWarning
 
-if TYPE_CHECKING:
-    import torch
-
-CONF = Path(__file__).parent / "conf"
 RESUMABLE = ("budget", "device")  # what may be given beside `resume`
 USAGE = (ConfigError, PolicyError, TaskError, UnknownEnvironmentError)  # mistakes in what was asked for: exit status 2
 
@@ -45,34 +45,41 @@ USAGE = (ConfigError, PolicyError, TaskError, UnknownEnvironmentError)  # mistak
 BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
-def compose(overrides: Sequence[str] = (), config_name: str = "train", command: str | None = None) -> Config:
-    """The configuration of a command as plain data, resolved and checked.
+def compose(overrides: Sequence[str] = (), config_name: str = "train", command: str | None = None) -> Any:
+    """The settings of a command: `TrainSettings` or, with resume=, `ResumeSettings`; `EvaluateSettings`, and so on.
 
     Args:
         overrides: as on the command line, such as ["env=point2d", "algo.inner.steps=2"].
         config_name: of the primary configuration.
-        command: whose settings they are, if it is not `config_name`: `train`, `evaluate` or `render`.
+        command: whose settings they are, if it is not `config_name`: `train`, `evaluate`, `render` or `reproduce`.
 
     Raises:
         ConfigError: for a name, a key or a value that does not exist or is not allowed.
     """
     given = write_out(overrides)
+    return finish(_composed(given, config_name), command or config_name, given)
+
+
+def _composed(given: Sequence[str], config_name: str) -> Mapping[Any, Any]:
     check_recipe(given, config_name)
     try:
-        with hydra.initialize_config_dir(str(CONF), **BASE):
-            config = hydra.compose(config_name, given)
+        with _hydra():
+            return hydra.compose(config_name, list(given))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, given, config_name) from None
-    return finish(config, command or config_name, given)
 
 
-def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Config:
-    """A composed configuration as plain data: interpolations and automatic values resolved, values checked.
+def _hydra() -> Any:
+    """Hydra with our settings, for use in a `with`."""
+    register()
+    return hydra.initialize_config_dir(str(CONF), **BASE)
 
-    With `resume`, `budget` and `device` are None unless they were given: the run's own apply.
+
+def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Settings:
+    """A composed configuration as settings: interpolations and automatic values resolved, values checked.
 
     Args:
-        command: `train`, `evaluate` or `render`.
+        command: `train`, `evaluate`, `render` or `reproduce`.
         given: the overrides that it was composed with.
 
     Raises:
@@ -82,24 +89,27 @@ def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Con
         plain = _plain(config, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {one_line(error)}") from None
-    env = plain.get("env")
-    if isinstance(env, dict) and "entry" in env and env.get("name") is None:
-        env["name"] = re.split("[:/]", str(env["entry"]))[-1]
-    plain = apply_rules(plain, TABLES[command])
     if command != "train":
-        return plain
-    if plain["resume"] is not None:
+        return parse_settings(COMMANDS[command], plain)
+    if plain.get("resume") is not None:
         return _resumed(plain, given)
-    check_budget(plain["budget"])
-    _warm_start(plain["algo"], given)
-    if plain["agent"].get("context") == "auto":
-        plain["agent"]["context"] = _context(plain["algo"])
-    check_memory(plain["algo"]["name"], plain["agent"])
-    check_training(plain)
-    return plain
+    return _training(plain, given)
 
 
-def _resumed(config: Config, given: Sequence[str]) -> Config:
+def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
+    check_entry("env", plain.get("env"))
+    _warm_start(plain, given)
+    settings = parse_settings(train_settings(plain), plain)
+    check_budget(settings.budget)
+    if getattr(settings.agent, "context", None) == "auto":
+        agent = settings.agent.model_copy(update={"context": _context(settings)})
+        settings = settings.model_copy(update={"agent": agent})
+    _check_memory(settings)
+    check_training(settings)
+    return settings
+
+
+def _resumed(plain: Plain, given: Sequence[str]) -> ResumeSettings:
     keys = {key_of(override).partition(".")[0]: override for override in given if not override.startswith("hydra")}
     others = [override for key, override in keys.items() if key not in ("resume", *RESUMABLE)]
     if others:
@@ -107,28 +117,49 @@ def _resumed(config: Config, given: Sequence[str]) -> Config:
         raise ConfigError(
             f"{others[0]}: a resumed run keeps its own settings; only {allowed} may be given beside resume"
         )
-    if "budget" in keys:
-        check_budget(config["budget"])
-    return config | {key: None for key in RESUMABLE if key not in keys}
+    kept = {key: plain[key] for key in ("resume", *RESUMABLE) if key in keys}
+    settings = parse_settings(ResumeSettings, kept)
+    if settings.budget is not None:
+        check_budget(settings.budget)
+    return settings
 
 
-def _warm_start(algo: Config, given: Sequence[str]) -> None:
+def _warm_start(plain: Plain, given: Sequence[str]) -> None:
     """A run to begin from takes the place of a recipe's warm start; one that was asked for beside it is a mistake."""
-    warm = algo.get("warm_start", {})
-    if not warm.get("run"):
+    warm = algo.get("warm_start") if isinstance(algo := plain.get("algo"), dict) else None
+    if not isinstance(warm, dict) or not warm.get("run"):
         return
-    if warm["iterations"] and any(key_of(override) == "algo.warm_start.iterations" for override in given):
+    if warm.get("iterations") and any(key_of(override) == "algo.warm_start.iterations" for override in given):
         raise ConfigError(
             f"algo.warm_start.iterations={warm['iterations']}: algo.warm_start.run takes its place, give one of them"
         )
     warm["iterations"] = 0
 
 
-def _context(algo: Config) -> str:
+def _context(settings: TrainSettings) -> str:
     """What agent.context=auto means: as much memory as the algorithm's training gives it something to remember."""
-    if algo["name"] == "multitask":
+    if settings.algo.name == "multitask":
         return "none"
-    return "trial" if longest_trial(algo) > 1 else "episode"
+    return "trial" if settings.algo.longest_trial() > 1 else "episode"
+
+
+def _check_memory(settings: TrainSettings) -> None:
+    """In-context learning needs a policy that remembers, and multi-task training one that does not.
+
+    Raises:
+        ConfigError: if it is the other way round.
+    """
+    algo, agent = settings.algo.name, settings.agent
+    if algo == "in_context" and not agent.remembers():
+        remedy = "choose agent=transformer agent.context=auto, or algo=multitask"
+        raise ConfigError(
+            f"algo=in_context: needs a policy that remembers, which agent={agent.name} here does not; {remedy}"
+        )
+    if algo == "multitask" and agent.remembers():
+        memory = getattr(agent, "context", None)
+        given = f"agent={agent.entry or agent.name}" if memory is None else f"agent.context={memory}"
+        remedy = "choose agent.context=none, or algo=in_context"
+        raise ConfigError(f"{given}: algo=multitask is for a policy that does not remember; {remedy}")
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> ConfigError:
@@ -140,13 +171,8 @@ def unknown_name(overrides: Sequence[str], config_name: str) -> str | None:
     """A line about the first choice or key that does not exist; None if all do."""
     own = [override for override in overrides if override.startswith("hydra")]
     parsed = [override for override in parse(overrides) if override.input_line not in own]
-    with hydra.initialize_config_dir(str(CONF), **BASE):
-        loader = GlobalHydra.instance().config_loader()
-        groups = {
-            group: loader.get_group_options(group, config_name=config_name, overrides=own)
-            for group in loader.list_groups("")
-            if group != "hydra"
-        }
+    with _hydra():
+        groups = _groups(config_name, own)
         chosen = [override for override in parsed if override.key_or_group in groups]
         for override in chosen:
             if text := unknown_choice(override, groups):
@@ -160,6 +186,16 @@ def unknown_name(overrides: Sequence[str], config_name: str) -> str | None:
     return next((text for text in texts if text), None)
 
 
+def _groups(config_name: str, own: list[str]) -> dict[str, list[str]]:
+    """The choices of every group."""
+    loader = GlobalHydra.instance().config_loader()
+    return {
+        group: loader.get_group_options(group, config_name=config_name, overrides=own)
+        for group in loader.list_groups("")
+        if group != "hydra"
+    }
+
+
 def check_recipe(overrides: Sequence[str], config_name: str) -> None:
     """A recipe that was asked for must exist: as some pairs have none, Hydra would pass over it in silence.
 
@@ -171,38 +207,15 @@ def check_recipe(overrides: Sequence[str], config_name: str) -> None:
         raise ConfigError(text)
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that a setting names; `auto` is the GPU if there is one.
-
-    Raises:
-        ConfigError: if it names none.
-        DeviceError: if the machine does not have it.
-    """
-    import torch
-
-    kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
-        raise ConfigError(f"device={name}: must be auto, cpu, cuda or cuda:<number>")
-    if kind == "cpu":
-        return torch.device("cpu")
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "auto":
-        return torch.device("cuda" if found else "cpu")
-    if found <= int(index or 0):
-        there = "CUDA is not available here" if not found else f"there are {found} CUDA devices, counted from 0"
-        raise DeviceError(f"device={name}: {there}; choose device=cpu or device=auto")
-    return torch.device(name)
-
-
-def main(command: str, task: Callable[[Config], object]) -> None:
+def main(command: str, task: Callable[[Any], object]) -> None:
     """Run a command: read its settings from sys.argv through Hydra, check them, and hand them to `task`.
 
     Mistakes end in one line on stderr and exit status 2; other known failures in 1, Ctrl-C in 130. Anything else is a
     bug and keeps its traceback.
 
     Args:
-        command: `train`, `evaluate` or `render`.
-        task: does the work, given the configuration as plain data.
+        command: `train`, `evaluate`, `render` or `reproduce`.
+        task: does the work, given the settings.
     """
     logging.raiseExceptions = False  # a log line that nobody reads any more is no mistake
     with warnings.catch_warnings():
@@ -254,12 +267,14 @@ class JobFailed(Exception):
         self.status = status
 
 
-def _command(command: str, task: Callable[[Config], object]) -> None:
+def _command(command: str, task: Callable[[Any], object]) -> None:
     arguments, flags = _arguments(sys.argv[1:])
     overrides: list[str] = arguments.overrides
     if arguments.shell_completion:
         script = answer(*overrides[:1])
         return print(script, end="") if script else _run(command, task, [*overrides, *flags])
+    if arguments.help:
+        return print(_help(command, arguments))
     sweep = arguments.multirun or "hydra.mode=MULTIRUN" in overrides
     overrides = write_out(overrides, sweep)
     name = arguments.config_name or command
@@ -274,6 +289,16 @@ def _command(command: str, task: Callable[[Config], object]) -> None:
             return _run(command, task, [f"hydra.sweep.dir='{Path(folder).as_posix()}'", *overrides, *flags], sweep=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, searched, name) from None
+
+
+def _help(command: str, arguments: Namespace) -> str:
+    searched = [*write_out(arguments.overrides), *_search_path(arguments.config_dir)]
+    name = arguments.config_name or command
+    plain: Plain = _plain(_composed(searched, name), resolve=False)
+    with _hydra():
+        groups = {group: sorted(set(choices) - {"custom"}) for group, choices in _groups(name, searched).items()}
+    kind = train_settings(plain) if command == "train" else COMMANDS[command]
+    return help.text(command, kind, plain, {group: groups[group] for group in OWN if command == "train"})
 
 
 def _arguments(argv: list[str]) -> tuple[Namespace, list[str]]:
@@ -305,7 +330,7 @@ def _search_path(folder: str | None) -> list[str]:
     return [f"hydra.searchpath=['file://{Path(folder).absolute()}']"]
 
 
-def _run(command: str, task: Callable[[Config], object], argv: list[str], sweep: bool = False) -> None:
+def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bool = False) -> None:
     failures: list[Exception] = []
 
     @functools.wraps(task)
@@ -322,6 +347,7 @@ def _run(command: str, task: Callable[[Config], object], argv: list[str], sweep:
         except Exception as error:
             failures.append(error)  # out of Hydra's sight: it would print a line of its own
 
+    register()
     before = sys.argv
     sys.argv = [before[0], *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra's errors through to us
@@ -356,14 +382,14 @@ def _check_sweep(command: str, config_name: str, overrides: Sequence[str]) -> No
         return  # known only while it runs
     folders: set[str] = set()
     for number, job in enumerate(jobs(overrides)):
-        folder = compose(job, config_name, command).get("run_dir")
+        folder = getattr(compose(job, config_name, command), "run_dir", None)
         if folder in folders:
             remedy = f"write for example run_dir='{folder}-${{seed}}'"
             raise ConfigError(f"run_dir={folder}: run {number} of the sweep would share it; {remedy}")
         folders |= {folder} if folder else set()
 
 
-def _plain(config: Mapping[Any, Any], resolve: bool) -> Config:
+def _plain(config: Mapping[Any, Any], resolve: bool) -> Plain:
     """A composed configuration as plain data."""
     plain = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(plain, dict)

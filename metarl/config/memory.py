@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from typing import Any
+from itertools import pairwise
 
+from agents.settings import PolicySettings
+from metarl.config.settings import TrainSettings
 from metarl.errors import ConfigError
 
 FLOAT = 4  # bytes
@@ -15,26 +16,25 @@ SIMULATION = 1000  # bytes of the smallest simulation
 SCALARS = 8  # floats per control step: an observation, an action, a reward, ...
 
 
-def check_training(config: Mapping[str, Any]) -> None:
+def check_training(settings: TrainSettings) -> None:
     """Refuse settings for training whose tensors cannot fit into this machine's memory.
 
     Raises:
         ConfigError: with the settings that matter.
     """
-    algo, agent, env = config["algo"], config["agent"], config["env"]
-    warm = algo.get("warm_start") or {}
-    phases = [algo, *([warm["settings"]] if warm.get("iterations") else [])]
-    measured = config["evaluate"]["tasks"] * config["evaluate"]["episodes_per_step"]
-    simulations = max(measured, *(phase["tasks"] * phase["episodes"] for phase in phases))
-    length = max(phase["trial_episodes"] for phase in phases) * (env.get("horizon") or 1)
+    algo, agent, env, evaluate = settings.algo, settings.agent, settings.env, settings.evaluate
+    phases = [phase.settings for phase in settings.phases()]
+    measured = evaluate.tasks * evaluate.episodes_per_step
+    simulations = max(measured, *(phase.tasks * phase.episodes for phase in phases))
+    length = algo.longest_trial() * (env.horizon or 1)
     needed = FLOAT * COPIES * _parameters(agent) + _rollout(agent, simulations, length)
-    told = {f"env.{k}": env.get(k) for k in ("horizon",)} | {f"algo.{k}": algo[k] for k in ("tasks", "episodes")}
-    told |= {f"evaluate.{k}": config["evaluate"][k] for k in ("tasks", "episodes_per_step")}
-    told |= {f"agent.{key}": agent[key] for key in ("width", "layers", "hidden") if key in agent}
+    told = {"env.horizon": env.horizon, "algo.tasks": algo.tasks, "algo.episodes": algo.episodes}
+    told |= {"evaluate.tasks": evaluate.tasks, "evaluate.episodes_per_step": evaluate.episodes_per_step}
+    told |= {f"agent.{name}": getattr(agent, name, None) for name in ("width", "layers", "hidden")}
     _check(needed, ", ".join(f"{key}={value}" for key, value in told.items() if value is not None))
 
 
-def check_rollout(agent: Mapping[str, Any], simulations: int, length: int, told: str) -> None:
+def check_rollout(agent: PolicySettings, simulations: int, length: int, told: str) -> None:
     """Refuse a rollout of so many simulations and control steps that its tensors cannot fit.
 
     Raises:
@@ -43,15 +43,17 @@ def check_rollout(agent: Mapping[str, Any], simulations: int, length: int, told:
     _check(_rollout(agent, simulations, length), told)
 
 
-def _rollout(agent: Mapping[str, Any], simulations: int, length: int) -> int:
-    memory = 2 * agent.get("width", 0) * agent.get("layers", 0) if agent.get("context", "none") != "none" else 0
+def _rollout(agent: PolicySettings, simulations: int, length: int) -> int:
+    width, layers = (getattr(agent, name, 0) for name in ("width", "layers"))
+    memory = 2 * width * layers if agent.remembers() else 0
     return simulations * (SIMULATION + FLOAT * length * (SCALARS + memory))
 
 
-def _parameters(agent: Mapping[str, Any]) -> int:
-    hidden = agent.get("hidden", [])
-    dense = sum(a * b for a, b in zip(hidden[:-1], hidden[1:], strict=True)) + sum(hidden)
-    return 12 * agent.get("layers", 0) * agent.get("width", 0) ** 2 + 2 * dense
+def _parameters(agent: PolicySettings) -> int:
+    width, layers = (getattr(agent, name, 0) for name in ("width", "layers"))
+    hidden: list[int] = getattr(agent, "hidden", [])
+    dense = sum(a * b for a, b in pairwise(hidden)) + sum(hidden)
+    return 12 * layers * width**2 + 2 * dense
 
 
 def _check(needed: int, told: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -12,13 +11,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
+from agents.settings import ENTRY
+from metarl.config.parsing import former_names
+from metarl.config.settings import ALGORITHMS, Budget
 from metarl.errors import ConfigError, nearest
 
 KINDS = {"env": "environment", "algo": "algorithm", "agent": "policy", "recipe": "recipe"}
-HIDDEN = {"env": {"custom"}}  # choices that the lists of valid names leave out
-BUDGET = ("iterations", "env_steps", "minutes")
-# package.module:Class, or gymnasium:id, where an id is [module:][namespace/]name
-ENTRY = re.compile(r"(?!gymnasium:)[\w.]+:\w+|gymnasium:([\w.-]+:)?([\w.-]+/)?[\w.-]+")
+OWN = ("env", "algo", "agent")  # groups in which a package.module:Class may be chosen; Hydra calls that "custom"
+# Keys that older command lines use, with those of today.
+FORMER = {f"algo.{old}": f"algo.{new}" for kind in ALGORITHMS.values() for old, new in former_names(kind).items()}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -40,9 +41,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def write_out(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     """The overrides in Hydra's own words.
 
-    An environment given as module:class becomes env=custom with that entry; task ranges, and the options of such an
-    environment, may be new keys, and nothing else may; one limit of the budget replaces the recipe's. Doing it twice
-    changes nothing.
+    An environment, algorithm or policy given as module:class becomes env=custom (and so on) with that entry; its
+    settings, and task ranges, may be new keys, and nothing else may; a setting's former name becomes today's; one limit
+    of the budget replaces the recipe's. Doing it twice changes nothing.
 
     Raises:
         ConfigError: for an override that cannot be parsed or should not be, or several values without a sweep.
@@ -50,11 +51,11 @@ def write_out(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     parsed = parse(overrides)
     for override in parsed:
         _check_form(override, sweep)
-    lines = [line for override in parsed for line in _own_environment(override)]
-    new = ("env.",) if "env=custom" in lines else ("env.tasks.", "env.tasks=")
+    lines = [_renamed(line) for override in parsed for line in _own(override)]
+    new = tuple(f"{group}." for group in OWN if f"{group}=custom" in lines) + ("env.tasks.", "env.tasks=")
     lines = [_added(line, new) for line in lines]
     given = {key_of(line) for line in lines}
-    limits = [f"budget.{name}" for name in BUDGET]
+    limits = [f"budget.{name}" for name in Budget.model_fields]
     return lines + [f"{limit}=null" for limit in limits if given.intersection(limits) and limit not in given]
 
 
@@ -73,7 +74,7 @@ def unknown_choice(override: Override, groups: dict[str, list[str]]) -> str | No
     group, value = override.key_or_group, override.value()
     if group not in groups or override.type == OverrideType.DEL or not isinstance(value, str) or value in groups[group]:
         return None
-    valid = set(groups[group]) - HIDDEN.get(group, set())
+    valid = set(groups[group]) - ({"custom"} if group in OWN else set())
     return f"{group}={value}: unknown {KINDS.get(group, group)}; {nearest(value, valid)}"
 
 
@@ -110,15 +111,22 @@ def _check_form(override: Override, sweep: bool) -> None:
         raise ConfigError(f"{line}: choose the {KINDS[key]} by its name; --help lists them")
 
 
-def _own_environment(override: Override) -> list[str]:
-    line = override.input_line or ""
+def _own(override: Override) -> list[str]:
+    line, group = override.input_line or "", override.key_or_group
     entries = line.partition("=")[2].strip("'\"")
-    if override.key_or_group != "env" or ":" not in entries or entries.startswith("{"):
+    if group not in OWN or ":" not in entries or entries.startswith("{"):
         return [line]
     if not all(ENTRY.fullmatch(entry.strip()) for entry in entries.split(",")):
-        forms = "package.module:Class, or gymnasium:Name-v0"
-        raise ConfigError(f"{line}: an environment of your own is written {forms}, and not mixed with others")
-    return ["env=custom", f"env.entry={entries}"]
+        forms = "package.module:Class" + (", or gymnasium:Name-v0" if group == "env" else "")
+        kind = "an environment" if group == "env" else f"{'an' if group == 'algo' else 'a'} {KINDS[group]}"
+        raise ConfigError(f"{line}: {kind} of your own is written {forms}, and not mixed with others")
+    return [f"{group}=custom", f"{group}.entry={entries}"]
+
+
+def _renamed(line: str) -> str:
+    """The line with today's name of its setting."""
+    key = key_of(line)
+    return line.replace(key, FORMER[key], 1) if key in FORMER else line
 
 
 def _added(line: str, new: tuple[str, ...]) -> str:
@@ -126,7 +134,7 @@ def _added(line: str, new: tuple[str, ...]) -> str:
     plain = line.lstrip("+")
     if plain.startswith(new):
         return f"++{plain}"
-    # A key outside of the environment that is not there is a mistake, which Hydra should see.
+    # A key outside of what is one's own that is not there is a mistake, which Hydra should see.
     return plain if "." in key_of(line) and not plain.startswith(("env.", "hydra")) else line
 
 

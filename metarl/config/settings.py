@@ -1,323 +1,329 @@
-"""What a setting may be: one table of rules, and the checks that concern several settings.
+"""Every setting of training, evaluation, rendering and reproduction, stated once. Nothing here imports torch.
 
-Task parameters, and the settings that an environment of a user's own has, are checked where they are used.
+A configuration is parsed into these objects at the border (`metarl.config.parsing`); nothing behind it reads a
+dictionary. A run is a list of phases: algorithms, one after the other, on the same policy.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Container, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from metarl.config.overrides import ENTRY
-from metarl.errors import ConfigError, nearest
+from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny
 
-Config = dict[str, Any]
+from agents.settings import (
+    WHOLE,
+    Chosen,
+    Count,
+    Natural,
+    PolicySettings,
+    Positive,
+    Settings,
+    Steps,
+    Text,
+    Threads,
+    Weight,
+    said,
+    setting,
+)
 
-
-class Rule(NamedTuple):
-    """`convert` returns the value in its proper type, or raises ValueError when it is none that `allowed` describes."""
-
-    allowed: str
-    convert: Callable[[Any], object]
-
-
-def integer(low: int, high: int | None = None, step: int = 1) -> Rule:
-    """An integer in a closed range, a multiple of `step`; 4e6 counts as one."""
-
-    def convert(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-            raise ValueError
-        if value < low or (high is not None and value > high) or value % step:
-            raise ValueError
-        return int(value)
-
-    kind = "an even integer" if step == 2 else "an integer"
-    return Rule(f"{kind}, {low} or more" if high is None else f"{kind} from {low} to {high}", convert)
-
-
-def number(low: float, high: float = math.inf, above: bool = False) -> Rule:
-    """A finite number from `low`, or above it, up to `high`."""
-
-    def convert(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError
-        if value < low or value > high or (above and value == low):
-            raise ValueError
-        return float(value)
-
-    start = f"above {low:g}" if above else f"from {low:g}"
-    return Rule(f"a number {start}" + ("" if high == math.inf else f" up to {high:g}"), convert)
-
-
-def choice(*names: str) -> Rule:
-    """One of the names."""
-
-    def convert(value: Any) -> str:
-        if value not in names:
-            raise ValueError
-        return value
-
-    return Rule("one of " + ", ".join(names), convert)
-
-
-def instance(kind: type, allowed: str) -> Rule:
-    """A value of a type."""
-
-    def convert(value: Any) -> object:
-        if not isinstance(value, kind):
-            raise ValueError
-        return value
-
-    return Rule(allowed, convert)
-
-
-def list_of(rule: Rule) -> Rule:
-    """A list with at least one entry, all of which obey the rule."""
-
-    def convert(value: Any) -> list[object]:
-        if not isinstance(value, list) or not value:
-            raise ValueError
-        return [rule.convert(entry) for entry in value]
-
-    return Rule(f"a list [a, b, ...]; each entry {rule.allowed}", convert)
-
-
-def optional(rule: Rule) -> Rule:
-    """What the rule allows, or null."""
-    return Rule(f"{rule.allowed}, or null", lambda value: None if value is None else rule.convert(value))
-
-
-def matching(pattern: str, allowed: str) -> Rule:
-    """A text that matches the whole pattern."""
-
-    def convert(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError
-        return value
-
-    return Rule(allowed, convert)
-
-
-def named(allowed: str) -> Rule:
-    """A text that is not empty; a number counts as one, for folders such as 2024."""
-
-    def convert(value: Any) -> str:
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
-            raise ValueError
-        return str(value)
-
-    return Rule(allowed, convert)
-
-
-count = integer(1)
-natural = integer(0)
-steps = integer(0, 1000)
-threads = integer(0, 1024)
 LISTED = 100_000  # tasks of a published list, which is drawn whole
-listed = integer(1, LISTED)
-positive = number(0.0, above=True)
-weight = number(0.0)
-boolean = instance(bool, "true or false")
-text = named("a name")
-folder = named("a folder")
-seed = integer(0, 2**32 - 1)
-device = matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<number>")
-split = choice("test", "ood", "train")
-checkpoint = choice("last", "best")
+# What several commands say of a setting.
+SPLIT = "test and ood are fixed lists of held-out tasks, train draws from the training tasks"
+SEED = "of everything that is drawn"
+DEVICE = "auto, cpu, cuda or cuda:1; of policy and gradients, the physics runs on the CPU"
+THREADS = "of the physics; 0: all cores"
 
-ALGORITHM: dict[str, Rule] = {
-    "name": choice("maml", "fomaml", "reptile", "in_context", "multitask"),
-    "tasks": count,
-    "episodes": count,
-    "trial_episodes": count,
-    "discount": number(0.0, 1.0, above=True),
-    "trace": number(0.0, 1.0),
-    "baseline": choice("critic", "linear"),
-    "inner.steps": steps,
-    "inner.rate": positive,
-    "inner.later_rate": positive,
-    "inner.learn_rates": boolean,
-    "inner.rate_multiplier": weight,
-    "inner.adapt": choice("all", "head", "body"),
-    "inner.clip": optional(positive),
-    "inner.first_order": boolean,
-    "inner.unadapted_weight": weight,
-    "inner.chunk": natural,
-    "inner.workers": threads,
-    "inner.compile": boolean,
-    "outer.learning_rate": positive,
-    "outer.half_life": optional(positive),
-    "outer.epochs": count,
-    "outer.minibatches": count,
-    "outer.clip": positive,
-    "outer.value": weight,
-    "outer.entropy": weight,
-    "outer.gradient_clip": positive,
-    "outer.interpolation": number(0.0, 1.0, above=True),
+Listed = Annotated[int, Field(ge=1, le=LISTED), WHOLE]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), WHOLE]
+Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=2), WHOLE]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Folder = Annotated[Text, said("a folder")]
+RunPath = Annotated[Text, said("the folder of a trained run, such as runs/reach-maml-0")]
+Split = Literal["test", "ood", "train"]
+Ranges = Annotated[dict[str, Any], said("a group of ranges, such as env.tasks.goal=[0,1]")]
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError
+    return value
+
+
+Device = Annotated[str, AfterValidator(_device), said("auto, cpu, cuda or cuda:<number>")]
+
+
+class EnvironmentSettings(Chosen):
+    """Which task family, and its options; one of your own may have others, which reach its `__init__`."""
+
+    model_config = ConfigDict(extra="allow")
+    OMITTED: ClassVar[frozenset[str]] = frozenset(
+        {"entry", "horizon", "goal_visible", "object_visible", "closing"}  # the family's own
+    )
+    horizon: Count | None = setting(None, "control steps of an episode")
+    goal_visible: bool | None = setting(None, "an oracle: the goal is part of the observation")
+    object_visible: bool | None = setting(None, "an oracle: shape, extents, mass and friction are observed")
+    closing: Weight | None = setting(None, "s/m, reward of speed towards the goal; 0: the published reward")
+    tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]")
+
+
+# Algorithms
+
+
+class InnerLoop(Settings):
+    """Gradient steps on a task's own episodes."""
+
+    steps: Steps = setting(1, "inner gradient steps")
+    rate: Positive = setting(0.001, "of the inner steps; where it is learned, the start")
+    later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
+    adapt: Literal["all", "head", "body"] = setting("all", "parameters that adapt; head alone is ANIL")
+    max_grad_norm: Positive | None = setting(None, "limit of the inner gradient's norm", formerly="clip")
+    workers: Threads = setting(0, "threads that share an update on a CPU; 0: one per core", since_format_1=False)
+
+
+class MetaInnerLoop(InnerLoop):
+    """Inner steps that an outer gradient goes through."""
+
+    learn_rates: bool = setting(True, "learn the inner rates, one per tensor")
+    rate_multiplier: Weight = setting(20.0, "learning rate of the log rates, relative to the policy's")
+    first_order: bool = setting(False, "take the inner gradient for a constant (FOMAML)")
+    unadapted_weight: Weight = setting(
+        1.0, "of the same loss on the unadapted policy, which keeps it from drifting to pure exploration"
+    )
+    chunk: Natural = setting(0, "tasks per vectorised call; 0: as the device likes")
+    compile: bool = setting(False, "compile the meta-gradient")
+
+
+class PPO(Settings):
+    """Proximal policy optimisation over the meta-batch."""
+
+    learning_rate: Positive = setting(1e-3, "of Adam")
+    half_life: Positive | None = setting(
+        None, "iterations in which the learning rate halves; null: it stays", since_format_1=False
+    )
+    n_epochs: Count = setting(4, "passes over the data of an iteration", formerly="epochs")
+    minibatches: Count = setting(4, "of a pass")
+    clip_range: Positive = setting(0.2, "of the probability ratio", formerly="clip")
+    value_coef: Weight = setting(0.5, "weight of the critic's loss", formerly="value")
+    entropy_coef: Weight = setting(0.0, "weight of the entropy", formerly="entropy")
+    max_grad_norm: Positive = setting(0.5, "limit of the gradient's norm", formerly="gradient_clip")
+
+
+class Interpolation(Settings):
+    """Reptile's outer loop."""
+
+    meta_step_size: Share = setting(
+        0.25, "how far towards the mean of the adapted parameters", formerly="interpolation"
+    )
+    value_coef: Weight = setting(0.5, "weight of the critic's loss in the inner steps", formerly="value")
+
+
+class AlgorithmSettings(Chosen):
+    """What every algorithm has; one of your own defines a subclass and names it as its `Settings`."""
+
+    tasks: Count = setting(25, "of a meta-batch")
+    episodes: Count = setting(8, "of each task, per rollout")
+    trial_episodes: Count = setting(1, "episodes that share one context")
+    gamma: Share = setting(0.95, "discount", formerly="discount")
+    gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = setting(
+        0.95, "of the generalised advantage", formerly="trace"
+    )
+    baseline: Literal["critic", "linear"] = setting("critic", "of the advantages; linear is fitted to each task")
+    inner: SerializeAsAny[InnerLoop] = InnerLoop()
+    outer: SerializeAsAny[PPO | Interpolation] = PPO()
+
+    def phases(self) -> list[Phase]:
+        """What a run with these settings does, in order."""
+        return [Phase(self, None)]
+
+    def longest_trial(self) -> int:
+        """The episodes that the policy may have to remember."""
+        return max(phase.settings.trial_episodes for phase in self.phases())
+
+
+class Phase(NamedTuple):
+    """An algorithm, up to an iteration of the run (None: to the end)."""
+
+    settings: AlgorithmSettings
+    until: int | None
+
+
+class InContextSettings(AlgorithmSettings):
+    """PPO on the policy itself, whose context adapts (RL^2, Duan et al. 2016)."""
+
+    name: Text = "in_context"
+    tasks: Count = setting(200, "of a meta-batch")
+    episodes: Count = setting(1, "of each task, per rollout")
+    inner: InnerLoop = InnerLoop(steps=0)
+    outer: PPO = PPO()
+
+
+class MultitaskSettings(InContextSettings):
+    """PPO on a policy without memory, adapted by fine-tuning."""
+
+    name: Text = "multitask"
+    inner: InnerLoop = InnerLoop()
+
+
+class WarmStart(Settings):
+    """In-context training that a gradient algorithm begins with, or another run's policy in its place."""
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"origin"})
+    iterations: Natural = setting(0, "train so many in context first")
+    run: Folder | None = setting(
+        None, "or begin from the policy of this run; its environment steps then count as this run's"
+    )
+    settings: MultitaskSettings = MultitaskSettings(name="in_context")
+    origin: dict[str, Any] | None = setting(None, "what is known of that run, noted by training")
+
+
+class WarmStarted(AlgorithmSettings):
+    """An algorithm that may begin with in-context training."""
+
+    warm_start: WarmStart = WarmStart()
+
+    def phases(self) -> list[Phase]:
+        warm = self.warm_start
+        return ([Phase(warm.settings, warm.iterations)] if warm.iterations else []) + super().phases()
+
+    def longest_trial(self) -> int:
+        before = self.warm_start.settings.trial_episodes if self.warm_start.run else 1
+        return max(before, super().longest_trial())
+
+
+class MAMLSettings(WarmStarted):
+    """Second-order MAML (Finn et al. 2017) with learned inner rates and a PPO outer loss."""
+
+    name: Text = "maml"
+    inner: MetaInnerLoop = MetaInnerLoop(rate=0.003)
+    outer: PPO = PPO(learning_rate=3e-4, n_epochs=3, minibatches=5)
+
+
+class FOMAMLSettings(MAMLSettings):
+    """MAML without second derivatives."""
+
+    name: Text = "fomaml"
+    inner: MetaInnerLoop = MetaInnerLoop(rate=0.003, first_order=True)
+
+
+class ReptileSettings(WarmStarted):
+    """Reptile (Nichol et al. 2018): towards the parameters that inner steps on fresh episodes lead to."""
+
+    name: Text = "reptile"
+    inner: InnerLoop = InnerLoop(steps=3, rate=0.01, max_grad_norm=1.0)
+    outer: Interpolation = Interpolation()
+
+
+ALGORITHMS: dict[str, type[AlgorithmSettings]] = {
+    "maml": MAMLSettings,
+    "fomaml": FOMAMLSettings,
+    "reptile": ReptileSettings,
+    "in_context": InContextSettings,
+    "multitask": MultitaskSettings,
 }
-TRAIN: dict[str, Rule] = {
-    "env.name": text,
-    "env.entry": matching(ENTRY.pattern, "package.module:Class, given as env=package.module:Class"),
-    "env.horizon": count,
-    "env.goal_visible": boolean,
-    "env.object_visible": boolean,
-    "env.closing": weight,
-    "env.tasks": instance(dict, "a group of ranges, such as env.tasks.goal=[0,1]"),
-    **{f"algo.{key}": rule for key, rule in ALGORITHM.items()},
-    "algo.warm_start.iterations": natural,
-    "algo.warm_start.run": optional(folder),
-    **{f"algo.warm_start.settings.{key}": rule for key, rule in ALGORITHM.items()},
-    "agent.name": choice("transformer", "mlp"),
-    "agent.width": count,
-    "agent.layers": count,
-    "agent.heads": count,
-    "agent.context": choice("auto", "none", "episode", "trial"),
-    "agent.hidden": list_of(count),
-    "agent.activation": choice("relu", "tanh"),
-    "agent.initial_std": positive,
-    "seed": seed,
-    "device": device,
-    "threads": threads,
-    "torch_threads": integer(1, 1024),
-    "run_dir": optional(folder),
-    "resume": optional(folder),
-    "budget.iterations": optional(count),
-    "budget.env_steps": optional(count),
-    "budget.minutes": optional(positive),
-    "checkpoint.every": count,
-    "checkpoint.keep": count,
-    "evaluate.tasks": listed,
-    "evaluate.episodes_per_step": count,
-    "evaluate.steps": optional(steps),
-    "evaluate.split": split,
-    "evaluate.deterministic": boolean,
-}
-EVALUATE: dict[str, Rule] = {
-    "run": named("the folder of a trained run, such as runs/reach-maml-0"),
-    "split": split,
-    "checkpoint": checkpoint,
-    "tasks": listed,
-    "episodes": optional(count),
-    "steps": optional(steps),
-    "seed": seed,
-    "device": device,
-    "threads": threads,
-    "deterministic": boolean,
-}
-RENDER: dict[str, Rule] = {
-    "run": named("the folder of a trained run, such as runs/reach-maml-0"),
-    "split": split,
-    "checkpoint": checkpoint,
-    "task": natural,
-    "out": optional(named("a file name")),
-    "width": integer(16, 4096, step=2),
-    "height": integer(16, 4096, step=2),
-    "fps": optional(number(0.0, 240.0, above=True)),
-    "seed": seed,
-    "device": device,
-}
-REPRODUCE: dict[str, Rule] = {
-    "dump": named("the folder of a dump, such as runs/reach-maml-0/dumps/iteration-000020"),
-    "device": device,
-}
-TABLES = {"train": TRAIN, "evaluate": EVALUATE, "render": RENDER, "reproduce": REPRODUCE}
+
+# Commands
 
 
-def apply_rules(config: Config, table: Mapping[str, Rule]) -> Config:
-    """A copy of `config` whose values have the types that the table names.
+class Budget(Settings):
+    """When a run ends: exactly one limit."""
 
-    A rule whose setting is not there is left out. An environment may have settings of its own, without a rule.
+    iterations: Count | None = setting(None, "meta-iterations")
+    env_steps: Count | None = setting(None, "environment steps")
+    minutes: Positive | None = setting(None, "of training")
 
-    Raises:
-        ConfigError: names the first setting that does not exist or whose value is not allowed, and what is.
-    """
-    result = _copy(config)
-    for key, rule in table.items():
-        *path, leaf = key.split(".")
-        group: Any = result
-        for depth, name in enumerate(path, 1):
-            group = group.get(name, {})
-            if not isinstance(group, dict):
-                here = ".".join(path[:depth])
-                inside = _inside(f"{here}.", table)
-                raise ConfigError(
-                    f"{here}={show(group)}: is a group of settings ({', '.join(inside)}), set one of them"
-                )
-        if leaf in group:
-            try:
-                group[leaf] = rule.convert(group[leaf])
-            except (ValueError, OverflowError):
-                raise ConfigError(f"{key}={show(group[leaf])}: must be {rule.allowed}") from None
-    for key in leaves(config, stop=table):
-        if key not in table and not key.startswith("env."):
-            group, _, leaf = key.rpartition(".")
-            raise ConfigError(f"{key}: unknown key; {nearest(leaf, _inside(f'{group}.' if group else '', table))}")
-    return result
+    def fraction(self, iterations: int, env_steps: int, seconds: float) -> float:
+        """How much of the budget is used: 1.0 or more when the run is over."""
+        spent = {"iterations": iterations, "env_steps": env_steps, "minutes": seconds / 60.0}
+        return max(spent[name] / limit for name, limit in self if limit is not None)
 
 
-def check_budget(budget: Config) -> None:
-    """Training needs one limit.
+class Checkpoints(Settings):
+    """Which states of a run are kept."""
 
-    Raises:
-        ConfigError: if there is none, or several.
-    """
-    limits = {key: value for key, value in budget.items() if value is not None}
-    if len(limits) != 1:
-        given = ", ".join(f"{key}={value:g}" for key, value in limits.items()) or "none of them"
-        raise ConfigError(f"budget: must have exactly one of {', '.join(budget)} (given: {given})")
+    every: Count = setting(25, "iterations")
+    keep: Count = setting(2, "of the latest; the best is kept besides")
 
 
-def check_memory(algo: str, agent: Config) -> None:
-    """In-context learning needs a policy that remembers, and multi-task training one that does not.
+class EvaluationSettings(Settings):
+    """The evaluation that training ends with."""
 
-    Raises:
-        ConfigError: if it is the other way round.
-    """
-    memory = agent.get("context", "none")
-    if algo == "in_context" and memory == "none":
-        remedy = "choose agent=transformer agent.context=auto, or algo=multitask"
-        raise ConfigError(
-            f"algo=in_context: needs a policy that remembers, which agent={agent['name']} here does not; {remedy}"
-        )
-    if algo == "multitask" and memory != "none":
-        remedy = "choose agent.context=none, or algo=in_context"
-        raise ConfigError(f"agent.context={memory}: algo=multitask is for a policy that does not remember; {remedy}")
+    tasks: Listed = setting(100, "of the split")
+    episodes_per_step: Count = setting(10, "of each task, per gradient step")
+    steps: Steps | None = setting(None, "inner gradient steps; null: as many as in training")
+    split: Split = setting("test", SPLIT)
+    deterministic: bool = setting(False, "act by the mean action")
 
 
-def longest_trial(algo: Mapping[str, Any]) -> int:
-    """The episodes that the policy may have to remember: of the algorithm itself, or of what it begins with."""
-    phases, warm = [algo], algo.get("warm_start") or {}
-    if warm.get("iterations") or warm.get("run"):
-        phases.append(warm["settings"])
-    return max(phase.get("trial_episodes", 1) for phase in phases)
+class TrainSettings(Settings):
+    """Meta-train a policy, evaluate it on held-out tasks, and leave a run folder."""
+
+    agent: SerializeAsAny[PolicySettings]
+    env: EnvironmentSettings
+    algo: SerializeAsAny[AlgorithmSettings]
+    seed: Seed = setting(0, SEED)
+    device: Device = setting("auto", DEVICE)
+    threads: Threads = setting(0, THREADS)
+    torch_threads: Annotated[int, Field(ge=1, le=1024), WHOLE] = setting(
+        1, "more than one would spin on the cores that the physics needs"
+    )
+    run_dir: Folder | None = setting(None, "a new folder; null: the next free runs/<env>-<algo>-<number>")
+    resume: Folder | None = setting(None, "a run to continue; only budget and device may be given beside it")
+    budget: Budget = Budget(iterations=400)
+    checkpoint: Checkpoints = Checkpoints()
+    evaluate: EvaluationSettings = EvaluationSettings()
+
+    def phases(self) -> list[Phase]:
+        """What the run does, in order."""
+        return self.algo.phases()
 
 
-def leaves(config: Mapping[str, Any], stop: Container[str] = (), prefix: str = "") -> list[str]:
-    """The dotted keys of all settings; groups named in `stop` count as one setting."""
-    keys: list[str] = []
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        keys += leaves(value, stop, f"{key}.") if isinstance(value, dict) and key not in stop else [key]
-    return keys
+class ResumeSettings(Settings):
+    """Continue a run; what is None stays as the run has it."""
+
+    resume: Folder
+    budget: Budget | None = None
+    device: Device | None = None
 
 
-def show(value: object) -> str:
-    """A value as one writes it on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{','.join(show(entry) for entry in value)}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{show(entry)}' for key, entry in value.items())}}}"
-    return str(value) or "''"
+class OnARun(Settings):
+    """What is done with a trained run."""
+
+    run: RunPath = setting(None, "a run folder, or pretrained/<name>: a policy that comes with the package")
+    split: Split = setting("test", SPLIT)
+    checkpoint: Literal["last", "best"] = setting("last", "or best: as far as training itself could tell")
+    seed: Seed = setting(0, SEED)
+    device: Device = setting("auto", DEVICE)
 
 
-def _inside(prefix: str, table: Mapping[str, Rule]) -> list[str]:
-    """The names that follow a prefix in the table's keys."""
-    return sorted({key.removeprefix(prefix).split(".")[0] for key in table if key.startswith(prefix)})
+class EvaluateSettings(OnARun):
+    """Measure how a trained run adapts to held-out tasks; writes evaluation/<split>.json into its folder."""
+
+    tasks: Listed = setting(100, "of the split")
+    episodes: Count | None = setting(None, "of each task, per gradient step; null: as the run's configuration says")
+    steps: Steps | None = setting(None, "inner gradient steps; null: as the run's configuration says")
+    threads: Threads = setting(0, THREADS)
+    deterministic: bool = setting(False, "act by the mean action")
 
 
-def _copy(value: Any) -> Any:
-    return {key: _copy(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+class RenderSettings(OnARun):
+    """Film a trained run on one task, before and after adaptation."""
+
+    task: Natural = setting(0, "its number in the split's list")
+    out: Annotated[Text, said("a file name")] | None = setting(
+        None, ".mp4 or .gif; null: in the run's videos folder (of pretrained/x: pretrained-x/videos)"
+    )
+    width: Pixels = setting(480, "pixels, even")
+    height: Pixels = setting(360, "pixels, even")
+    fps: Annotated[float, Field(gt=0.0, le=240.0)] | None = setting(
+        None, "pictures per second; null: as fast as the task runs"
+    )
+
+
+class ReproduceSettings(Settings):
+    """See again why a run skipped its updates: compute the update in a dump anew, and name what is not finite."""
+
+    dump: Annotated[Text, said("the folder of a dump, such as runs/reach-maml-0/dumps/iteration-000020")] = setting(
+        None, "a folder in the dumps folder of a run"
+    )
+    device: Device = setting("cpu", DEVICE)

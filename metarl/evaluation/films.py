@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,12 @@ from envs.core.environment import Drawer, Environment, Step
 from envs.core.tasks import Tasks
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.build import stream_seed
+from metarl.assembly.opened import Run, open_run
+from metarl.config.settings import RenderSettings
 from metarl.errors import RenderError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.evaluation.video import beside, caption, write_video
 from metarl.rollouts.rollout import collect
-from metarl.runs import Run, open_run
 
 HOLD_SECONDS = 1.0  # the last picture stays this long
 BAND = 32  # grey level of the strip that holds the caption, so that it hides nothing
@@ -117,10 +117,9 @@ def render(
     if task < 0:
         raise RenderError(f"task={task}: must be 0 or more")
     tasks = run.held_out(split, task + 1).select(slice(task, task + 1))
-    evaluation = run.config["evaluate"]
-    steps = run.learner.settings.inner.steps if evaluation["steps"] is None else evaluation["steps"]
+    steps = run.gradient_steps
     base = stream_seed(seed, "evaluation")
-    wide = run.environment(evaluation["episodes_per_step"], base, threads)
+    wide = run.environment(run.settings.evaluate.episodes_per_step, base, threads)
     _, acting = adaptation_rounds(wide, run.policy, run.learner, tasks, steps, torch.Generator().manual_seed(base + 1))
     single = run.environment(1, base, 1)
     shown = panels(run, tasks, acting[-1], single, base + 2)
@@ -130,9 +129,9 @@ def render(
     return path
 
 
-def render_run(config: Mapping[str, Any]) -> None:
+def render_run(settings: RenderSettings) -> None:
     """The `metarl.render` command."""
-    run = open_run(config["run"], config["device"], config["checkpoint"])
-    keys = ("split", "task", "out", "width", "height", "fps", "seed")
-    path = render(run, threads=0, **{key: config[key] for key in keys})
+    run = open_run(settings.run, settings.device, settings.checkpoint)
+    options = {name: value for name, value in settings if name not in ("run", "device", "checkpoint")}
+    path = render(run, threads=0, **options)
     Console(highlight=False, soft_wrap=True).print(f"video: {path}")

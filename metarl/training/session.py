@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from metarl.assembly.trust import check_factory, stored_config
-from metarl.config.command_line import resolve_device
+from metarl.assembly.device import resolve_device
+from metarl.assembly.trust import check_factory, stored_settings
+from metarl.config.settings import Budget, ResumeSettings, TrainSettings
 from metarl.errors import CheckpointError, MetaRLError, RunFolderError, RunWarning
 from metarl.run_folder import SLIM, RunFolder, versions
 from metarl.run_folder.pretrained import is_shipped, locate
 from metarl.training.best import Best
 from metarl.training.trainer import Trainer
-from metarl.training.warm_start import begin as begin_from_another
+from metarl.training.warm_start import from_another_run
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Session:
     """A run in training; nobody else writes its folder meanwhile."""
 
     folder: RunFolder
-    config: dict[str, Any]
+    settings: TrainSettings
     trainer: Trainer
     best: Best
     seconds: float  # that training took before this session
@@ -41,36 +41,37 @@ class Session:
         tensors, numbers = self.trainer.state()
         iteration, best = self.trainer.iteration, self.best.claim(self.trainer.iteration)
         numbers |= {"seconds": seconds, "best": self.best.state()}
-        self.folder.save_checkpoint(iteration, tensors, numbers, keep=self.config["checkpoint"]["keep"], best=best)
+        self.folder.save_checkpoint(iteration, tensors, numbers, keep=self.settings.checkpoint.keep, best=best)
 
 
 @contextmanager
-def begin(config: dict[str, Any], console: Console) -> Iterator[Session]:
-    """A fresh run as `config` says, with its first checkpoint; or the run of its `resume`, where that stopped.
+def start(settings: TrainSettings | ResumeSettings, console: Console) -> Iterator[Session]:
+    """A fresh run with its first checkpoint; or the run that is to be resumed, where it stopped.
 
     Raises:
         RunFolderError, CheckpointError: if there is no usable folder, or another process writes it.
         ConfigError, EnvsError, AgentsError: for settings that nothing can be built from; then no folder is made.
     """
-    torch.set_num_threads(config["torch_threads"])
-    with (_resumed if config["resume"] else _fresh)(config, console) as session:
+    begun = _resumed(settings, console) if isinstance(settings, ResumeSettings) else _fresh(settings, console)
+    with begun as session:
         yield session
 
 
 @contextmanager
-def _fresh(config: dict[str, Any], console: Console) -> Iterator[Session]:
-    device = resolve_device(config["device"])
-    check_factory(_place(config))
-    trainer = Trainer(config, device)
-    config = begin_from_another(trainer, config)
+def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
+    torch.set_num_threads(settings.torch_threads)
+    device = resolve_device(settings.device)
+    check_factory(settings.env.entry or settings.env.name)
+    trainer = Trainer(settings, device)
+    settings = from_another_run(trainer, settings)
     # What the evaluation will ask for must be there: hours later it would be too late to say so.
-    trainer.distribution.published(config["evaluate"]["split"], config["evaluate"]["tasks"])
-    folder = RunFolder.create(config["run_dir"], name=f"{config['env']['name']}-{config['algo']['name']}")
+    trainer.distribution.published(settings.evaluate.split, settings.evaluate.tasks)
+    folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}")
     with folder.writing():
         RunFolder.create(folder.path)  # once more: another process may have begun a run there meanwhile
-        session = Session(folder, config, trainer, Best(), 0.0)
+        session = Session(folder, settings, trainer, Best(), 0.0)
         try:
-            folder.write_config(config)
+            folder.write_config(settings.plain())
             session.save(0.0)  # a run that is stopped at any moment after this goes on where it was
         except MetaRLError:
             folder.abandon()
@@ -80,24 +81,23 @@ def _fresh(config: dict[str, Any], console: Console) -> Iterator[Session]:
 
 
 @contextmanager
-def _resumed(config: dict[str, Any], console: Console) -> Iterator[Session]:
-    folder = RunFolder.open(locate(config["resume"]), begun=False)
+def _resumed(asked: ResumeSettings, console: Console) -> Iterator[Session]:
+    folder = RunFolder.open(locate(asked.resume), begun=False)
     if is_shipped(folder.path):
-        raise _no_more(config["resume"])
+        raise _no_more(asked.resume)
     with folder.writing():
         # What the resumed run is, its folder says; only how long and where it runs may change.
-        stored = stored_config(folder)
-        given = {key: config[key] for key in ("budget", "device") if config[key] is not None}
-        torch.set_num_threads(stored["torch_threads"])
-        check_factory(_place(stored))
-        session = Session(
-            folder, stored | given, Trainer(stored, resolve_device((stored | given)["device"])), Best(), 0.0
-        )
+        stored = stored_settings(folder)
+        given = {name: value for name, value in asked if name != "resume" and value is not None}
+        settings = stored.model_copy(update=given)
+        torch.set_num_threads(stored.torch_threads)
+        check_factory(stored.env.entry or stored.env.name)
+        session = Session(folder, settings, Trainer(stored, resolve_device(settings.device)), Best(), 0.0)
         if folder.unbegun():
             session.save(0.0)
         else:
             _load(session)
-        _note(session, stored)
+        _note(session, stored.budget)
         console.print(f"resuming {folder.path} after iteration {session.trainer.iteration}")
         yield session
 
@@ -121,7 +121,7 @@ def _load(session: Session) -> None:
     if session.best.iteration is not None and folder.best != session.best.iteration:
         folder.name_best(session.best.iteration)
     if iteration == folder.iterations()[-1]:
-        folder.prune(iteration, session.config["checkpoint"]["keep"])
+        folder.prune(iteration, session.settings.checkpoint.keep)
 
 
 def _no_more(run: object) -> RunFolderError:
@@ -129,11 +129,12 @@ def _no_more(run: object) -> RunFolderError:
     return RunFolderError(f"{run} lacks what training needs to go on; {remedy}")
 
 
-def _note(session: Session, stored: Mapping[str, Any]) -> None:
-    """Keep a new budget, for who resumes the run again; and say and note it if other versions continue it."""
-    changes = {"budget": session.config["budget"]} if session.config["budget"] != stored["budget"] else {}
-    now = versions()
-    before = stored.get("versions")
+def _note(session: Session, before_budget: Budget) -> None:
+    """Keep a new budget for the next resume; and say and note it if other versions continue the run."""
+    budget = session.settings.budget
+    changes = {"budget": budget.plain()} if budget != before_budget else {}
+    now, record = versions(), session.folder.read_config()
+    before = record.get("versions")
     before = before if isinstance(before, dict) else {}
     others = [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]
     note = None
@@ -141,12 +142,8 @@ def _note(session: Session, stored: Mapping[str, Any]) -> None:
         made = f"{session.folder.path} was made with {'; '.join(others)}"
         warnings.warn(f"{made}: it may not continue bit for bit", RunWarning, stacklevel=4)
         note = {"iteration": session.trainer.iteration, "versions": now}
-        notes = stored.get("resumed")
+        notes = record.get("resumed")
         if isinstance(notes, list) and notes and notes[-1].get("versions") == now:
             note = None  # they are noted already
     if changes or note:
         session.folder.change_config(changes, note)
-
-
-def _place(config: Mapping[str, Any]) -> str:
-    return config["env"].get("entry") or config["env"]["name"]

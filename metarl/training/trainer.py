@@ -13,16 +13,10 @@ from torch import Tensor
 from agents.policy import Policy
 from envs.core.environment import Environment
 from metarl.algorithms.adaptation import Parameters
-from metarl.algorithms.learner import Learner, Settings
+from metarl.algorithms.learner import Learner
 from metarl.algorithms.nan_search import find_culprit, find_data_culprit
-from metarl.assembly.build import (
-    ALGORITHMS,
-    build_environment,
-    build_policy,
-    build_settings,
-    stream_seed,
-)
-from metarl.config.settings import longest_trial
+from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy, stream_seed
+from metarl.config.settings import Phase, TrainSettings
 from metarl.errors import CheckpointError
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
@@ -44,34 +38,27 @@ class Trainer:
     """A meta-training run in memory; `state` and `load` make it resumable exactly.
 
     Args:
-        config: the resolved configuration with `env`, `agent`, `algo`, `seed` and `threads`.
+        settings: of the run.
         device: of policy, adaptation and meta-gradient. The physics runs on the CPU.
     """
 
-    def __init__(self, config: Mapping[str, Any], device: torch.device) -> None:
-        seed = config["seed"]
-        algo = config["algo"]
+    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        seed, phases = settings.seed, settings.phases()
         self.generators = {
             name: torch.Generator().manual_seed(stream_seed(seed, name)) for name in ("actions", "minibatches")
         }
-        warm: dict[str, Any] = algo.get("warm_start") or {}
-        phases: list[tuple[str, Settings, int | None]] = [(algo["name"], build_settings(algo), None)]
-        if warm.get("iterations"):
-            phases.insert(0, (warm["settings"]["name"], build_settings(warm["settings"]), warm["iterations"]))
-        sizes = {settings.tasks * settings.episodes for _, settings, _ in phases}
+        sizes = {phase.settings.tasks * phase.settings.episodes for phase in phases}
         self.environments = {
-            size: build_environment(config["env"], size, stream_seed(seed, "environment"), config["threads"])
+            size: build_environment(settings.env, size, stream_seed(seed, "environment"), settings.threads)
             for size in sorted(sizes)
         }
         env = self.environments[min(sizes)]
         env.distribution.generator.manual_seed(stream_seed(seed, "tasks"))
         self.distribution = env.distribution
         torch.manual_seed(stream_seed(seed, "initialisation"))
-        self.policy: Policy = build_policy(config["agent"], env, longest_trial(algo), device)
-        self.phases: list[tuple[str, Learner, int | None]] = [
-            (name, ALGORITHMS[name](self.policy, settings, self.generators["minibatches"]), until)
-            for name, settings, until in phases
-        ]
+        self.policy: Policy = build_policy(settings.agent, env, settings.algo.longest_trial(), device)
+        learners = build_learners(phases, self.policy, self.generators["minibatches"])
+        self.phases = list(zip(phases, learners, strict=True))
         self.iteration = 0
         self.env_steps = 0
         self.updates = 0.0
@@ -85,17 +72,14 @@ class Trainer:
         """The learner of the algorithm itself, whatever phase training is in."""
         return self.phases[-1][1]
 
-    def phase(self) -> tuple[str, Learner]:
+    def phase(self) -> tuple[Phase, Learner]:
         """The phase that the next iteration belongs to."""
-        for name, learner, until in self.phases:
-            if until is None or self.iteration < until:
-                return name, learner
-        raise AssertionError("the last phase has no end")
+        return next(each for each in self.phases if each[0].until is None or self.iteration < each[0].until)
 
     def iterate(self) -> dict[str, float]:
         """One meta-iteration; returns its metrics."""
-        name, learner = self.phase()
-        earlier = [until for *_, until in self.phases if until is not None and until <= self.iteration]
+        _, learner = self.phase()
+        earlier = [phase.until for phase, _ in self.phases if phase.until is not None and phase.until <= self.iteration]
         learner.begin(self.iteration - max(earlier, default=0))
         settings = learner.settings
         env = self.environments[settings.tasks * settings.episodes]
@@ -163,7 +147,7 @@ class Trainer:
         state = {
             "iteration": self.iteration + 1,
             "message": message,
-            "phase": [other for _, other, _ in self.phases].index(learner),
+            "phase": [other for _, other in self.phases].index(learner),
             "rounds": len(rounds),
             "index": None if skipped.index is None else skipped.index.tolist(),
             "tasks": names,
@@ -180,7 +164,7 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the rest of the run depends on: copies of named tensors, and plain numbers."""
         tensors = {f"policy.{name}": value.detach() for name, value in self.policy.state_dict().items()}
-        for index, (_, learner, _) in enumerate(self.phases):
+        for index, (_, learner) in enumerate(self.phases):
             tensors |= {f"learner.{index}.{name}": value for name, value in learner.state().items()}
         for name, generator in self._all_generators().items():
             tensors[f"generator.{name}"] = generator.get_state()
@@ -200,7 +184,7 @@ class Trainer:
         """
         try:
             load_policy(self.policy, tensors)
-            for index, (_, learner, _) in enumerate(self.phases):
+            for index, (_, learner) in enumerate(self.phases):
                 prefix = f"learner.{index}."
                 learner.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
             for name, generator in self._all_generators().items():
@@ -211,7 +195,7 @@ class Trainer:
             text = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint does not fit the run's configuration: {text}") from None
 
-    def begin(self, tensors: Mapping[str, Tensor], env_steps: int) -> None:
+    def take_policy(self, tensors: Mapping[str, Tensor], env_steps: int) -> None:
         """Start from the policy, with its normaliser, in another run's state; its environment steps count as ours.
 
         Raises:
@@ -227,20 +211,6 @@ class Trainer:
     def _all_generators(self) -> dict[str, torch.Generator]:
         environments = {f"environment.{size}": env.generator for size, env in self.environments.items()}
         return self.generators | environments | {"tasks": self.distribution.generator}
-
-
-def load_policy(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
-    """Fill a policy from a checkpoint's tensors.
-
-    Raises:
-        RuntimeError: if names or shapes differ.
-        CheckpointError: if a value is not finite.
-    """
-    own = {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
-    # Such a policy fails every episode, and failed episodes can have a better return than played ones.
-    if broken := [name for name, value in own.items() if not bool(torch.isfinite(value).all())]:
-        raise CheckpointError(f"the checkpoint's policy is not finite: {broken[0]}")
-    policy.load_state_dict(own)
 
 
 def _names(env: Environment) -> list[str]:

@@ -5,41 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from metarl.config.settings import Config, show
+from metarl.assembly.trust import stored_settings
+from metarl.config.parsing import show
+from metarl.config.settings import TrainSettings
 from metarl.errors import CheckpointError, ConfigError, RunFolderError
 from metarl.run_folder import Checkpoint, RunFolder
 from metarl.run_folder.pretrained import locate
 from metarl.training.trainer import Trainer
 
 
-def begin(trainer: Trainer, config: Config) -> Config:
-    """Give a fresh trainer the policy of the run that `config` names, if it names one.
+def from_another_run(trainer: Trainer, settings: TrainSettings) -> TrainSettings:
+    """Give a fresh trainer the policy of the run that its settings name, if they name one.
 
     Returns:
-        The configuration; a run that it names has its iteration, environment steps and seconds of training beside it
-        as `origin`, so that the new run's folder tells the whole story and never needs the old one again.
+        The settings; a run that they name has its iteration, environment steps and seconds of training beside it as
+        `origin`, so that the new run's folder tells the whole story and never needs the old one again.
 
     Raises:
         ConfigError: if there is no such run, or its policy does not fit.
     """
-    warm: Config = config["algo"].get("warm_start") or {}
-    if not warm.get("run"):
-        return config
-    key = f"algo.warm_start.run={warm['run']}"
+    warm = getattr(settings.algo, "warm_start", None)
+    if warm is None or not warm.run:
+        return settings
+    key = f"algo.warm_start.run={warm.run}"
     try:
-        folder = RunFolder.open(locate(warm["run"]))
-        trained, checkpoint = folder.read_config(), folder.load_checkpoint()
+        folder = RunFolder.open(locate(warm.run))
+        trained, checkpoint = stored_settings(folder), folder.load_checkpoint()
     except (RunFolderError, CheckpointError) as error:
         raise ConfigError(f"{key}: {error}") from None
-    if difference := _difference(trained["agent"], config["agent"]) or _other_sizes(checkpoint, trainer):
+    if difference := _difference(trained.agent.plain(), settings.agent.plain()) or _other_sizes(checkpoint, trainer):
         raise ConfigError(f"{key}: {difference}")
     origin = {name: checkpoint.state[name] for name in ("iteration", "env_steps", "seconds")}
-    origin = {"env": trained["env"]["name"], "algo": trained["algo"]["name"], "seed": trained["seed"]} | origin
+    origin = {"env": trained.env.name, "algo": trained.algo.name, "seed": trained.seed} | origin
     try:
-        trainer.begin(checkpoint.tensors, origin["env_steps"])
+        trainer.take_policy(checkpoint.tensors, origin["env_steps"])
     except CheckpointError as error:
         raise ConfigError(f"{key}: {error}") from None
-    return config | {"algo": config["algo"] | {"warm_start": warm | {"origin": origin}}}
+    algo = settings.algo.model_copy(update={"warm_start": warm.model_copy(update={"origin": origin})})
+    return settings.model_copy(update={"algo": algo})
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:

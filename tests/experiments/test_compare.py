@@ -107,7 +107,7 @@ def test_a_run_with_other_settings_is_no_result(plan: Plan) -> None:
 def test_the_rate_of_fine_tuning_is_that_of_the_greatest_return_on_training_tasks(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metarl.runs import open_run
+    from metarl.assembly.opened import open_run
 
     run = open_run(shutil.copytree(plan.folder("multitask", 0), tmp_path / "run"))
     values = {1e-3: (0.5, 9.0), 1e-2: (0.5, 10.0), 1e-1: (0.2, 20.0), 1.0: (0.6, -30.0)}
@@ -187,7 +187,7 @@ def test_another_choice_of_the_rate_discards_what_was_measured_with_the_last(
 
 
 def test_the_outcome_of_a_rate_is_that_of_the_last_step(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metarl.runs import open_run
+    from metarl.assembly.opened import open_run
 
     last = SimpleNamespace(success_at_end=torch.tensor([True, False]), returns=torch.tensor([3.0, 5.0]))
     monkeypatch.setattr(training, "adaptation_rounds", lambda *_: ([None, last], []))
@@ -196,7 +196,7 @@ def test_the_outcome_of_a_rate_is_that_of_the_last_step(plan: Plan, monkeypatch:
 
 
 def test_fine_tuning_is_tried_on_training_tasks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metarl.runs import open_run
+    from metarl.assembly.opened import open_run
 
     run, tried = open_run(plan.folder("multitask", 0)), []
     sound = training.adaptation_rounds
@@ -208,7 +208,7 @@ def test_fine_tuning_is_tried_on_training_tasks(plan: Plan, monkeypatch: pytest.
 
 
 def test_a_rate_that_gives_no_numbers_is_never_the_best(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metarl.runs import open_run
+    from metarl.assembly.opened import open_run
 
     def broken(*arguments: Any) -> None:
         raise NotFiniteError("inner gradient of task 0 is not finite")

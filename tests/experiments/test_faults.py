@@ -93,8 +93,8 @@ def test_the_moments_are_of_every_kind() -> None:
 
 def test_the_runs_have_a_warm_start_that_ends_between_checkpoints() -> None:
     config = compose(faults.settings_of("reach", "maml", 3))
-    assert config["algo"]["warm_start"]["iterations"] % config["checkpoint"]["every"] == 1
-    assert config["seed"] == 3 and config["budget"]["iterations"] == 7
+    assert config.algo.warm_start.iterations % config.checkpoint.every == 1
+    assert config.seed == 3 and config.budget.iterations == 7
 
 
 def test_what_the_source_was_is_no_difference(tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from envs.core.models import load_spec, physics_model
 from envs.core.tasks import Range
 from envs.errors import ContractError, EnvsError, ModelError, TaskError, UnknownEnvironmentError
 from metarl.assembly.build import build_policy
+from metarl.assembly.opened import open_run
 from metarl.config.command_line import compose
 from metarl.errors import KNOWN, MetaRLError
 from metarl.evaluation.films import render_run
 from metarl.rollouts.rollout import collect
-from metarl.runs import evaluate_run, open_run, train
+from metarl.runs import evaluate_run, train
 
 ROOT = Path(__file__).parents[2]
 TINY = ["algo.tasks=3", "algo.episodes=2", "agent.width=8", "evaluate.tasks=3", "evaluate.episodes_per_step=2"]
@@ -168,7 +169,7 @@ def test_a_gymnasium_environment_is_trained_resumed_filmed_and_loaded(
     train(compose([*given, "budget.iterations=1", "run_dir=half"]))
     train(compose(["resume=half", "budget.iterations=2"]))
     whole, half = open_run("run", "cpu"), open_run("half", "cpu")
-    assert whole.config["env"]["name"] == "Point" and whole.iteration == half.iteration == 2
+    assert whole.settings.env.name == "Point" and whole.iteration == half.iteration == 2
     for name, value in whole.policy.state_dict().items():
         assert torch.equal(value, half.policy.state_dict()[name]), name
     evaluate_run(compose(["run=run", "tasks=2", "split=train"], "evaluate"))
@@ -190,7 +191,7 @@ def test_episodes_that_end_early_are_cut_in_the_rollout(written: Write) -> None:
     assert (env.name, env.horizon) == ("faster", 30)
     env.set_tasks(env.distribution.published("test", 3))
     config = compose(["env=point2d", "agent.hidden=[4]"])
-    policy = build_policy(config["agent"], env, 1, torch.device("cpu"))
+    policy = build_policy(config.agent, env, 1, torch.device("cpu"))
     episodes = collect(env, policy, generator=torch.Generator().manual_seed(0))
     length = episodes.valid.sum(-1)
     ended = episodes.success_any_step[..., 0]
@@ -200,8 +201,8 @@ def test_episodes_that_end_early_are_cut_in_the_rollout(written: Write) -> None:
 
 
 def test_a_registered_gymnasium_environment_is_named_on_the_command_line() -> None:
-    env = compose(["env=gymnasium:envs:metarl/Point2d-v0", "env.horizon=5"])["env"]
-    assert env["entry"] == "gymnasium:envs:metarl/Point2d-v0" and env["name"] == "Point2d-v0"
+    env = compose(["env=gymnasium:envs:metarl/Point2d-v0", "env.horizon=5"]).env
+    assert env.entry == "gymnasium:envs:metarl/Point2d-v0" and env.name == "Point2d-v0"
 
 
 # What goes wrong, in one line each

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from agents.errors import PolicyError
 from envs.errors import PhysicsError, TaskError
 from envs.registry import names
 from metarl.config.command_line import main
-from metarl.config.settings import TABLES
+from metarl.config.parsing import COMMANDS, leaves, train_settings
 from metarl.errors import CheckpointError, Interrupted, RunWarning
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ def command(
 ) -> Callable[..., Result]:
     """Runs `metarl.train` with a task of the test's own in an empty folder; returns exit status, stdout and stderr."""
 
-    def run(*argv: str, task: Callable[[dict[str, Any]], object] = lambda config: None, name: str = "train") -> Result:
+    def run(*argv: str, task: Callable[[Any], object] = lambda config: None, name: str = "train") -> Result:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *argv])
         status = 0
@@ -53,17 +52,17 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=everything, capture_output=True, text=True)
 
 
-def test_the_task_gets_the_checked_configuration_as_plain_data(command: Callable[..., Result]) -> None:
-    got: list[dict[str, Any]] = []
+def test_the_task_gets_the_checked_settings(command: Callable[..., Result]) -> None:
+    got: list[Any] = []
     assert command("env=point2d", "budget.env_steps=4e6", "run_dir=runs/${seed}", "seed=5", task=got.append) == (
         0,
         "",
         "",
     )
-    assert got[0]["env"]["name"] == "point2d"
-    assert got[0]["budget"] == {"iterations": None, "env_steps": 4_000_000, "minutes": None}
-    assert (got[0]["run_dir"], got[0]["seed"]) == ("runs/5", 5)
-    json.dumps(got[0])
+    assert got[0].env.name == "point2d"
+    assert got[0].budget.plain() == {"iterations": None, "env_steps": 4_000_000, "minutes": None}
+    assert (got[0].run_dir, got[0].seed) == ("runs/5", 5)
+    json.dumps(got[0].plain())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_the_task_gets_the_checked_configuration_as_plain_data(command: Callable
         (["env=reachh"], f"env=reachh: unknown environment; did you mean 'reach'? (valid: {', '.join(names())})"),
         (["budgett.iterations=3"], "budgett.iterations=3: unknown key; did you mean 'budget.iterations'?"),
         (["env=[reach"], "env=[reach: not understood ("),
-        (["algo.discount=2"], "algo.discount=2: must be a number above 0 up to 1"),
+        (["algo.discount=2"], "algo.gamma=2: must be a number above 0 up to 1"),
         (["env", "reach"], "env: not understood; settings are written key=value, as in env=reach"),
         (["--env", "reach"], "unrecognized arguments: --env; settings are written key=value"),
         (["--cfg", "everything"], "argument --cfg/-c: invalid choice: 'everything'"),
@@ -89,7 +88,7 @@ def test_the_task_gets_the_checked_configuration_as_plain_data(command: Callable
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(command: Callable[..., Result], argv: list[str], line: str) -> None:
-    def task(config: dict[str, Any]) -> None:
+    def task(config: Any) -> None:
         raise AssertionError("the task must not begin")
 
     status, out, err = command(*argv, task=task)
@@ -113,7 +112,7 @@ def test_a_mistake_is_one_line_and_status_2(command: Callable[..., Result], argv
 def test_known_failures_are_one_line(
     command: Callable[..., Result], error: BaseException, status: int, line: str
 ) -> None:
-    def task(config: dict[str, Any]) -> None:
+    def task(config: Any) -> None:
         raise error
 
     assert command(task=task) == (status, "", line)
@@ -125,7 +124,7 @@ def test_a_warning_about_a_run_is_one_line_and_those_of_others_stay(
     others: list[tuple[str, type[Warning]]] = []
     monkeypatch.setattr(warnings, "showwarning", lambda text, kind, *_, **__: others.append((str(text), kind)))
 
-    def task(config: dict[str, Any]) -> None:
+    def task(config: Any) -> None:
         for _ in range(2):
             warnings.warn("damaged;\n  continuing with iteration 3", RunWarning, stacklevel=1)
         with warnings.catch_warnings():
@@ -140,7 +139,7 @@ def test_a_warning_about_a_run_is_one_line_and_those_of_others_stay(
 
 
 def test_a_bug_keeps_its_traceback(command: Callable[..., Result]) -> None:
-    def task(config: dict[str, Any]) -> None:
+    def task(config: Any) -> None:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError, match="a bug") as caught:
@@ -149,7 +148,7 @@ def test_a_bug_keeps_its_traceback(command: Callable[..., Result]) -> None:
 
 
 def test_a_sweep_runs_every_combination(command: Callable[..., Result]) -> None:
-    got: list[dict[str, Any]] = []
+    got: list[Any] = []
     status, out, err = command(
         "-m",
         "env=point2d,reach",
@@ -159,7 +158,7 @@ def test_a_sweep_runs_every_combination(command: Callable[..., Result]) -> None:
     )
     assert (status, err) == (0, "")
     assert out.splitlines()[0] == "Launching 4 jobs locally"
-    assert {config["run_dir"]: config["agent"]["name"] for config in got} == {
+    assert {config.run_dir: config.agent.name for config in got} == {
         "runs/point2d-in_context": "transformer",
         "runs/point2d-multitask": "mlp",
         "runs/reach-in_context": "transformer",
@@ -168,9 +167,9 @@ def test_a_sweep_runs_every_combination(command: Callable[..., Result]) -> None:
 
 
 def test_a_sweep_over_environments_of_the_users_own(command: Callable[..., Result]) -> None:
-    got: list[dict[str, Any]] = []
+    got: list[Any] = []
     assert command("-m", "env=a.b:C,d.e:F", task=got.append)[0] == 0
-    assert [config["env"]["entry"] for config in got] == ["a.b:C", "d.e:F"]
+    assert [config.env.entry for config in got] == ["a.b:C", "d.e:F"]
 
 
 @pytest.mark.parametrize(
@@ -179,9 +178,9 @@ def test_a_sweep_over_environments_of_the_users_own(command: Callable[..., Resul
 def test_a_failure_does_not_end_a_sweep(command: Callable[..., Result], error: Exception, text: str) -> None:
     got: list[int] = []
 
-    def task(config: dict[str, Any]) -> None:
-        got.append(config["seed"])
-        if config["seed"] == 1:
+    def task(config: Any) -> None:
+        got.append(config.seed)
+        if config.seed == 1:
             raise error
 
     status, _, err = command("-m", "seed=0,1,2", task=task)
@@ -193,8 +192,8 @@ def test_a_failure_does_not_end_a_sweep(command: Callable[..., Result], error: E
 def test_an_interruption_ends_a_sweep(command: Callable[..., Result]) -> None:
     got: list[int] = []
 
-    def task(config: dict[str, Any]) -> None:
-        got.append(config["seed"])
+    def task(config: Any) -> None:
+        got.append(config.seed)
         raise Interrupted("stopped", 15)
 
     status, _, err = command("-m", "seed=0,1,2", task=task)
@@ -208,18 +207,18 @@ def test_a_folder_with_configurations_of_the_users_own(
     folder = tmp_path_factory.mktemp("mine")
     (folder / "env").mkdir()
     (folder / "env" / "short.yaml").write_text("name: reach\nhorizon: 20\ntasks: {}\n")
-    got: list[dict[str, Any]] = []
+    got: list[Any] = []
     assert command("--config-dir", str(folder), *multirun, "env=short", task=got.append)[0] == 0
-    assert got[0]["env"] == {"name": "reach", "horizon": 20, "tasks": {}}
+    assert got[0].env.plain() == {"name": "reach", "horizon": 20, "tasks": {}}
     _, _, err = command("--config-dir", str(folder), *multirun, "env=shorn", task=got.append)
     valid = ", ".join(sorted([*names(), "short"]))
     assert err == f"error: env=shorn: unknown environment; did you mean 'short'? (valid: {valid})\n"
 
 
 def test_options_may_stand_between_settings(command: Callable[..., Result]) -> None:
-    got: list[dict[str, Any]] = []
+    got: list[Any] = []
     assert command("algo=reptile", "-m", "seed=0,1", task=got.append)[0] == 0
-    assert [(config["algo"]["name"], config["seed"]) for config in got] == [("reptile", 0), ("reptile", 1)]
+    assert [(config.algo.name, config.seed) for config in got] == [("reptile", 0), ("reptile", 1)]
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "render", "reproduce"])
@@ -227,9 +226,15 @@ def test_help_describes_every_key(command: Callable[..., Result], name: str) -> 
     status, out, err = command("--help", name=name)
     assert (status, err) == (0, "")
     assert f"python -m metarl.{name}" in out
-    described = out.partition("that this command line would use")[0]
-    for key in TABLES[name]:
-        assert re.search(rf"^  .*\b{key.split('.')[0]}\b", described, re.MULTILINE), key
+    kind = train_settings({"algo": {"name": "maml"}, "agent": {"name": "transformer"}})
+    told: set[str] = set()
+    for key, field in leaves(kind if name == "train" else COMMANDS[name]):
+        if f"  {key}=" not in out:  # what this command line does not have
+            assert field.default is None, key
+        elif field.description not in told:
+            text = " ".join(out.partition(f"  {key}=")[2].split())
+            assert " ".join((field.description or "").split()) in text, key
+            told.add(field.description)
 
 
 def test_help_lists_the_choices(command: Callable[..., Result]) -> None:
@@ -237,7 +242,7 @@ def test_help_lists_the_choices(command: Callable[..., Result]) -> None:
     for line in (
         "agent: mlp, transformer",
         "algo: fomaml, in_context, maml, multitask, reptile",
-        f"env: {', '.join(sorted([*names(), 'custom']))}",
+        f"env: {', '.join(sorted(names()))}",
     ):
         assert line in out.splitlines()
 

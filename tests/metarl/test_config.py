@@ -1,26 +1,27 @@
 """Composition of configurations: groups, recipes, values, and what is wrong with them in one line."""
 
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
-import yaml
 
+from agents import settings
 from agents.mlp import ACTIVATIONS
 from agents.policy import ADAPT
 from agents.transformer import CONTEXTS
 from envs.core.tasks import SPLITS
 from envs.registry import names
-from metarl.algorithms.learner import Settings
-from metarl.assembly.build import ALGORITHMS, POLICIES, build_settings
-from metarl.config.command_line import CONF, compose, resolve_device
+from metarl.assembly import build
+from metarl.assembly.build import LEARNERS
+from metarl.assembly.device import resolve_device
+from metarl.config.command_line import compose
+from metarl.config.hydra_nodes import ENVIRONMENTS, RECIPES
 from metarl.config.overrides import write_out
-from metarl.config.settings import ALGORITHM, TABLES, apply_rules, leaves
+from metarl.config.parsing import COMMANDS, modernised, parse, train_settings
+from metarl.config.settings import ALGORITHMS, EvaluationSettings, InnerLoop
 from metarl.errors import ConfigError, DeviceError
-from metarl.training.budget import Budget
 
 ENVS = tuple(names())
 ALGOS = ("maml", "fomaml", "reptile", "in_context", "multitask")
@@ -34,56 +35,78 @@ def error_of(*overrides: str, command: str = "train") -> str:
     return str(caught.value)
 
 
-def setting_names(kind: type) -> set[str]:
-    """Dotted names of a dataclass's fields, of nested ones too."""
-    found = set()
-    for field in fields(kind):
-        nested = field.default_factory if isinstance(field.default_factory, type) else None
-        inside = setting_names(nested) if nested is not None and is_dataclass(nested) else None
-        found |= {f"{field.name}.{name}" for name in inside} if inside is not None else {field.name}
-    return found
-
-
 @pytest.mark.parametrize(("env", "algo"), list(product(ENVS, ALGOS)))
-def test_every_pair_composes_into_settings_that_exist(env: str, algo: str) -> None:
-    config = compose([f"env={env}", f"algo={algo}"])
-    assert (config["env"]["name"], config["algo"]["name"]) == (env, algo)
-    build_settings(config["algo"])
-    if "warm_start" in config["algo"]:
-        build_settings(config["algo"]["warm_start"]["settings"])
-    Budget(**config["budget"])
-    assert set(leaves(config, TABLES["train"])) <= set(TABLES["train"])
+def test_every_pair_composes_into_settings(env: str, algo: str) -> None:
+    composed = compose([f"env={env}", f"algo={algo}"])
+    assert (composed.env.name, composed.algo.name) == (env, algo)
+    assert type(composed.algo) is ALGORITHMS[algo]
+    assert [phase.settings.name for phase in composed.phases()][-1] == algo
 
 
-def test_the_table_allows_what_the_packages_know() -> None:
-    assert set(ALGORITHM) - {"name"} == setting_names(Settings)
-    assert ALGORITHM["name"].allowed == f"one of {', '.join(ALGORITHMS)}"
-    assert ALGORITHM["inner.adapt"].allowed == f"one of {', '.join(ADAPT)}"
-    train = TABLES["train"]
-    assert train["agent.name"].allowed == f"one of {', '.join(POLICIES)}"
-    assert train["agent.context"].allowed == f"one of {', '.join(('auto', *CONTEXTS))}"
-    assert train["agent.activation"].allowed == f"one of {', '.join(ACTIVATIONS)}"
-    for command, key in (("train", "evaluate.split"), ("evaluate", "split"), ("render", "split")):
-        assert set(TABLES[command][key].allowed.removeprefix("one of ").split(", ")) == set(SPLITS)
-    assert {key.removeprefix("budget.") for key in train if key.startswith("budget.")} == setting_names(Budget)
+def test_the_definitions_allow_what_the_packages_know() -> None:
+    assert ALGORITHMS.keys() == LEARNERS.keys() and set(ALGOS) == set(ALGORITHMS)
+    assert settings.POLICIES.keys() == build.POLICIES.keys()
+
+    def words(kind: Any, name: str) -> set[str]:
+        return set(get_args(kind.model_fields[name].annotation))
+
+    assert words(InnerLoop, "adapt") == set(ADAPT)
+    assert words(settings.TransformerSettings, "context") == {"auto", *CONTEXTS}
+    assert words(settings.MLPSettings, "activation") == set(ACTIVATIONS)
+    for kind in (EvaluationSettings, COMMANDS["evaluate"], COMMANDS["render"]):
+        assert words(kind, "split") == set(SPLITS)
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_the_families_have_the_options_and_defaults_that_the_settings_say(name: str) -> None:
+    from envs.registry import make
+
+    options = {key: value for key, value in ENVIRONMENTS[name].items() if key != "agent"}
+    told, silent = make(name, 1, **options), make(name, 1)
+    assert [getattr(told, key) for key in options] == [getattr(silent, key) for key in options]
+    assert told.observation_size == silent.observation_size
 
 
 def test_the_groups_are_those_that_the_code_knows() -> None:
-    choices = {group: {file.stem for file in (CONF / group).glob("*.yaml")} for group in ("env", "algo", "agent")}
-    assert choices == {"env": {*names(), "custom"}, "algo": set(ALGORITHMS), "agent": set(POLICIES)}
+    assert set(ENVIRONMENTS) == set(names())
 
 
 def test_every_recipe_belongs_to_a_pair() -> None:
-    recipes = {file.stem for file in (CONF / "recipe").glob("*.yaml")} - {"none"}
-    assert recipes <= {f"{env}-{algo}" for env, algo in product(ENVS, ALGOS)}
+    assert set(RECIPES) <= {f"{env}-{algo}" for env, algo in product(ENVS, ALGOS)}
+
+
+@pytest.mark.parametrize("algo", ["fomaml", "reptile"])
+def test_a_pair_without_a_recipe_takes_that_of_maml(algo: str) -> None:
+    assert compose(["env=push", f"algo={algo}"]).budget == compose(["env=push", "algo=maml"]).budget
+    assert compose(["env=point2d", "algo=reptile"]).budget.iterations == 400  # which it is not to take
+    assert compose(["env=reach", "algo=reptile"]).budget.iterations == 300
+    assert compose(["env=reach", "algo=reptile"]).algo.warm_start.iterations == 250
 
 
 @pytest.mark.parametrize(
-    ("command", "needed"), [("evaluate", "run=runs/x"), ("render", "run=runs/x"), ("reproduce", "dump=runs/x")]
+    ("old", "new", "value"),
+    [
+        ("discount", "gamma", 0.5),
+        ("trace", "gae_lambda", 0.5),
+        ("inner.clip", "inner.max_grad_norm", 2.0),
+        ("outer.clip", "outer.clip_range", 0.1),
+        ("outer.value", "outer.value_coef", 0.1),
+        ("outer.entropy", "outer.entropy_coef", 0.1),
+        ("outer.epochs", "outer.n_epochs", 9),
+        ("outer.gradient_clip", "outer.max_grad_norm", 0.1),
+        ("warm_start.settings.discount", "warm_start.settings.gamma", 0.5),
+    ],
 )
-def test_every_setting_of_the_other_commands_has_a_rule(command: str, needed: str) -> None:
-    config = compose([needed], command)
-    assert set(leaves(config)) == set(TABLES[command])
+def test_a_setting_is_known_by_its_former_name(old: str, new: str, value: float) -> None:
+    assert compose([f"algo.{old}={value}"]) == compose([f"algo.{new}={value}"]) != compose()
+    plain = compose([f"algo.{new}={value}"]).plain()
+    kind = train_settings(plain)
+    *path, leaf = old.split(".")
+    group = plain["algo"]
+    for name in path:
+        group = group[name]
+    group[leaf] = group.pop(new.split(".")[-1])
+    assert parse(kind, modernised(kind, plain)) == compose([f"algo.{new}={value}"])
 
 
 @pytest.mark.parametrize(
@@ -104,20 +127,20 @@ def test_every_setting_of_the_other_commands_has_a_rule(command: str, needed: st
     ],
 )
 def test_the_policy_suits_env_and_algo(overrides: list[str], agent: str, context: str | None) -> None:
-    config = compose(overrides)["agent"]
-    assert (config["name"], config.get("context")) == (agent, context)
+    found = compose(overrides).agent
+    assert (found.name, getattr(found, "context", None)) == (agent, context)
 
 
 def test_a_recipe_beats_the_defaults_and_the_command_line_beats_the_recipe() -> None:
-    values = yaml.safe_load((CONF / "recipe" / "point2d-maml.yaml").read_text())
+    values = RECIPES["point2d-maml"]
     plain, recipe = compose(["env=point2d", "recipe=none"]), compose(["env=point2d"])
-    assert recipe["algo"]["tasks"] == values["algo"]["tasks"] != plain["algo"]["tasks"]
-    assert compose(["env=point2d", "algo.tasks=7"])["algo"]["tasks"] == 7
-    assert compose(["env=point2d", "algo=reptile", "recipe=point2d-maml"])["algo"]["tasks"] == values["algo"]["tasks"]
+    assert recipe.algo.tasks == values["algo"]["tasks"] != plain.algo.tasks
+    assert compose(["env=point2d", "algo.tasks=7"]).algo.tasks == 7
+    assert compose(["env=reach", "algo=maml", "recipe=point2d-maml"]).algo.tasks == values["algo"]["tasks"]
 
 
 def test_fomaml_is_maml_without_second_derivatives() -> None:
-    second, first = compose(["algo=maml"])["algo"], compose(["algo=fomaml"])["algo"]
+    second, first = (compose([f"algo={name}"]).algo.plain() for name in ("maml", "fomaml"))
     assert (second["inner"]["first_order"], first["inner"]["first_order"]) == (False, True)
     first["name"], first["inner"]["first_order"] = "maml", False
     assert first == second
@@ -128,8 +151,8 @@ def test_fomaml_is_maml_without_second_derivatives() -> None:
     [
         ("budget.env_steps=4e6", "budget.env_steps", 4_000_000),
         ("budget.minutes=5", "budget.minutes", 5.0),
-        ("algo.discount=1", "algo.discount", 1.0),
-        ("algo.inner.clip=2", "algo.inner.clip", 2.0),
+        ("algo.gamma=1", "algo.gamma", 1.0),
+        ("algo.inner.clip=2", "algo.inner.max_grad_norm", 2.0),
         ("run_dir=2024", "run_dir", "2024"),
         ("run_dir='runs/x-${seed}'", "run_dir", "runs/x-0"),
         ("device=cuda:1", "device", "cuda:1"),
@@ -140,7 +163,7 @@ def test_fomaml_is_maml_without_second_derivatives() -> None:
     ],
 )
 def test_values_get_the_type_of_their_setting(override: str, path: str, value: object) -> None:
-    found: Any = compose([override])
+    found: Any = compose([override]).plain()
     for name in path.split("."):
         found = found[name]
     assert found == value
@@ -149,19 +172,19 @@ def test_values_get_the_type_of_their_setting(override: str, path: str, value: o
 
 @pytest.mark.parametrize("name", ["iterations", "env_steps", "minutes"])
 def test_a_limit_on_the_command_line_replaces_the_recipes(name: str) -> None:
-    budget = compose([f"budget.{name}=3"])["budget"]
+    budget = compose([f"budget.{name}=3"]).budget.plain()
     assert budget == {"iterations": None, "env_steps": None, "minutes": None} | {name: 3}
 
 
 def test_a_resumed_run_keeps_what_is_not_given() -> None:
     bare = compose(["resume=runs/x"])
-    assert (bare["budget"], bare["device"]) == (None, None)
+    assert (bare.budget, bare.device) == (None, None)
     given = compose(["resume=runs/x", "budget.minutes=2", "device=cpu"])
-    assert (given["budget"]["minutes"], given["budget"]["iterations"], given["device"]) == (2.0, None, "cpu")
+    assert (given.budget.minutes, given.budget.iterations, given.device) == (2.0, None, "cpu")
 
 
 def test_an_environment_of_the_users_own() -> None:
-    config = compose(["env=my_package.my_module:MyEnv", "env.colour=red", "env.horizon=20"])["env"]
+    config = compose(["env=my_package.my_module:MyEnv", "env.colour=red", "env.horizon=20"]).env.plain()
     assert config == {
         "name": "MyEnv",
         "entry": "my_package.my_module:MyEnv",
@@ -208,7 +231,7 @@ TOP = "(valid: agent, algo, budget, checkpoint, device, env, evaluate, resume, r
         (["env=[reach"], "env=[reach: not understood (no viable alternative at input '[reach'); "),
         (["seed=0,1"], "seed=0,1: several values are a sweep, which needs -m; a list is written seed=[0,1]"),
         (["seed="], "seed='': must be an integer"),
-        (["algo.discount=1.5"], "algo.discount=1.5: must be a number above 0 up to 1"),
+        (["algo.discount=1.5"], "algo.gamma=1.5: must be a number above 0 up to 1"),
         (["algo.inner.steps='${nope}'"], "algo.inner.steps: Interpolation key 'nope' not found"),
         (["budget=5"], "budget=5: is a group of settings (env_steps, iterations, minutes), set one of them"),
         (["budget.minutes=1", "budget.iterations=2"], "budget: must have exactly one of "),
@@ -229,7 +252,7 @@ def test_mistakes_are_named_in_one_line(overrides: list[str], text: str) -> None
 @pytest.fixture(scope="module")
 def defaults() -> dict[str, Any]:
     """The configuration of training without any override."""
-    return compose()
+    return compose().plain()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +262,7 @@ def defaults() -> dict[str, Any]:
         ("seed", 1.5, "seed=1.5: must be an integer"),
         ("seed", True, "seed=true: must be an integer"),
         ("seed", float("inf"), "seed=inf: must be an integer"),
-        ("algo.discount", 0, "algo.discount=0: must be a number above 0 up to 1"),
+        ("algo.gamma", 0, "algo.gamma=0: must be a number above 0 up to 1"),
         ("algo.inner.rate", float("nan"), "algo.inner.rate=nan: must be a number above 0"),
         ("algo.inner.adapt", "heads", "algo.inner.adapt=heads: must be one of all, head, body"),
         ("algo.warm_start.settings.tasks", 0, "algo.warm_start.settings.tasks=0: must be an integer, 1 or more"),
@@ -260,9 +283,11 @@ def test_values_that_are_not_allowed(defaults: dict[str, Any], key: str, value: 
     for name in path:
         group = group[name]
     group[leaf] = value
+    if leaf == "hidden":
+        config["agent"] = {"name": "mlp", "hidden": value}
     before = deepcopy(config)
     with pytest.raises(ConfigError) as caught:
-        apply_rules(config, TABLES["train"])
+        parse(train_settings(config), config)
     assert str(caught.value).startswith(text)
     assert str(config) == str(before)
 

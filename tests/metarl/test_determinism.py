@@ -24,9 +24,9 @@ SMALL += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1"
 def test_every_family_goes_on_where_it_stopped(name: str) -> None:
     """What an environment remembers from one iteration to the next is in the state, whatever the physics' threads."""
     config = compose([f"env={name}", "algo=in_context", *SMALL[:8], "agent.context=episode"])
-    whole = Trainer(config | {"threads": 2}, CPU)
+    whole = Trainer(config.model_copy(update={"threads": 2}), CPU)
     whole.iterate()
-    resumed = Trainer(config | {"threads": 1}, CPU)
+    resumed = Trainer(config.model_copy(update={"threads": 1}), CPU)
     resumed.load(*whole.state())
     ours, theirs = whole.iterate(), resumed.iterate()
     assert {k: v for k, v in ours.items() if "seconds" not in k} == {

@@ -17,10 +17,11 @@ from rich.console import Console
 import metarl
 from envs.registry import make, names
 from metarl.assembly.build import STREAMS, stream_seed
+from metarl.assembly.opened import Run, open_run
 from metarl.config.command_line import compose
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.run_folder import RunFolder
-from metarl.runs import Run, evaluate, open_run, train
+from metarl.runs import evaluate, train
 from metarl.training.trainer import Trainer
 
 CPU = torch.device("cpu")

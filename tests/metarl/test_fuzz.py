@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from metarl import runs
 from metarl.config.command_line import compose
-from metarl.config.settings import TABLES
+from metarl.config.parsing import COMMANDS, leaves, train_settings
 from metarl.errors import KNOWN, Interrupted, RunWarning
 from metarl.evaluation.curve import films as rendering
 from metarl.run_folder import RunFolder
@@ -132,7 +132,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cases")
 
 
-KEYS = sorted(key for key in TABLES["train"] if key not in ("run_dir", "resume")) + [
+TRAIN = train_settings({"algo": {"name": "maml"}, "agent": {"name": "transformer"}})
+KEYS = sorted(key for key, _ in leaves(TRAIN) if key not in ("run_dir", "resume")) + [
     "env.tasks.goal",
     "env.colour",
     "x",
@@ -172,7 +173,7 @@ def drive_ranges(base: Path, family: str, name: str | None, value: Any) -> None:
 
 def drive_reading(base: Path, point: Path, command: str, chosen: list[tuple[int, str]]) -> None:
     """Evaluation and rendering with settings that are anything."""
-    keys = sorted(key for key in TABLES[command] if key != "run") + ["x.y"]
+    keys = sorted(key for key, _ in leaves(COMMANDS[command]) if key != "run") + ["x.y"]
     given_ = [f"{keys[number % len(keys)]}={value}" for number, value in chosen]
     film = [f"out={base / 'film.gif'}", "width=16", "height=16"] if command == "render" else ["tasks=2", "episodes=2"]
     task = rendering.render_run if command == "render" else runs.evaluate_run

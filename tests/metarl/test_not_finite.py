@@ -19,13 +19,14 @@ from metarl.algorithms.learner import Inner, Learner, Outer, Settings
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.nan_search import find_culprit, find_inner_culprit
 from metarl.algorithms.reptile import Reptile
+from metarl.assembly.opened import open_run
 from metarl.config.command_line import compose, main
 from metarl.errors import CheckpointError, NotFiniteError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.reproduce import task
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.run_folder import RunFolder
-from metarl.runs import open_run, reproduce, train
+from metarl.runs import reproduce, train
 from metarl.training.trainer import WINDOW, Trainer
 
 CPU = torch.device("cpu")
@@ -233,7 +234,7 @@ def test_a_run_that_breaks_late_stops_soon_and_its_dump_breaks_again(
     sound = 12  # over the whole run, half of the updates would be skipped two iterations later
     settings = [*POINT, f"algo={algo}", "recipe=none", "budget.iterations=40", f"run_dir={tmp_path / 'run'}"]
     config = compose(settings + ["algo.outer.epochs=1", "algo.outer.minibatches=1"] * (algo != "reptile"))
-    rounds = 1 if kind is InContext else config["algo"]["inner"]["steps"] + 1
+    rounds = 1 if kind is InContext else config.algo.inner.steps + 1
     poison(monkeypatch, kind, 2, after=sound * rounds)
     with pytest.raises(TrainingError, match="% of the updates of the last 20 iterations were skipped: ") as caught:
         train(config)

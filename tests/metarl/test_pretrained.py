@@ -16,12 +16,14 @@ from rich.console import Console
 import envs  # noqa: F401  (registers the Gymnasium environments)
 import metarl
 from experiments.ship import commands, main, ship
+from metarl.assembly.opened import open_run
+from metarl.assembly.trust import stored_settings
 from metarl.config.command_line import compose
 from metarl.errors import ConfigError, RunFolderError
 from metarl.evaluation.curve import adaptation_rounds, per_task
 from metarl.evaluation.films import render
 from metarl.run_folder import RunFolder, pretrained
-from metarl.runs import evaluate, open_run, train
+from metarl.runs import evaluate, train
 
 SIZE = ["env=reach", "env.horizon=6", "agent.width=8", "agent.layers=1", "threads=1", "device=cpu"]
 EVALUATION = ["evaluate.tasks=3", "evaluate.episodes_per_step=2"]
@@ -129,19 +131,20 @@ def test_the_command_that_made_it(trained: Path, shelf: Path) -> None:
     line = (shelf / "reach-maml" / "COMMAND").read_text().strip()
     prefix = "python -m metarl.train "
     assert line.startswith(f"{prefix}env=reach algo=maml ")
-    ours, theirs = compose(line.removeprefix(prefix).split()), RunFolder(trained).read_config()
+    ours, theirs = compose(line.removeprefix(prefix).split()).plain(), RunFolder(trained).read_config()
     assert all(ours[key] == theirs[key] for key in ours)
 
 
 def test_the_commands_of_a_run_that_began_from_another(trained: Path, shelf: Path, tmp_path: Path) -> None:
     settings = [*SETTINGS, f"algo.warm_start.run={trained}", "budget.iterations=1", f"run_dir={tmp_path / 'ours'}"]
-    config = RunFolder(train(compose(settings))).read_config()
+    config = stored_settings(RunFolder(train(compose(settings))))
     first, second = commands(config, 1, Path("runs/ours"))
     given = (ship(tmp_path / "ours", "reach-ours") / "COMMAND").read_text().splitlines()
     assert given == commands(config, 1, tmp_path / "ours")
-    assert first == commands(RunFolder(trained).read_config(), 2, trained)[0]
+    assert first == commands(stored_settings(RunFolder(trained)), 2, trained)[0]
     assert f"algo.warm_start.run={trained}" in second and "algo.warm_start.iterations" not in second
-    config["algo"]["warm_start"]["run"] = "away"
+    warm = config.algo.warm_start.model_copy(update={"run": "away"})
+    config = config.model_copy(update={"algo": config.algo.model_copy(update={"warm_start": warm})})
     assert commands(config, 1, Path("x"))[0] == (
         "python -m metarl.train env=reach algo=maml seed=0 budget.iterations=2 run_dir=away"
     )

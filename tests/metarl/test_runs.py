@@ -17,9 +17,9 @@ import torch
 
 import envs  # noqa: F401  (registers the Gymnasium environments)
 import metarl
+from metarl.assembly.opened import open_run
 from metarl.errors import MetaRLError
 from metarl.evaluation.curve import adaptation_rounds
-from metarl.runs import open_run
 
 ROOT = Path(__file__).parents[2]
 POINT = ["env=point2d", "env.horizon=12", "algo.tasks=4", "algo.episodes=3", "agent.hidden=[16]", "algo.outer.epochs=2"]

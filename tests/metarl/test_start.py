@@ -13,11 +13,12 @@ import yaml
 import metarl.training.session
 from envs.errors import TaskError
 from metarl import runs
+from metarl.assembly.opened import open_run
 from metarl.config.command_line import compose
 from metarl.errors import CheckpointError, Interrupted, RunFolderError, RunWarning
 from metarl.run_folder import RunFolder, folder
 from metarl.run_folder.files import discard
-from metarl.runs import open_run, train
+from metarl.runs import train
 from metarl.training.trainer import Trainer
 
 POINT = ["env=point2d", "env.horizon=5", "algo.tasks=2", "algo.episodes=2", "agent.hidden=[4]", "algo.outer.epochs=1"]

@@ -11,12 +11,13 @@ import torch
 import yaml
 
 from envs.errors import UnknownEnvironmentError
-from metarl import runs as metarl_runs
+from metarl.assembly import opened as metarl_opened
+from metarl.assembly.opened import open_run
 from metarl.assembly.trust import check_factory, check_place
 from metarl.config.command_line import compose
 from metarl.errors import KNOWN, CheckpointError, ConfigError, RunFolderError
 from metarl.run_folder import RunFolder
-from metarl.runs import evaluate_run, open_run, train
+from metarl.runs import evaluate_run, train
 
 TINY = ["env.horizon=5", "algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1", "evaluate.tasks=2", "device=cpu"]
 TINY += ["evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=1"]
@@ -169,13 +170,13 @@ def test_sizes_are_refused_before_training_and_evaluation(run: Path, monkeypatch
 def test_a_checkpoint_of_other_sizes_allocates_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(run, {"agent.hidden": [7, 9]})
     made = []
-    build = metarl_runs.build_policy
+    build = metarl_opened.build_policy
 
     def spy(*arguments: Any) -> Any:
         made.append(arguments[-1])
         return build(*arguments)
 
-    monkeypatch.setattr(metarl_runs, "build_policy", spy)
+    monkeypatch.setattr(metarl_opened, "build_policy", spy)
     with pytest.raises(CheckpointError, match=r"body.0.weight is \(4, 2\) float32, expected \(7, 2\) float32"):
         open_run(run)
     assert made == [torch.device("meta")]

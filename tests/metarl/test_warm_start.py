@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarl.assembly.opened import open_run
 from metarl.config.command_line import compose
 from metarl.errors import ConfigError
 from metarl.run_folder import RunFolder
-from metarl.runs import open_run, train
+from metarl.runs import train
 
 SIZE = ["env=reach", "env.horizon=6", "agent.width=8", "agent.layers=1", "threads=1", "device=cpu"]
 EVALUATION = ["evaluate.tasks=2", "evaluate.episodes_per_step=2"]
@@ -103,8 +104,8 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
 
 def test_a_given_run_wins_over_the_recipe_and_not_over_the_command_line() -> None:
     run = "algo.warm_start.run=runs/x"
-    assert compose(["env=reach", "algo=maml"])["algo"]["warm_start"]["iterations"] == 250
-    assert compose(["env=reach", "algo=maml", run])["algo"]["warm_start"]["iterations"] == 0
+    assert compose(["env=reach", "algo=maml"]).algo.warm_start.iterations == 250
+    assert compose(["env=reach", "algo=maml", run]).algo.warm_start.iterations == 0
     compose(["env=reach", "algo=maml", run, "algo.warm_start.iterations=0"])
     with pytest.raises(ConfigError, match=r"^algo.warm_start.iterations=5: algo.warm_start.run takes its place"):
         compose(["env=reach", "algo=maml", run, "algo.warm_start.iterations=5"])

@@ -1,34 +1,11 @@
-"""When a run stops, and what stops it early."""
+"""What stops a run early."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A run ends at whichever of the given limits it meets first."""
-
-    iterations: int | None = None
-    env_steps: int | None = None
-    minutes: float | None = None
-
-    def fraction(self, iterations: int, env_steps: int, seconds: float) -> float:
-        """How much of the budget is used: 1.0 or more when the run is over."""
-        used = [
-            spent / limit
-            for spent, limit in (
-                (iterations, self.iterations),
-                (env_steps, self.env_steps),
-                (seconds / 60.0, self.minutes),
-            )
-            if limit is not None
-        ]
-        return max(used)
 
 
 class StopRequest:

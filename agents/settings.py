@@ -1,0 +1,163 @@
+"""Settings of the policies, and what every definition of settings is made of. Nothing here imports torch.
+
+A setting is defined once, by a field: its type and bounds, its default, and the sentence that `--help` prints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+
+# package.module:Class, or gymnasium:id, where an id is [module:][namespace/]name
+ENTRY = re.compile(r"(?!gymnasium:)[\w.]+:\w+|gymnasium:([\w.-]+:)?([\w.-]+/)?[\w.-]+")
+
+
+def setting(default: Any, description: str, *, formerly: str | None = None, since_format_1: bool = True) -> Any:
+    """A field with its default and the sentence that help prints.
+
+    Args:
+        formerly: the name by which older configurations and command lines know it.
+        since_format_1: False for one that was added later: older runs lack it and mean its default.
+    """
+    extra = {"formerly": formerly, "later": not since_format_1}
+    return Field(default, description=description, json_schema_extra={k: v for k, v in extra.items() if v})
+
+
+def said(allowed: str) -> WithJsonSchema:
+    """Says in an error what a value must be, where its type and bounds alone do not."""
+    return WithJsonSchema({"allowed": allowed})
+
+
+def _whole(value: object) -> object:
+    """4e6 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_text(value: object) -> object:
+    """A number can be a name: that of a folder such as 2024."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _whole_match(pattern: re.Pattern[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError
+        return value
+
+    return AfterValidator(check)
+
+
+WHOLE = BeforeValidator(_whole)  # stands last, or pydantic's schema loses the bounds
+Natural = Annotated[int, Field(ge=0), WHOLE]
+Count = Annotated[int, Field(ge=1), WHOLE]
+Steps = Annotated[int, Field(ge=0, le=1000), WHOLE]
+Threads = Annotated[int, Field(ge=0, le=1024), WHOLE]
+Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Text = Annotated[str, Field(min_length=1), BeforeValidator(_as_text), said("a name")]
+Entry = Annotated[str, _whole_match(ENTRY), said("package.module:Class")]
+
+
+class Settings(BaseModel):
+    """A group of settings: typed, bounded, and unchangeable once it is made.
+
+    A nested group may be given in part, as a mapping: the rest is the default's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset()  # settings that are not written while they are None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_groups(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        fields = cls.model_fields.items()
+        groups = {name: field.default for name, field in fields if isinstance(field.default, Settings)}
+        partly = {name: data[name] for name in groups if isinstance(data.get(name), Mapping)}
+        return {**data, **{name: {**groups[name].plain(), **given} for name, given in partly.items()}}
+
+    @model_serializer(mode="wrap")
+    def _omit(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None or name not in self.OMITTED}
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain data, to be written to a file."""
+        return self.model_dump()
+
+
+class Chosen(Settings):
+    """A group that is chosen by a name, or by the `package.module:Class` of somebody's own, its entry.
+
+    An entry without a name is called what its class is called.
+    """
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"entry"})
+    name: Text
+    entry: Entry | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_entry(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("entry") is not None and data.get("name") is None:
+            return {**data, "name": re.split("[:/]", str(data["entry"]))[-1]}
+        return data
+
+    def options(self) -> dict[str, Any]:
+        """The settings without what they are chosen by: keyword arguments of what is built from them."""
+        return {name: value for name, value in self.plain().items() if name not in ("name", "entry")}
+
+
+class PolicySettings(Chosen):
+    """What every policy has; a policy of your own defines a subclass and names it as its `Settings`."""
+
+    initial_std: Positive = setting(0.5, "standard deviation of the actions at the start")
+
+    def remembers(self) -> bool:
+        """Whether the policy acts on more than the present observation."""
+        return True
+
+
+class TransformerSettings(PolicySettings):
+    """A causal Transformer over the tokens of an episode or a trial."""
+
+    name: Text = "transformer"
+    width: Count = setting(32, "of the hidden state")
+    layers: Count = setting(2, "blocks of attention and MLP")
+    heads: Count = setting(2, "of the attention; they divide the width")
+    context: Literal["auto", "none", "episode", "trial"] = setting(
+        "auto",
+        "what it remembers; auto: nothing in multi-task training, a trial where there are several episodes to a "
+        "trial, else an episode",
+    )
+
+    def remembers(self) -> bool:
+        return self.context != "none"
+
+
+class MLPSettings(PolicySettings):
+    """The memoryless network of the MAML paper."""
+
+    name: Text = "mlp"
+    hidden: Annotated[list[Count], Field(min_length=1)] = setting([100, 100], "widths of the layers")
+    activation: Literal["relu", "tanh"] = setting("relu", "between the layers")
+    initial_std: Positive = setting(1.0, "standard deviation of the actions at the start")
+
+    def remembers(self) -> bool:
+        return False
+
+
+POLICIES: dict[str, type[PolicySettings]] = {"transformer": TransformerSettings, "mlp": MLPSettings}

@@ -1,0 +1,126 @@
+"""A trained run, opened for use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from agents.policy import Policy
+from envs.core.environment import Environment
+from envs.core.tasks import Tasks
+from metarl.algorithms.learner import Learner
+from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy
+from metarl.assembly.device import resolve_device
+from metarl.assembly.trust import check_factory, stored_settings
+from metarl.config.memory import check_rollout
+from metarl.config.settings import LISTED, TrainSettings
+from metarl.errors import CheckpointError, ConfigError
+from metarl.run_folder import RunFolder
+from metarl.run_folder.pretrained import PREFIX, is_shipped, locate
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, opened for use: its settings, its policy and its learner."""
+
+    folder: RunFolder
+    settings: TrainSettings
+    iteration: int
+    env_steps: int  # that it was trained on
+    policy: Policy
+    learner: Learner
+    horizon: int  # control steps of an episode
+    device: torch.device
+
+    @property
+    def output(self) -> RunFolder:
+        """Where its evaluations and videos go: its folder, or a shipped policy's name in the working folder."""
+        if not is_shipped(self.folder.path):
+            return self.folder
+        return RunFolder(Path(f"{PREFIX}-{self.folder.path.name}"))
+
+    @property
+    def gradient_steps(self) -> int:
+        """How many an evaluation takes if nothing else is said: as set, or as many as in training."""
+        steps = self.settings.evaluate.steps
+        return self.learner.settings.inner.steps if steps is None else steps
+
+    def environment(self, simulations: int, seed: int, threads: int = 0) -> Environment:
+        """The environment it was trained on, with N simulations.
+
+        Raises:
+            ConfigError: if so many cannot fit into the memory.
+        """
+        length = self.policy.max_length
+        check_rollout(self.settings.agent, simulations, length, f"{simulations} episodes at once of {length} steps")
+        return build_environment(self.settings.env, simulations, seed, threads)
+
+    def held_out(self, split: str, tasks: int) -> Tasks:
+        """Tasks of a split: the published list for `test` and `ood`, fresh ones for `train`.
+
+        Raises:
+            ConfigError: for a longer list than there is.
+            TaskError: for a split that the environment does not have.
+        """
+        if not 1 <= tasks <= LISTED:
+            raise ConfigError(f"a list of {split} tasks has 1 to {LISTED} tasks, not {tasks}")
+        return self.environment(1, 0, 1).distribution.published(split, tasks)
+
+
+def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Run:
+    """Open a run folder's newest good checkpoint, or its best one; `pretrained/<name>` comes with the package.
+
+    A run is data: nothing in the folder is executed. What it may name as its environment, `metarl.assembly.trust` says.
+
+    Args:
+        checkpoint: `last` or `best`.
+
+    Raises:
+        RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
+        EnvsError: if its environment is not there, or may not be named.
+    """
+    folder = RunFolder.open(locate(path))
+    settings = stored_settings(folder)
+    number = folder.best if checkpoint == "best" else None
+    if checkpoint == "best" and number is None:
+        raise CheckpointError(f"{path} has no best checkpoint yet: choose checkpoint=last")
+    iteration, tensors, numbers = folder.load_checkpoint(number)
+    where = resolve_device(device)
+    torch.set_num_threads(settings.torch_threads)
+    check_factory(settings.env.entry or settings.env.name)
+    env, trial = build_environment(settings.env, 1, 0, 1), settings.algo.longest_trial()
+    with torch.device("meta"):  # without memory: the sizes are compared before anything is allocated
+        check_fit(build_policy(settings.agent, env, trial, torch.device("meta")), tensors, path)
+    policy = build_policy(settings.agent, env, trial, where)
+    learners = build_learners(settings.phases(), policy, torch.Generator())
+    index, learner = len(learners) - 1, learners[-1]
+    try:
+        load_policy(policy, tensors)
+        for name, value in learner.log_rates.items():
+            value.copy_(tensors[f"learner.{index}.log_rate.{name}"])
+        env_steps = int(numbers["env_steps"])
+    except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+        text = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: the checkpoint does not fit the run's configuration: {text}") from None
+    policy.set_attention(learner.attention)
+    return Run(folder, settings, iteration, env_steps, policy, learner, env.horizon, where)
+
+
+def check_fit(policy: Policy, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """A checkpoint's tensors must be those of the policy that the configuration describes, name by name.
+
+    Raises:
+        CheckpointError: with the first that is not.
+    """
+    for name, value in policy.state_dict().items():
+        found = tensors.get(f"policy.{name}")
+        if found is None or found.shape != value.shape or found.dtype != value.dtype:
+            what = "missing" if found is None else f"{tuple(found.shape)} {found.dtype}".replace("torch.", "")
+            wanted = f"{tuple(value.shape)} {value.dtype}".replace("torch.", "")
+            raise CheckpointError(
+                f"{path}: the checkpoint does not fit the run's configuration: {name} is {what}, expected {wanted}"
+            )

@@ -1,0 +1,78 @@
+"""The settings as Hydra sees them: every command and every choice of a group, made from the definitions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from agents.settings import POLICIES, Settings
+from metarl.config.parsing import COMMANDS
+from metarl.config.settings import ALGORITHMS, TrainSettings
+
+CONF = Path(__file__).parent / "conf"
+ENVIRONMENTS, RECIPES = (yaml.safe_load((CONF / name).read_text()) for name in ("environments.yaml", "recipes.yaml"))
+SAME_RECIPE = {"fomaml": "maml", "reptile": "maml"}
+# Later entries win; the command line wins over all of them.
+TRAIN = [
+    {"agent": "transformer"},  # an env or algo may prefer another one
+    {"env": "reach"},
+    {"algo": "maml"},
+    "_self_",
+    {"optional recipe": "${env}-${algo}"},  # values that suit this pair
+    "command",
+]
+
+
+@functools.cache
+def register() -> None:
+    """Tell Hydra of all commands and choices; the second time nothing happens."""
+    put = ConfigStore.instance().store
+    for name, kind in COMMANDS.items():
+        put(name=name, node=_node(_defaults(kind), TRAIN if kind is TrainSettings else ["_self_", "command"]))
+    for name, options in ENVIRONMENTS.items():
+        put(group="env", name=name, node=_preferring(options.get("agent"), {"name": name, **options, "tasks": {}}))
+    for name, algorithm in ALGORITHMS.items():
+        agent = "transformer" if name == "in_context" else None  # the context has to be remembered
+        put(group="algo", name=name, node=_preferring(agent, algorithm.model_validate({}).plain()))
+    for name, policy in POLICIES.items():
+        put(group="agent", name=name, node=policy.model_validate({}).plain())
+    for group in ("env", "algo", "agent"):
+        put(group=group, name="custom", node={"name": None, "entry": None} | ({"tasks": {}} if group == "env" else {}))
+    put(group="recipe", name="none", node={}, package="_global_")
+    for env in ENVIRONMENTS:
+        for algo in ALGORITHMS:
+            found = next((p for p in (f"{env}-{algo}", f"{env}-{SAME_RECIPE.get(algo)}") if p in RECIPES), None)
+            if found:
+                put(group="recipe", name=f"{env}-{algo}", node=recipe(found), package="_global_")
+
+
+def recipe(name: str) -> DictConfig:
+    """The values of a recipe, over those of the one that it begins with."""
+    changes = dict(RECIPES[name])
+    base = changes.pop("as", None)
+    result = recipe(base) if base else OmegaConf.create()
+    for key, value in changes.items():
+        OmegaConf.update(result, key, value, force_add=True)
+    return result
+
+
+def _preferring(agent: str | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice that changes which policy is the default."""
+    values = {name: value for name, value in values.items() if name != "agent"}
+    return _node(values, ["_self_", {"override /agent@_global_.agent": agent}]) if agent else values
+
+
+def _node(values: Mapping[str, Any], defaults: list[Any]) -> dict[str, Any]:
+    return {"defaults": defaults, **values}
+
+
+def _defaults(kind: type[Settings]) -> dict[str, Any]:
+    """What a command's settings are if nothing is said, without the groups that are chosen by name."""
+    given = {name: field.default for name, field in kind.model_fields.items() if not field.is_required()}
+    return {name: value.plain() if isinstance(value, Settings) else value for name, value in given.items()}

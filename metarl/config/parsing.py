@@ -1,0 +1,239 @@
+"""The border: plain data becomes settings, and a mistake in it one line."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import SerializeAsAny, TypeAdapter, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from agents.settings import POLICIES, Chosen, PolicySettings, Settings
+from metarl.config.settings import (
+    ALGORITHMS,
+    AlgorithmSettings,
+    Budget,
+    EvaluateSettings,
+    RenderSettings,
+    ReproduceSettings,
+    TrainSettings,
+)
+from metarl.errors import ConfigError, nearest
+
+Plain = dict[str, Any]
+Parsed = TypeVar("Parsed", bound=Settings)
+
+COMMANDS: dict[str, type[Settings]] = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "render": RenderSettings,
+    "reproduce": ReproduceSettings,
+}
+
+
+def parse(kind: type[Parsed], plain: Mapping[str, Any]) -> Parsed:
+    """Settings of a kind from plain data.
+
+    Raises:
+        ConfigError: names the first setting that does not exist or whose value is not allowed, and what is.
+    """
+    try:
+        return kind.model_validate(plain)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+        # What is wrong goes first, then what should not be there at all.
+        first = min(details, key=lambda detail: detail["type"] == "extra_forbidden")
+        raise ConfigError(_one_line(kind, plain, first)) from None
+
+
+def train_settings(plain: Mapping[str, Any]) -> type[TrainSettings]:
+    """What the settings of training are, given which algorithm and which policy it names.
+
+    Raises:
+        ConfigError: for an algorithm or a policy that does not exist, or has no settings.
+    """
+    return _train_settings(chosen("algo", plain, ALGORITHMS), chosen("agent", plain, POLICIES))
+
+
+@functools.cache
+def _train_settings(algo: type[AlgorithmSettings], agent: type[PolicySettings]) -> type[TrainSettings]:
+    groups: Any = {"algo": (SerializeAsAny[algo], ...), "agent": (SerializeAsAny[agent], ...)}
+    return create_model(TrainSettings.__name__, __base__=TrainSettings, **groups)
+
+
+def chosen(group: str, plain: Mapping[str, Any], known: Mapping[str, type[Chosen]]) -> type[Any]:
+    """The settings of the algorithm or the policy that a group names: one of ours, or of the class at its entry.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    given = plain.get(group)
+    check_entry(group, given)
+    if not isinstance(given, Mapping):
+        missing = "is missing" if given is None else "is a group of settings (name, ...), set one of them"
+        raise ConfigError(f"{group}{'' if given is None else f'={show(given)}'}: {missing}")
+    if given.get("entry") is not None:
+        return own_settings(f"{group}={given['entry']}", load_class(str(given["entry"]), group), group)
+    if "name" not in given:
+        raise ConfigError(f"{group}.name: is missing")
+    if not isinstance(given["name"], str) or given["name"] not in known:
+        raise ConfigError(f"{group}.name={show(given['name'])}: must be one of {', '.join(known)}")
+    return known[given["name"]]
+
+
+def check_entry(group: str, given: object) -> None:
+    """A group of somebody's own must say where it is.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if isinstance(given, Mapping) and given.get("name") is None and given.get("entry", given) is None:
+        raise ConfigError(f"{group}.entry=null: must be package.module:Class, given as {group}=package.module:Class")
+
+
+def load_class(entry: str, group: str = "algo") -> type[Any]:
+    """The class at `package.module:Class`; importing its module runs that module.
+
+    Raises:
+        ConfigError: if there is no such module or class, or its module fails.
+    """
+    module, _, name = entry.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        hint = "; a module is searched from the working folder" if isinstance(error, ModuleNotFoundError) else ""
+        raise ConfigError(f"{group}={entry}: cannot import {module}: {type(error).__name__}: {text}{hint}") from error
+    if not isinstance(found, type):
+        raise ConfigError(f"{group}={entry}: the module {module} has no class '{name}'")
+    return found
+
+
+def own_settings(given: str, found: type[Any], group: str) -> type[Any]:
+    """The `Settings` that a class of somebody's own defines."""
+    base = AlgorithmSettings if group == "algo" else PolicySettings
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, base)):
+        raise ConfigError(f"{given}: must define its settings: Settings = a subclass of {base.__name__}")
+    return settings
+
+
+def check_budget(budget: Budget) -> None:
+    """Training needs one limit.
+
+    Raises:
+        ConfigError: if there is none, or several.
+    """
+    limits = {name: limit for name, limit in budget if limit is not None}
+    if len(limits) != 1:
+        given = ", ".join(f"{name}={limit:g}" for name, limit in limits.items()) or "none of them"
+        names = ", ".join(Budget.model_fields)
+        raise ConfigError(f"budget: must have exactly one of {names} (given: {given})")
+
+
+def modernised(kind: type[Settings], plain: Mapping[str, Any]) -> Plain:
+    """Plain data of a kind of settings, in which a setting has the name that it has today."""
+    fields, result = kind.model_fields, dict(plain)
+    for name, field in fields.items():
+        former = _extra(field).get("formerly")
+        if former in result and former not in fields and name not in result:
+            result = {name if key == former else key: value for key, value in result.items()}
+        if (group := group_of(field)) and isinstance(result.get(name), Mapping):
+            result[name] = modernised(group, result[name])
+    return result
+
+
+def former_names(kind: type[Settings]) -> dict[str, str]:
+    """The dotted names that settings of a kind had, with those of today."""
+    renamed = {}
+    for name, field in leaves(kind):
+        if former := _extra(field).get("formerly"):
+            renamed[f"{name.rpartition('.')[0]}.{former}".lstrip(".")] = name
+    return renamed
+
+
+def leaves(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """The dotted name and the definition of every setting of a kind."""
+    for name, field in kind.model_fields.items():
+        if group := group_of(field):
+            yield from leaves(group, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def missing(kind: type[Settings], plain: Mapping[str, Any], prefix: str = "") -> str | None:
+    """The first setting that a stored configuration lacks, though it was there from the beginning; None: it has all."""
+    for name, field in kind.model_fields.items():
+        key, group = f"{prefix}{name}", group_of(field)
+        optional = _extra(field).get("later") or name in getattr(kind, "OMITTED", ())
+        if name not in plain:
+            if not optional:
+                return key
+        elif group and isinstance(plain[name], Mapping) and (found := missing(group, plain[name], f"{key}.")):
+            return found
+    return None
+
+
+def group_of(field: FieldInfo) -> type[Settings] | None:
+    """The kind of settings that a field holds, if it is a group: its default's, which says more than its type."""
+    kind = type(field.default) if isinstance(field.default, Settings) else field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Settings) else None
+
+
+def show(value: object) -> str:
+    """A value as one writes it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(show(entry) for entry in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{show(entry)}' for key, entry in value.items())}}}"
+    return str(value) or "''"
+
+
+def allowed(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "allowed" in schema:
+        return schema["allowed"]
+    if "anyOf" in schema:
+        return ", or ".join(allowed(part) for part in schema["anyOf"])
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    kind = schema.get("type")
+    if kind == "array":
+        return f"a list [a, b, ...]; each entry {allowed(schema['items'])}"
+    low, high, above = schema.get("minimum"), schema.get("maximum"), schema.get("exclusiveMinimum")
+    if kind == "integer":
+        name = "an even integer" if schema.get("multipleOf") == 2 else "an integer"
+        return f"{name}, {low} or more" if high is None else f"{name} from {low} to {high}"
+    if kind == "number":
+        start = f"from {low:g}" if above is None else f"above {above:g}"
+        return f"a number {start}" + ("" if high is None else f" up to {high:g}")
+    return {"boolean": "true or false", "null": "null", "object": "a group of settings"}.get(str(kind), "a text")
+
+
+def _one_line(kind: type[Settings], plain: Any, detail: Any) -> str:
+    path, field, here = [], None, plain
+    for name in detail["loc"]:
+        if not isinstance(name, str) or not isinstance(here, Mapping):
+            break
+        path.append(name)
+        field, here = kind.model_fields.get(name), here.get(name)
+        if field is None or not (group := group_of(field)):
+            break
+        kind = group
+    key = ".".join(path)
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {nearest(path[-1], kind.model_fields)}"
+    if field is None or group_of(field):
+        return f"{key}={show(here)}: is a group of settings ({', '.join(sorted(kind.model_fields))}), set one of them"
+    schema = TypeAdapter(field.rebuild_annotation()).json_schema()
+    return f"{key}={show(here)}: must be {allowed(schema)}"
+
+
+def _extra(field: FieldInfo) -> Mapping[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
