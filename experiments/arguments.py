@@ -1,4 +1,4 @@
-"""Command lines of `key=value`, as the tools here have them."""
+"""Command lines of `key=value`, like those of `metarl.train`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def given(arguments: Sequence[str], keys: Collection[str]) -> dict[str, str]:
     """The values by key; the last one counts.
 
     Raises:
-        ConfigError: for an argument that is none of these.
+        ConfigError: for an argument with another key, or without a value.
     """
     found: dict[str, str] = {}
     for argument in arguments:
@@ -49,11 +49,11 @@ def numbers(values: dict[str, str], key: str, otherwise: Sequence[int]) -> tuple
 
 
 def command(arguments: Sequence[str] | None, words: str | None, work: Callable[[list[str]], None], bare: bool) -> int:
-    """Run a command and return its exit status: 0, that of its error, or 2 if it says nothing where it must.
+    """Run a command and return its exit status: 0, that of its error, or 2 if it needs arguments and has none.
 
     Args:
         arguments: None: those of this process. words: what `--help` prints.
-        work: on the arguments. bare: whether it may have none.
+        work: what to do with the arguments. bare: whether the command works without any.
     """
     own = sys.argv[1:] if arguments is None else list(arguments)
     missing = not own and not bare

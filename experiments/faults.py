@@ -3,13 +3,13 @@
     python -m experiments.faults                                       20 kills each of maml, reptile and in_context
     python -m experiments.faults --env reach --algo maml --kills 10 --seed 3
 
-A run is killed with SIGKILL: after a random time, or just before or in the middle of a random one of its writes to the
-disk, so that small programs, too, are hit while they begin, save a checkpoint or evaluate. A resumed run may be killed
-again. What must be equal in the end: every tensor of every checkpoint (policy, optimiser, learned rates, random
-generators), its counters, which one is the best, the rows of metrics.csv and of TensorBoard, every step once, and the
-evaluation. What may differ: CLOCKS, where the run stands, and the time at which things happened.
+A run is killed with SIGKILL: after a random time, or just before or in the middle of a random write to the disk, so
+that short phases (the start, a checkpoint, the evaluation) are hit as well. A resumed run may be killed again. In the
+end these must be equal: every tensor of every checkpoint (policy, optimiser, learned rates, random generators), its
+counters, which one is the best, the rows of metrics.csv and of TensorBoard, every step once, and the evaluation. These
+may differ: CLOCKS, the path of the run, and the times at which things happened.
 
-Processes are forked from this one, which has everything imported: POSIX alone.
+Processes are forked from this one, which has imported everything: POSIX only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import metarl.runs as runs
 from metarl.config.command_line import compose
 from metarl.run_folder import RunFolder, files
 
-SOURCE = ("git_commit", "git_dirty")  # somebody may be working on the source meanwhile
+SOURCE = ("git_commit", "git_dirty")  # the source may change meanwhile
 CLOCKS = {"seconds", "steps_per_second", "rollout_seconds", "update_seconds"}
 ALGORITHMS = ("maml", "reptile", "in_context")
 TINY = ["algo.tasks=4", "algo.episodes=2", "checkpoint.every=2", "budget.iterations=7", "evaluate.tasks=3"]
@@ -46,10 +46,10 @@ TINY += ["evaluate.episodes_per_step=2", "threads=1", "device=cpu"]
 WARM = ["algo.warm_start.iterations=3"]
 OUTER = ["outer.epochs=1", "outer.minibatches=2"]
 WARM += [f"algo.warm_start.settings.{key}" for key in ("tasks=4", "episodes=3", *OUTER)]
-# What training imports late: once here, instead of once in every process.
+# Modules that training imports late; here they are imported once, instead of in every process.
 LATE = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "tensorboard.compat.proto.event_pb2")
 LIVES = 3  # at most, after the first
-AGAIN = 0.4  # the chance that a resumed run is killed, too
+AGAIN = 0.4  # the chance that a resumed run is killed again
 
 
 def settings_of(env: str, algo: str, seed: int, more: Sequence[str] = ()) -> list[str]:
@@ -61,24 +61,24 @@ def settings_of(env: str, algo: str, seed: int, more: Sequence[str] = ()) -> lis
 
 
 class Writes:
-    """Counts the process' writes to the disk, and kills it at one of them.
+    """Counts the writes of this process to the disk, and kills it at one of them.
 
     Args:
-        at: the number of the write, from 0; None kills never.
-        half: in the middle of it, where it is a file's content, instead of before it.
+        at: the number of the write, from 0; None: kill at none.
+        half: kill in the middle of the write, if it is a file's content, instead of before it.
     """
 
     def __init__(self, at: int | None = None, half: bool = False) -> None:
         self.at, self.half = at, half
-        self.places: list[str] = []  # what each write was for, in order
+        self.seen: list[str] = []  # what each write was for, in order
         for name in ("fsync", "rename", "replace", "mkdir"):
             setattr(os, name, self._counted(name, getattr(os, name)))
         self.write_all = files.write_all
         files.write_all = self._content
 
-    def _reached(self, place: str) -> bool:
-        self.places.append(place)
-        return self.at is not None and len(self.places) == self.at + 1
+    def _reached(self, write: str) -> bool:
+        self.seen.append(write)
+        return self.at is not None and len(self.seen) == self.at + 1
 
     def _counted(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -112,7 +112,7 @@ def live(config: dict[str, Any], log: Path, at: int | None = None, half: bool = 
                 os.dup2(descriptor, stream)
             writes = Writes(at, half)
             runs.train(config)
-            log.with_suffix(".writes").write_text("\n".join(writes.places))
+            log.with_suffix(".writes").write_text("\n".join(writes.seen))
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -131,7 +131,7 @@ def live(config: dict[str, Any], log: Path, at: int | None = None, half: bool = 
 
 
 def again(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The command that goes on with a run which was killed: resume it, or, if it had not begun, the same one again."""
+    """The configuration that continues a killed run: a resume, or the same one again if it had not begun."""
     return compose([f"resume={folder}"]) if (folder / "config.yaml").exists() else config
 
 
@@ -155,13 +155,13 @@ def content(folder: Path) -> dict[str, Any]:
     # The commit is that of the moment at which the folder was made.
     config = run.read_config()
     found["config.yaml"] = {k: v for k, v in config.items() if k not in ("run_dir", *SOURCE)}
-    # In evaluation/, where others may be writing, what a kill left is removed once it is ten minutes old.
-    found["left over"] = sorted(path.name for place in (".", "checkpoints") for path in (folder / place).glob(".*.*"))
+    # evaluation/ is not checked: others may be writing there, so what a kill left is removed ten minutes later.
+    found["left over"] = sorted(path.name for part in (".", "checkpoints") for path in (folder / part).glob(".*.*"))
     return found
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """The names of what is not equal, in one dictionary or the other."""
+    """The names of entries that differ, or that only one of the dictionaries has."""
     return [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
 
 
@@ -192,14 +192,14 @@ def survive(
     return differences(expected, found)
 
 
-def moments(places: Sequence[str], seconds: float, kills: int, dice: random.Random) -> list[tuple[str, dict[str, Any]]]:
+def moments(writes: Sequence[str], seconds: float, kills: int, dice: random.Random) -> list[tuple[str, dict[str, Any]]]:
     """When to kill: some before the first checkpoint, some in later ones, some in the evaluation, the rest anywhere."""
-    first = next(number for number, place in enumerate(places) if place.endswith("iteration-000000"))
+    first = next(number for number, write in enumerate(writes) if write.endswith("iteration-000000"))
     of = {
         "the start": range(first + 1),
-        "a checkpoint": [n for n, place in enumerate(places) if n > first and "/checkpoints" in place],
-        "the evaluation": [n for n, place in enumerate(places) if "/evaluation" in place],
-        "the metrics": [n for n, place in enumerate(places) if "metrics.csv" in place or "tfevents" in place],
+        "a checkpoint": [n for n, write in enumerate(writes) if n > first and "/checkpoints" in write],
+        "the evaluation": [n for n, write in enumerate(writes) if "/evaluation" in write],
+        "the metrics": [n for n, write in enumerate(writes) if "metrics.csv" in write or "tfevents" in write],
     }
     chosen = []
     for number in range(kills):
@@ -209,8 +209,8 @@ def moments(places: Sequence[str], seconds: float, kills: int, dice: random.Rand
             continue
         name, numbers = list(of.items())[number % (len(of) + 1)]
         at, half = dice.choice(numbers), dice.random() < 0.5
-        path = places[at].split("/")[-1]
-        chosen.append((f"in {name}, write {at} ({places[at].split()[0]} {path})", {"at": at, "half": half}))
+        path = writes[at].split("/")[-1]
+        chosen.append((f"in {name}, write {at} ({writes[at].split()[0]} {path})", {"at": at, "half": half}))
     return chosen
 
 
@@ -226,9 +226,9 @@ def experiment(env: str, algo: str, kills: int, seed: int, base: Path, more: Seq
         raise SystemExit(f"error: the uninterrupted run failed: {whole.with_suffix('.log').read_text()}")
     expected = content(whole)
     check_steps(expected)
-    places = whole.with_suffix(".writes").read_text().splitlines()
+    writes = whole.with_suffix(".writes").read_text().splitlines()
     survived = 0
-    for number, (name, moment) in enumerate(moments(places, seconds, kills, dice), 1):
+    for number, (name, moment) in enumerate(moments(writes, seconds, kills, dice), 1):
         folder = base / f"{env}-{algo}-{number}"
         wrong = survive(overrides, expected, folder, dice, moment)
         survived += not wrong
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     for module in LATE:
         importlib.import_module(module)
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every step that it hides, as it should
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every step that it hides, as it should
     survived = 0
     with tempfile.TemporaryDirectory(prefix="metarl-faults-") as temporary:
         base = options.keep or Path(temporary)

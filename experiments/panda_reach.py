@@ -3,9 +3,9 @@
     pip install --no-deps gym-hil
     python -m metarl.train env=experiments.panda_reach:PandaReach algo=in_context
 
-gym-hil asks for an older MuJoCo and for gamepad drivers. Nothing but its files is used here, so it is installed without
-its dependencies, and never imported. An example of an environment of one's own on a model that somebody else wrote:
-what it lacks for the task is edited into its specification.
+gym-hil asks for an older MuJoCo and for gamepad drivers. Only its files are used here, so it is installed without its
+dependencies, and never imported. This is an example of your own environment on a model that somebody else wrote: what
+the model lacks for the task is added to its specification.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def model_file() -> Path:
 
 
 def robot() -> mujoco.MjSpec:
-    """The robot for this task: position servos and gravity compensation as the real one has, a payload, a goal to see.
+    """The robot for this task: position servos and gravity compensation like the real one's, a payload, a visible goal.
 
     Raises:
         ModelError: as `model_file`.
@@ -136,7 +136,7 @@ def robot() -> mujoco.MjSpec:
     for body in spec.bodies[1:]:
         body.gravcomp = 1.0
     for geom in spec.geoms:
-        geom.contype = geom.conaffinity = 0  # nothing is touched here, and contacts would cost
+        geom.contype = geom.conaffinity = 0  # nothing is touched here, and contacts cost time
     pinch = spec.site("pinch")
     payload = pinch.parent.add_body(name="payload", pos=pinch.pos, mass=1e-3, inertia=[1e-6] * 3, explicitinertial=True)
     payload.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.01, 0, 0], mass=0, contype=0, conaffinity=0)

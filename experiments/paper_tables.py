@@ -1,6 +1,6 @@
 """python -m experiments.paper_tables [seeds=0,1,2] [only=point2d,sinusoid] [runs=runs/compare] [out=...] [quick=true]
 
-Our numbers beside published ones, with what differs in the protocol. Trains what is not trained, loads what is.
+Write our numbers beside published ones, and say how the protocols differ. Runs that are not trained yet are trained.
 
   seeds   of point2d (default: 0,1,2); the cheetahs get the first
   only    some of point2d, cheetah_dir, cheetah_vel, sinusoid
@@ -8,7 +8,7 @@ Our numbers beside published ones, with what differs in the protocol. Trains wha
   out     the file to write (default: experiments/results/paper_tables.md)
   quick   true: a few iterations, in runs/compare-quick
 
-The sinusoid's numbers are read from experiments/results/few_shot.json, if that is there.
+The sinusoid's numbers are read from experiments/results/few_shot.json, if there is such a file.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def tables(arguments: Sequence[str]) -> None:
     chosen = values["only"].split(",") if "only" in values else list(every)
     for name in chosen:
         if name not in every:
-            raise ConfigError(f"only={name}: is no benchmark; {nearest(name, every)}")
+            raise ConfigError(f"only={name}: is not a benchmark; {nearest(name, every)}")
     quick = flag(values, "quick")
     seeds = numbers(values, "seeds", (0,) if quick else (0, 1, 2))
     runs = Path(values.get("runs", "runs/compare-quick" if quick else "runs/compare"))

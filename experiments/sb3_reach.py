@@ -2,7 +2,7 @@
 
     python -m experiments.sb3_reach --timesteps 500000
 
-The way out of this toolkit: the batched environments under somebody else's algorithm, without processes.
+An example of the batched environments under somebody else's algorithm, in one process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def train(timesteps: int, num_envs: int, seed: int) -> PPO:
 
 
 def success_rate(model: PPO, tasks: int) -> float:
-    """The share of the published test tasks at whose episode's end the mean action has reached the goal."""
+    """The share of the published test tasks in which the mean action has reached the goal when the episode ends."""
     env = SB3VecEnv("reach", num_envs=tasks, split="test", goal_visible=True)
     environment: Environment = env.environment
     env.episodes.fix(environment.distribution.published("test", tasks))

@@ -1,10 +1,10 @@
 """python -m experiments.ship run=runs/x [name=grasp-maml] [default=true]
 
-Make a shipped policy of a run: a slim run folder in agents/pretrained, which `metarl.load("grasp-maml")` finds.
+Ship the policy of a run: metarl/run_folder/shipped gets a slim copy, which `metarl.load("grasp-maml")` finds.
 
-  run       a trained and evaluated run; what is missing of its evaluation on the split `ood` is made
+  run       a trained and evaluated run; its evaluation on the split `ood` is made if it is missing
   name      of the policy (default: <env>-<algo>)
-  default   true: `metarl.load("grasp")` means this one; so it does if it is the first of its environment
+  default   true: `metarl.load("grasp")` means this policy, as it does for the first one of an environment
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from metarl.run_folder import RunFolder, atomic_write, pretrained, slim_copy
 from metarl.runs import Run, evaluate, open_run
 
 KEYS = ("run", "name", "default")
-# What a command line does not say, or says by another key.
+# Settings that a command line omits, or states by another key.
 APART = ("budget.", "run_dir", "resume", "format", "versions", "git_", "algo.warm_start.origin")
 
 
@@ -36,7 +36,7 @@ def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
     """Ship a run; returns its new folder.
 
     Raises:
-        RunFolderError, CheckpointError: if it is no evaluated run. ConfigError: for a name that cannot be one.
+        RunFolderError, CheckpointError: if it is not an evaluated run. ConfigError: for an unsuitable name.
     """
     run = open_run(path)
     env, algo = (run.config[group]["name"] for group in ("env", "algo"))
@@ -69,7 +69,7 @@ def has_ood(run: Run) -> bool:
 
 
 def out_of_distribution(run: Run) -> dict[str, Any]:
-    """The evaluation on `ood`, made if need be as the one on `test` was."""
+    """The evaluation on `ood`; if it is missing, it is made by the settings of the one on `test`."""
     try:
         return run.folder.read_evaluation("ood")
     except RunFolderError:
@@ -88,7 +88,7 @@ def out_of_distribution(run: Run) -> dict[str, Any]:
 
 
 def commands(config: Mapping[str, Any], iteration: int, path: Path) -> list[str]:
-    """The command lines that make a run up to an iteration, that of the run it began from first."""
+    """The command lines that make a run up to an iteration; the run that it began from comes first."""
     warm = config["algo"].get("warm_start") or {}
     lines: list[str] = []
     if warm.get("run"):

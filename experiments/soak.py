@@ -1,12 +1,12 @@
-"""Does a long training leak? A real run as a child process, whose memory, open files and threads are watched.
+"""Does a long training leak? A real run is a child process, whose memory, open files and threads are watched.
 
-    python -m experiments.soak --minutes 60 algo.warm_start.iterations=0   reach by MAML, without its other phase
+    python -m experiments.soak --minutes 60 algo.warm_start.iterations=0   reach by MAML, without training in context
     python -m experiments.soak --minutes 60 env=grasp algo=in_context      any settings of metarl.train
 
 Every few seconds it reads the child's /proc: resident memory, open file descriptors, threads. After the first five
 minutes, in which caches fill, the memory must grow by less than 2% (the median of the last tenth of the samples against
-that of the first tenth), and descriptors and threads must stay as many as they were. Samples go to
-results/soak-<name>.csv, the verdict to results/soak-<name>.json, and the exit status is 0 if it is good. Linux alone.
+that of the first tenth), and the numbers of descriptors and threads must not grow. Samples go to
+results/soak-<name>.csv, the verdict to results/soak-<name>.json; the exit status is 0 if it is good. Linux only.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def sample(process: int, seconds: float) -> Sample:
 
 
 def judge(samples: Sequence[Sample], warm_up: float = WARM_UP) -> Verdict:
-    """The verdict on the samples after the warm-up; without ten of them it is bad.
+    """The verdict on the samples after the warm-up; fewer than ten are bad.
 
-    A file that is open while a checkpoint is written, and the threads of a meta-gradient, come and go: descriptors and
-    threads are constant if the most in the second half are no more than in the first.
+    A file that is open while a checkpoint is written, and the threads of a meta-gradient, come and go. Descriptors and
+    threads are constant if their maximum in the second half does not exceed that in the first.
     """
     kept = [entry for entry in samples if entry.seconds >= warm_up]
     if len(kept) < 10:
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="of metarl.train, such as env=grasp")
     parser.add_argument("--minutes", type=float, default=60.0, help="how long (default: %(default)s)")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between samples (default: %(default)s)")
-    parser.add_argument("--warm-up", type=float, default=WARM_UP, help="seconds left out (default: %(default)s)")
+    parser.add_argument("--warm-up", type=float, default=WARM_UP, help="seconds to omit (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="without a suffix (default: results/soak-<env>-<algo>)")
     options = parser.parse_intermixed_args(arguments)
     named = dict(setting.partition("=")[::2] for setting in options.settings)

@@ -37,7 +37,7 @@ def gather(paths: list[Path], split: str) -> dict[tuple[str, str], list[dict[str
 def combined(values: Sequence[Mapping[str, Any]]) -> Interval:
     """One measure of all seeds, each with its `mean` and `ci95` over tasks, as a mean and an interval.
 
-    Of several seeds it is Student's t over their means, of a single one its own.
+    Several seeds: Student's t over their means. A single seed: its own interval.
     """
     if len(values) == 1:
         return Interval(values[0]["mean"], *values[0]["ci95"])

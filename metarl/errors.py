@@ -32,11 +32,11 @@ class RenderError(MetaRLError):
 
 
 class TrainingError(MetaRLError):
-    """Training goes nowhere, for example because its gradients are not finite."""
+    """Training makes no progress, for example because its gradients are not finite."""
 
 
 class NotFiniteError(MetaRLError):
-    """A number that everything else depends on is infinite or none; the message names it and its task."""
+    """A value that everything else depends on is infinite or not a number; the message names it and its task."""
 
 
 class Interrupted(MetaRLError):
@@ -51,7 +51,7 @@ class Interrupted(MetaRLError):
 
 
 class RunWarning(UserWarning):
-    """A run goes on, but not quite as one would expect. The commands print it in one line."""
+    """A run continues, but not quite as expected. The commands print it in one line."""
 
 
 KNOWN: tuple[type[Exception], ...] = (MetaRLError, EnvsError, AgentsError)

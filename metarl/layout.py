@@ -36,6 +36,6 @@ def location(name: str) -> Path | None:
     spec = find_spec(name)
     if spec is None:
         return None
-    # A folder without __init__.py is a package too, one that has no file: its folder is in the search locations alone.
+    # A folder without __init__.py is a package too, but has no file: only the search locations name its folder.
     folders = list(spec.submodule_search_locations or [])
     return Path(folders[0] if folders else spec.origin or name).resolve()

@@ -30,8 +30,8 @@ def by_loop(policy: Policy, log_rates: Parameters, support: Batch, query: Batch)
     for task in range(tasks):
         before, after = support.select(_only(task)), query.select(_only(task))
         inner = surrogate(functional_call(policy, parameters, (before.tokens,)), before)
-        slopes = torch.autograd.grad(inner, [parameters[name] for name in rates], create_graph=True)
-        adapted = {n: parameters[n] - torch.exp(rates[n]) * slope for n, slope in zip(rates, slopes, strict=True)}
+        gradient = torch.autograd.grad(inner, [parameters[name] for name in rates], create_graph=True)
+        adapted = {n: parameters[n] - torch.exp(rates[n]) * g for n, g in zip(rates, gradient, strict=True)}
         outer = ppo(functional_call(policy, {**parameters, **adapted}, (after.tokens,)), after, CLIP, VALUE, 0.0)
         gradients = torch.autograd.grad(outer / tasks, [*parameters.values(), *rates.values()])
         totals = gradients if totals is None else [t + g for t, g in zip(totals, gradients, strict=True)]

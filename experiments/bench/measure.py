@@ -1,4 +1,4 @@
-"""Interleaved timing: contenders take turns, so that whatever else the machine does meets all of them alike."""
+"""Interleaved timing: contenders take turns, so that whatever else the machine does affects them alike."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Row:
 
 
 class MissingPeer(Exception):
-    """A peer is not installed; the message says what to install, and `rows` are those that did without."""
+    """A peer is not installed; the message says what to install, and `rows` are the figures that do not need it."""
 
     def __init__(self, message: str, rows: Sequence[Row] = ()) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ def speedup(
 
 
 def machine() -> dict[str, object]:
-    """The machine in words: no names of hosts or users."""
+    """The machine in words, without names of hosts or users."""
     packages = ("torch", "mujoco", "numpy", "gymnasium", "stable-baselines3", "higher")
     installed = {
         item.metadata["Name"].lower(): item.version for item in metadata.distributions() if item.metadata["Name"]

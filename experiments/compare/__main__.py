@@ -1,16 +1,16 @@
 """python -m experiments.compare env=grasp [seeds=0,1,2] [only=maml,in_context] [steps=3] [quick=true]
 
-Trains all contenders on one environment, or loads those that are trained, and writes <env>.json, .csv, .md and .png.
+Train all contenders on one environment, load those that are trained already, and write <env>.json, .csv, .md and .png.
 
-  env     reach, grasp or navigate: all contenders; another one: in_context, maml, multitask
-  seeds   of in_context, maml and multitask (default: 0,1,2 on the three, else 0); the others get the first
-  only    train these contenders; the report has the others too, as far as they are trained
-  steps   gradient steps that maml, fomaml, reptile and multitask are measured after (default: the recipes', 3)
-  runs    the folder of the runs (default: runs/compare): finished ones are loaded, others continued
-  out     the folder of the results (default: experiments/results/compare)
+  env     reach, grasp or navigate: all contenders; another environment: in_context, maml and multitask
+  seeds   for in_context, maml and multitask (default: 0,1,2 on those three, else 0); the others get the first seed
+  only    train only these contenders; the report also has the others that are trained
+  steps   gradient steps after which maml, fomaml, reptile and multitask are measured (default: as in the recipes, 3)
+  runs    the folder of the runs (default: runs/compare): finished runs are loaded, others are continued
+  out     the folder for the results (default: experiments/results/compare)
   quick   true: a few iterations and tasks, in runs/compare-quick, to see that everything works
 
-Ctrl-C stops it; the same command goes on from there.
+Ctrl-C stops it; the same command continues from there.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rich.console import Console
 import metarl  # noqa: F401  - first: it checks the packages' places
 from envs.registry import names as environments
 from experiments.arguments import command, flag, given, numbers
+from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import MAIN, Plan
-from experiments.compare.field import Field
 from experiments.compare.report import document, table, write
 from metarl.errors import ConfigError, Interrupted, nearest
 
@@ -51,7 +51,7 @@ def read(arguments: Sequence[str]) -> Request:
     """The request of a command line.
 
     Raises:
-        ConfigError: for an argument that is none, or has a value that is not allowed.
+        ConfigError: for an unknown argument, or a value that is not allowed.
     """
     values = given(arguments, KEYS)
     env, valid = values.get("env", ""), set(environments()) - {"point2d"}
@@ -67,7 +67,7 @@ def read(arguments: Sequence[str]) -> Request:
     chosen = tuple(values["only"].split(",")) if values.get("only") else tuple(plan.names())
     for name in chosen:
         if name not in plan.names():
-            raise ConfigError(f"only={name}: is no contender on {plan.env}; {nearest(name, plan.names())}")
+            raise ConfigError(f"only={name}: is not a contender on {plan.env}; {nearest(name, plan.names())}")
     out = Path(values["out"]) if values.get("out") else runs / "results" if quick else RESULTS
     kept = [argument for argument in arguments if not argument.startswith("only=")]
     return Request(plan, chosen, out, quick, shlex.join(["python", "-m", "experiments.compare", *kept]))
@@ -82,17 +82,17 @@ def compare(arguments: Sequence[str]) -> None:
     request = read(arguments)
     console = Console(highlight=False, soft_wrap=True)
     env, again = request.plan.env, shlex.join(["python", "-m", "experiments.compare", *arguments])
-    field = Field(request.plan, console, request.quick, request.command)
-    pairs = field.order(request.chosen)
+    comparison = Comparison(request.plan, console, request.quick, request.command)
+    pairs = comparison.order(request.chosen)
     try:
         for number, (name, seed) in enumerate(pairs, 1):
             console.print(f"\n[{number}/{len(pairs)}] {env}: {name}, seed {seed}", style="bold", markup=False)
-            field.train(name, seed)
+            comparison.train(name, seed)
     except Interrupted as stop:
         raise Interrupted(f"stopped; continue with: {again}", stop.signal) from None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; continue with: {again}") from None
-    content = document(env, field.results(), request.quick, request.command)
+    content = document(env, comparison.results(), request.quick, request.command)
     paths = write(request.out, content)
     console.print(f"\n{table(content)}\n", markup=False)
     console.print("\n".join([*content["sentences"], *(f"result: {path}" for path in paths)]), markup=False)

@@ -17,12 +17,12 @@ Config = dict[str, Any]
 MAIN = ("reach", "grasp", "navigate")  # compared in full, on three seeds
 GRADIENT = ("maml", "fomaml", "reptile")
 SEEDED = ("in_context", "maml", "multitask")  # those that get all the seeds
-ORACLE = {"grasp": "env.object_visible=true"}  # elsewhere the goal is what is hidden
+ORACLE = {"grasp": "env.object_visible=true"}  # in the others the goal is hidden
 EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_100x": 1000}  # of the one task that PPO learns from scratch
 
-EQUAL = 0.98  # in_context with this share of maml's environment steps has had as many
+EQUAL = 0.98  # with this share of maml's environment steps, in_context counts as trained for as many
 
-composed = functools.cache(compose)  # by a tuple of overrides; to be read only
+composed = functools.cache(compose)  # cached by its tuple of overrides, so never change it
 
 NOTES = {
     "in_context": "adapts within the episode, without a gradient",
@@ -62,7 +62,7 @@ class Job:
         return (*self.settings, self.budget, f"run_dir={self.folder}")
 
     def commands(self) -> list[str]:
-        """What one types to get this run."""
+        """The command lines that make this run."""
         if self.copy_of is None:
             return [_train(self.start)]
         return [shlex.join(["cp", "-r", str(self.copy_of), str(self.folder)]), _train(self.resume)]
@@ -73,8 +73,8 @@ class Plan:
     """The comparison on one environment: which contenders on which seeds, in which folder.
 
     Args:
-        small: overrides that make every training tiny (a smoke test); iterations: of each phase then.
-        steps: gradient steps to measure after (None: as the recipes say, and `training.STEPS` of fine-tuning).
+        small: overrides that make every training tiny (a smoke test). iterations: of each phase in a smoke test.
+        steps: gradient steps before the last measurement (None: as in the recipes; `training.STEPS` of fine-tuning).
     """
 
     env: str
@@ -102,7 +102,7 @@ class Plan:
     def shared(self) -> int:
         """The iterations that in-context training and the gradient algorithms have in common; 0: none.
 
-        They do if the recipe of maml begins with in-context training by the settings of in_context itself.
+        There are some if the recipe of maml begins with in-context training, with the same settings as in_context.
         """
         maml, alone = self.config("maml"), self.config("in_context")
         warm, budget = maml["algo"]["warm_start"], alone["budget"]["iterations"]
@@ -140,7 +140,7 @@ class Plan:
         return replace(job, contender="warm", folder=self.folder("warm", seed), budget=_iterations(self.shared()))
 
     def fresh(self, name: str, algo: str, seed: int, *overrides: str) -> Job:
-        """A training of its own with the recipe's budget."""
+        """A new training with the recipe's budget."""
         settings = (f"env={self.env}", f"algo={algo}", f"seed={seed}", *overrides, *self.small)
         budget = self.config(algo, *overrides)["budget"]
         kind, value = next((kind, value) for kind, value in budget.items() if value is not None)
@@ -150,7 +150,7 @@ class Plan:
         return Job(name, seed, self.folder(name, seed), settings, line)
 
     def jobs(self, name: str, seed: int) -> list[Job]:
-        """The runs to train for a contender, in order; the last one is its own."""
+        """The runs to train for a contender, in order; the last one is the contender's own."""
         return JOBS[name](self, seed) if name in JOBS else []
 
 
@@ -174,7 +174,7 @@ def in_context_equal(plan: Plan, seed: int) -> list[Job]:
 
 
 def gradient(algo: str) -> Callable[[Plan, int], list[Job]]:
-    """An algorithm that begins with the warm start where its recipe wants one."""
+    """The jobs of a gradient algorithm, which begins with the shared warm start if its recipe has one."""
 
     def jobs(plan: Plan, seed: int) -> list[Job]:
         phases = plan.phases(algo)
@@ -187,14 +187,14 @@ def gradient(algo: str) -> Callable[[Plan, int], list[Job]]:
 
 
 def multitask(plan: Plan, seed: int) -> list[Job]:
-    """Sampling and update of in_context, environment steps of maml: it must not lose by its tuning."""
+    """Sampling and update as in_context, environment steps as maml: it must not lose because of its tuning."""
     model, own = plan.config("in_context"), plan.config("multitask")
     keys = [f"algo.{key}" for key in leaves(own["algo"]) if key != "name" and not key.startswith("inner.")]
     if own["agent"]["name"] == model["agent"]["name"]:
         keys += [f"agent.{key}" for key in leaves(own["agent"]) if key != "context"]
     settings = [f"{key}={show(_at(model, key))}" for key in keys if _at(model, key) != _at(own, key)]
     job = plan.fresh("multitask", "multitask", seed, *settings)
-    if not plan.shared():  # maml has no recipe that anybody has tried here
+    if not plan.shared():  # no recipe of maml has been tuned here
         return [replace(job, budget=plan.fresh("in_context", "in_context", seed).budget)]
     steps = [plan.env_steps(algo) or 0 for algo in ("maml", "in_context")]
     return [replace(job, budget=f"budget.env_steps={max(steps)}")]

@@ -34,7 +34,7 @@ class Result:
     """One seed of one contender.
 
     Args:
-        env_steps, seconds: of training before a task is met. evaluations: by split. commands: that made it.
+        env_steps, seconds: of training, before any test task. evaluations: by split. commands: those that made it.
     """
 
     contender: str
@@ -103,9 +103,9 @@ def table(content: Mapping[str, Any]) -> str:
             f"{entry['env_steps'] / 1e6:.1f}M" if trained else "none",
             f"{entry['seconds'] / 60:.1f} min" if trained else "none",
             f"{last['episodes']} / {last['step']}",
-            _way(test, "success", ".3f", alone),
-            _way(ood, "success", ".3f", alone) if ood else "",
-            _way(test, "return", ".2f", alone),
+            _before_after(test, "success", ".3f", alone),
+            _before_after(ood, "success", ".3f", alone) if ood else "",
+            _before_after(test, "return", ".2f", alone),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -205,8 +205,8 @@ def rows(content: Mapping[str, Any]) -> list[list[Any]]:
     return lines
 
 
-def _way(curve: Curve, name: str, form: str, alone: bool) -> str:
-    """Before -> after adaptation; once if there is no such way."""
+def _before_after(curve: Curve, name: str, form: str, alone: bool) -> str:
+    """Before -> after adaptation; a single value if the curve has only one."""
     mark = "*" if alone else ""
     values = [point[name] for point in (curve if len(curve) == 1 else (curve[0], curve[-1]))]
     return " -> ".join(

@@ -20,13 +20,13 @@ from metarl.run_folder import atomic_write
 
 TASKS = 10  # the first of the published list
 SIMULATIONS = 10  # of the one task, each of which plays a share of the episodes
-FEW = 5  # updates, if there is but one episode for each simulation
+FEW = 5  # updates, if each simulation plays only one episode
 MINIBATCHES, EPOCHS = 4, 10
-INITIAL_STD = 0.5  # as our policies have
+INITIAL_STD = 0.5  # that of our policies
 
 
 def settings(horizon: int, episodes: int) -> dict[str, int]:
-    """PPO's rollout and minibatch: many short rollouts out of few episodes, whole episodes else."""
+    """PPO's rollout and minibatch sizes: short rollouts if there are few episodes, else whole episodes."""
     short = episodes <= SIMULATIONS and horizon % FEW == 0
     steps = horizon // FEW if short else horizon
     return {"n_steps": steps, "batch_size": max(steps * SIMULATIONS // MINIBATCHES, 2)}
@@ -75,9 +75,9 @@ def learn(config: dict[str, Any], task: int, episodes: int) -> dict[str, Any]:
         device="cpu",
     )
     before = play(model, task_env(config, task, seed + 1))
-    began = time.monotonic()
+    start = time.monotonic()
     model.learn(episodes * horizon)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     after = play(model, task_env(config, task, seed + 1))
     updates = model.num_timesteps // (sizes["n_steps"] * SIMULATIONS) * EPOCHS * MINIBATCHES
     return {
@@ -91,7 +91,7 @@ def learn(config: dict[str, Any], task: int, episodes: int) -> dict[str, Any]:
 
 
 def evaluation(config: dict[str, Any], folder: Path, episodes: int, tasks: int, console: Console) -> dict[str, Any]:
-    """All tasks, those that are in `folder` already loaded; in the form of an evaluation file."""
+    """PPO on the first test tasks, in the form of an evaluation file; results that `folder` has already are loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     for task in range(tasks):

@@ -1,4 +1,4 @@
-"""Train what is not trained yet, go on where something was stopped, load what is finished; then measure it."""
+"""Train what is not trained yet, continue what was stopped, load what is finished; then measure it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from metarl.run_folder import RunFolder
 from metarl.runs import Run, evaluate, open_run, train
 from metarl.training.budget import Budget
 
-RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning, of which the best on training tasks is taken
-STEPS = 3  # of fine-tuning, if nothing else is said
+RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning; the best one on training tasks is used
+STEPS = 3  # of fine-tuning by default
 CLIP = 1.0  # limit of the fine-tuning gradient's norm
 TRAINING_TASKS = 20  # on which the rate is chosen
 
@@ -49,7 +49,7 @@ def settle(job: Job) -> RunFolder:
 
 
 def copy_run(source: Path, target: Path) -> None:
-    """A copy to continue, without what was measured or filmed so far; whole, or not at all."""
+    """Copy a run to continue it, without its evaluations and videos; the copy is whole, or not there at all."""
     temporary = target.with_name(f".{target.name}.copy")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("evaluation", "videos", ".*"))
@@ -58,15 +58,15 @@ def copy_run(source: Path, target: Path) -> None:
 
 
 def check(folder: RunFolder, job: Job) -> None:
-    """A run that is there already must be the one that was asked for.
+    """Check that a run that exists is the one that was asked for.
 
     Raises:
-        MetaRLError: names the first setting in which it is not.
+        MetaRLError: if it is not; names the first setting that differs.
     """
     stored, wanted = folder.read_config(), composed(job.start)
     groups = ("env", "agent", "algo", "seed", "evaluate")
     ours, theirs = ({key: config[key] for key in groups} for config in (wanted, stored))
-    ours, theirs = (config | {"algo": _without_place(config["algo"])} for config in (ours, theirs))
+    ours, theirs = (config | {"algo": _without_path(config["algo"])} for config in (ours, theirs))
     for key in leaves(ours | theirs):
         if _get(ours, key) != _get(theirs, key):
             found, expected = _get(theirs, key), _get(ours, key)
@@ -91,7 +91,7 @@ def measure(folder: RunFolder, contender: str, console: Console, steps: int | No
     """The evaluations of a trained run on `test` and, if there is such a split, on `ood`.
 
     Args:
-        steps: gradient steps of those that take any (None: as many as their recipes say, and STEPS of fine-tuning).
+        steps: gradient steps of the contenders that take any (None: as in their recipes; STEPS of fine-tuning).
     """
     splits = ["test"]
     run = open_run(folder.path)
@@ -124,10 +124,10 @@ def measured(folder: RunFolder, split: str, iteration: int, steps: int) -> bool:
 
 
 def fine_tuned(run: Run, console: Console, steps: int = STEPS) -> Run:
-    """The run with the fine-tuning rate that gives training tasks the greatest return, measured once and kept with it.
+    """The run with the fine-tuning rate that gives the greatest return on training tasks; the choice is stored with it.
 
-    The return, because the gradient climbs it: one success more or less among hundreds of failures would choose rates
-    that ruin the policy. What was measured with an earlier choice is discarded, so that nobody reads it as this one's.
+    It is the return because that is what the gradient climbs: by success, one more or less among hundreds of failures
+    would choose rates that ruin the policy. A new choice discards the evaluations that were made with the last one.
     """
     try:
         earlier = run.folder.read_evaluation("fine_tuning")
@@ -149,7 +149,7 @@ def fine_tuned(run: Run, console: Console, steps: int = STEPS) -> Run:
 
 
 def with_inner(run: Run, rate: float, steps: int = STEPS) -> Run:
-    """The run with another inner loop."""
+    """The run with other inner gradient steps."""
     settings = run.learner.settings
     inner = dataclasses.replace(settings.inner, rate=rate, steps=steps, clip=CLIP)
     build = ALGORITHMS[run.config["algo"]["name"]]
@@ -158,28 +158,28 @@ def with_inner(run: Run, rate: float, steps: int = STEPS) -> Run:
 
 
 def outcome(run: Run) -> tuple[float, float]:
-    """Success at the end and return on training tasks after the last step; the least of all if one is not finite."""
+    """Success at the end and return on training tasks after the last step; minus infinity if they are not finite."""
     tasks = min(TRAINING_TASKS, run.config["evaluate"]["tasks"])
     seed = stream_seed(run.config["seed"], "evaluation")
     env = run.environment(tasks * run.config["evaluate"]["episodes_per_step"], seed, run.config["threads"])
     generator, steps = torch.Generator().manual_seed(seed), run.learner.settings.inner.steps
     try:
         rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("train", tasks), steps, generator)
-    except NotFiniteError:  # a rate beyond all use
+    except NotFiniteError:  # the rate is far too large
         return -math.inf, -math.inf
     last = rounds[-1]
     return float(last.success_at_end.double().mean()), float(last.returns.double().mean())
 
 
 def cost(folder: RunFolder) -> tuple[float, float]:
-    """Environment steps and seconds of training, those of a run that it began from included."""
+    """Environment steps and seconds of training, including those of a run that it began from."""
     last = folder.read_metrics()[-1]
     origin = (folder.read_config()["algo"].get("warm_start") or {}).get("origin", {})
     return last["env_steps"], last["seconds"] + origin.get("seconds", 0.0)
 
 
-def _without_place(algo: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether it began from another run counts, and not where that lies."""
+def _without_path(algo: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the path of the run that it began from: only whether there is one counts."""
     if "warm_start" not in algo:
         return dict(algo)
     warm = {k: v for k, v in algo["warm_start"].items() if k != "origin"}

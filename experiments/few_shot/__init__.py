@@ -1,1 +1,1 @@
-"""The meta-learners of `metarl`, unchanged, on supervised tasks: `python -m experiments.few_shot`."""
+"""The meta-gradient, inner step and interpolation of `metarl` on supervised tasks: `python -m experiments.few_shot`."""

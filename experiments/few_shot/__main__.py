@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)  # these networks are too small to be shared between cores
     console = Console(stderr=True, highlight=False)
     try:
-        for problem in chosen:  # what is missing is better known before than after the training of the others
+        for problem in chosen:  # to find what is missing before anything is trained
             importlib.import_module(f"experiments.few_shot.{problem}")
         results = Results(out)
         for problem in chosen:

@@ -80,12 +80,12 @@ def symmetries(pool: Tensor) -> Tensor:
 
 
 def contenders(shots: int) -> tuple[Contender, ...]:
-    """Those of an episode with so many images of each class."""
+    """The contenders for episodes with so many images of each class."""
     recipe = Recipe(ITERATIONS, shots=shots * WAYS, steps=0)
     network = partial(Windows, SIDE, WAYS)
     stepping = replace(recipe, steps=3, rate=0.1, learn_rates=True)
     descending = replace(recipe, tasks=5, shots=5 * WAYS, steps=4, rate=0.1, learning_rate=0.5)
-    # Without a gradient or a metric there is more to learn.
+    # Without a gradient step or a metric there is more to learn.
     reading = replace(recipe, iterations=5 * ITERATIONS, learning_rate=2e-3, warmup=150)
     return (
         Contender("nearest neighbour, pixels", "none", NearestNeighbour),

@@ -70,8 +70,8 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a learner is meta-trained; the defaults are those of the MAML paper's sinusoids, but for the
-    fall of the outer rate.
+    """How a learner is meta-trained; the defaults are those of the MAML paper's sinusoids, except that the
+    outer rate falls.
 
     Attributes:
         iterations: of meta-training. tasks: M per iteration. shots: support examples; Reptile: per minibatch.
@@ -136,12 +136,12 @@ class Learner:
 
 
 def untrained(network: nn.Module, criterion: Criterion) -> Learner:
-    """A learner with the parameters that its network was made with: a baseline without meta-training."""
+    """A learner with its network's initial parameters: a baseline without meta-training."""
     return Learner(network, criterion, _plain(dict(network.named_parameters())), {})
 
 
 def losses(network: nn.Module, criterion: Criterion, shots: int) -> tuple[Loss[Examples], Loss[Examples]]:
-    """The inner loss, of one task's support, and the outer one, of all its examples, which asks those that follow."""
+    """The inner loss, on one task's support, and the outer one, on the examples that follow the support."""
 
     def inner(parameters: Parameters, support: Examples) -> Tensor:
         return criterion(functional_call(network, parameters, (*support, shots)), support.y)
@@ -182,9 +182,9 @@ def maml(network: nn.Module, criterion: Criterion, sample: Sample, recipe: Recip
             chunk=recipe.tasks,
             differentiate=differentiate,
         )
-        for values, slopes in zip((leaves, log_rates), gradients, strict=True):
-            for name, slope in slopes.items():
-                values[name].grad = slope
+        for values, gradient in zip((leaves, log_rates), gradients, strict=True):
+            for name, value in gradient.items():
+                values[name].grad = value
         for group in optimiser.param_groups:
             group["lr"] = recipe.outer_rate(number) * group["factor"]
         optimiser.step()
@@ -218,7 +218,7 @@ def reptile(network: nn.Module, criterion: Criterion, sample: Sample, recipe: Re
 
 @dataclass(frozen=True)
 class Contender:
-    """A line of a table: how its learner comes about, and after how many gradient steps it is measured.
+    """A line of a table: how its learner is made, and after how many gradient steps it is measured.
 
     Attributes:
         family: what adapts. build: makes the network. recipe: None leaves the network as it is made.
@@ -245,7 +245,7 @@ class Contender:
         track: Track,
         quick: bool = False,
     ) -> tuple[Learner, float]:
-        """The learner that is to be measured, and the seconds that its meta-training took.
+        """The learner to measure, and the seconds that its meta-training took.
 
         Args:
             draw: training tasks, of (examples, generator, tasks).
@@ -271,7 +271,7 @@ class Contender:
 
 
 def tuned(learner: Learner, rates: Sequence[float], examples: Examples, shots: int, step: int) -> Learner:
-    """The learner at that of some rates for which its loss after so many gradient steps is lowest."""
+    """The learner with the one of the rates that gives the lowest loss after so many gradient steps."""
 
     def loss(candidate: Learner) -> float:
         prediction = candidate.predictions(examples, shots, [step])[step]

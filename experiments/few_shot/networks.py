@@ -38,18 +38,18 @@ class Windows(nn.Module):
     gathered windows it is as fast with other weights for each task as with shared ones, which a convolution is not.
     """
 
-    places: Tensor  # (windows, 9): the pixels of each
+    pixels: Tensor  # (windows, 9): which ones each window has
 
     def __init__(self, side: int, outputs: int, channels: int = 32) -> None:
         super().__init__()
         self.inner = side - 2
-        places = torch.arange(side**2).view(side, side).unfold(0, 3, 1).unfold(1, 3, 1)
-        self.register_buffer("places", places.reshape(self.inner**2, 9))
+        pixels = torch.arange(side**2).view(side, side).unfold(0, 3, 1).unfold(1, 3, 1)
+        self.register_buffer("pixels", pixels.reshape(self.inner**2, 9))
         self.first = nn.Linear(9, channels)
         self.last = nn.Linear(channels * (self.inner // 2) ** 2, outputs)
 
     def forward(self, x: Tensor, y: Tensor | None = None, shots: int = 0) -> Tensor:
-        features = torch.relu(self.first(x[:, self.places]))
+        features = torch.relu(self.first(x[:, self.pixels]))
         blocks = features.unflatten(1, (self.inner // 2, 2, self.inner // 2, 2))
         return self.last(blocks.amax((2, 4)).flatten(1))
 
@@ -57,12 +57,12 @@ class Windows(nn.Module):
 class Transformer(nn.Module):
     """The blocks of `agents.transformer` on tokens (x, previous x, previous y, first flag), as a policy's are.
 
-    Nothing tells the order of the support but which of its examples come before: the queries see it as a set.
+    The tokens do not say where they stand: the queries see the support as a set.
 
     Args:
         inputs: D. outputs: C. width, layers, heads: of the blocks.
-        gain: of x in the tokens. Where x is long, as of an image or a scaled one-hot, it drowns y otherwise, and the
-            network takes thousands of iterations before it looks at the support at all.
+        gain: of x in the tokens. At 1, a long x, such as an image or a scaled one-hot, drowns y, and the network takes
+            thousands of iterations before it looks at the support at all.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Transformer(nn.Module):
         self.head = layer(width, outputs)
 
     def forward(self, x: Tensor, y: Tensor, shots: int) -> Tensor:
-        x, place = self.gain * x, torch.arange(len(x))
-        seen = place.clamp(max=shots)  # how many examples each one sees
+        x, position = self.gain * x, torch.arange(len(x))
+        seen = position.clamp(max=shots)  # how many examples each one sees
         pair = torch.cat([x, y], -1)[(seen - 1).clamp(min=0)]
         first = (seen == 0)[:, None]
         hidden = self.embed(torch.cat([x, pair.masked_fill(first, 0.0), first.to(x.dtype)], -1))[None]
-        visible = (place < seen[:, None]) | (place == place[:, None])
+        visible = (position < seen[:, None]) | (position == position[:, None])
         for block in self.blocks:
             assert isinstance(block, Block)
             query, key, value = block.split(hidden)

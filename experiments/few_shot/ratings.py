@@ -55,18 +55,18 @@ def world(generator: torch.Generator) -> World:
 
 
 def rated(ratings: Tensor, items: int, generator: torch.Generator) -> Examples:
-    """Different random items of each of the users (M, items), and how they rated them."""
+    """Examples of different random items for each user; `ratings` is (M, items)."""
     item = torch.rand(len(ratings), ITEMS, generator=generator).argsort(-1)[:, :items]
     return Examples(SCALE * nn.functional.one_hot(item, ITEMS).float(), ratings.gather(-1, item)[..., None])
 
 
 def some_users(ratings: Tensor, items: int, generator: torch.Generator, tasks: int) -> Examples:
-    """Examples of random ones of the users."""
+    """Examples of random users."""
     return rated(ratings[torch.randint(len(ratings), (tasks,), generator=generator)], items, generator)
 
 
 class ItemMean(nn.Module):
-    """What the training users gave the item on average, whoever asks."""
+    """The mean rating that the training users gave the item, whoever asks."""
 
     mean: Tensor  # (items, 1)
 
@@ -97,7 +97,7 @@ class Ridge(nn.Module):
 
 
 def contenders(known: World) -> tuple[Contender, ...]:
-    """Those of a world, of which only the bound sees more than the training users' ratings."""
+    """The contenders; only the bound sees more of the world than the training users' ratings."""
     mlp = partial(MLP, (ITEMS, 64, 64, 1))
     return (
         Contender("item mean", "none", partial(ItemMean, known.ratings[:TRAIN_USERS])),

@@ -71,7 +71,7 @@ def _cell(interval: Interval | None, digits: int) -> str:
 
 
 def stored_tables(path: Path, problems: Sequence[str]) -> str:
-    """The tables of those of the problems that a file of results has finished; empty if there is no such file.
+    """The tables of the problems that are finished in a file of results; empty if there is no such file.
 
     Raises:
         ConfigError: if the file is something else.
@@ -98,7 +98,7 @@ class Results:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.save({})  # what cannot be written is better known before than after the training
+        self.save({})  # to find before the training whether it can be written
 
     def save(self, problems: Mapping[str, Any]) -> None:
         """Write the file with the new content of some problems."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PANELS = {"success": "success at the end of the episode", "return": "return"}
-WIDE = 100  # more episodes than this need another scale
+WIDE = 100  # more episodes than this need a logarithmic axis
 
 
 def curve_png(evaluation: Mapping[str, Any]) -> bytes:
@@ -23,7 +23,7 @@ def curves_png(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) ->
         curves: entries by label, each entry with `episodes` and, for each panel, `mean` and `ci95`; a lone curve
             without a label needs no legend.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and needed here alone
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only needed here
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4 if len(curves) == 1 else 4.6), layout="constrained")
@@ -50,7 +50,7 @@ def curves_png(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) ->
 
 
 def _draw(axes: Any, entries: Sequence[Mapping[str, Any]], name: str, label: str, colour: str) -> None:
-    """One curve; a lone point is continued by a dashed line, to compare by."""
+    """One curve; a single point gets a dashed line, to compare the others with."""
     means = [entry[name]["mean"] for entry in entries]
     below = [mean - entry[name]["ci95"][0] for mean, entry in zip(means, entries, strict=True)]
     above = [entry[name]["ci95"][1] - mean for mean, entry in zip(means, entries, strict=True)]

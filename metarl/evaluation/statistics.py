@@ -56,7 +56,7 @@ def mean_interval(
 
     What it covers at 95% with 5, 10, 20 and 100 tasks, in 1,500 simulated experiments each: of normal values 0.905,
     0.935, 0.942, 0.949; of exponential ones 0.864, 0.927, 0.927, 0.961; of log-normal ones (sigma 1) 0.794, 0.868,
-    0.904, 0.916. Returns of few tasks with rare, large losses so deserve wider intervals; take 100 tasks.
+    0.904, 0.916. With few tasks, returns with rare, large losses deserve wider intervals than these; take 100 tasks.
 
     Values that are all equal (or one task alone) say nothing about their spread; unless bounded, the interval is then
     the mean itself and must not be read as certainty.
@@ -117,7 +117,7 @@ def success_interval(
 
 
 def interquartile_mean(values: Values) -> float:
-    """Mean of the middle half: a quarter of the values, rounded down, is left out at each end (Agarwal et al. 2021).
+    """Mean of the middle half: a quarter of the values, rounded down, is omitted at each end (Agarwal et al. 2021).
 
     Raises:
         MetaRLError: for no values, or values that are not finite.
@@ -220,7 +220,7 @@ def _resampled_means(data: Float64[np.ndarray, " M"], resamples: int, seed: int)
 
 
 def _checked(values: Values, confidence: float = 0.95) -> Float64[np.ndarray, " M"]:
-    """The values as float64, once they and the confidence are usable."""
+    """The values as float64, after a check of the values and of the confidence."""
     if not 0 < confidence < 1:
         raise MetaRLError(f"confidence must lie between 0 and 1, got {confidence}")
     data = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)

@@ -25,7 +25,7 @@ ENCODERS = ("libx264", "libopenh264")  # PyAV's own wheels have the first
 
 
 def caption(frame: np.ndarray, lines: list[str], size: int | None = None) -> np.ndarray:
-    """A copy of a frame (height, width, 3) uint8 under lines of text on a dark strip.
+    """A copy of a frame (height, width, 3) uint8 with lines of text on a dark strip at its top.
 
     Args:
         size: of the letters in pixels; None: a 24th of the height. Text too wide for the frame is written smaller.
@@ -63,7 +63,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float | int
 
     Raises:
         RenderError: for an unknown suffix, no frame, a frame of another size or kind than the first, fps that are not
-            positive, or a place that cannot be written to.
+            positive, or a path that cannot be written.
     """
     path = Path(path)
     writers = {".mp4": _write_mp4, ".gif": _write_gif, ".png": _write_png, "": _write_folder}
@@ -85,7 +85,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float | int
 
 
 def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames as they come, each tested."""
+    """The frames as they come, each one checked."""
     shape = None
     for index, frame in enumerate(frames):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors for the tensors, JSON for the rest, checksums over both.
 
-Checksums find damage and careless changes. They are no signature: who can write the folder can write them too. What
-keeps a foreign checkpoint harmless is that neither format can hold code, and that sizes are checked before anything is
+Checksums find damage and careless changes. They are not a signature: whoever can write the folder can write them too.
+A foreign checkpoint is harmless because neither format can hold code, and because sizes are checked before anything is
 read.
 """
 
@@ -25,7 +25,7 @@ from metarl.run_folder.files import guard, hidden, move_in, one_line, read_limit
 FORMAT, FORMAT_VERSION = "metarl-checkpoint", 1
 TENSORS, RECORD = "tensors.safetensors", "state.json"
 RECORD_LIMIT = 64 * 2**20  # bytes; the library itself limits the tensors' header to 100 MB
-# What a file of ours can go wrong with, whoever wrote it.
+# The errors that reading a file can raise, whoever wrote it.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError, SafetensorError)
 
 
@@ -113,7 +113,7 @@ def _pack(iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """The content of state.json, once format and checksum are right."""
+    """The content of state.json, after a check of format and checksum."""
     record = json.loads(read_limited(path, RECORD_LIMIT))
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no state of a metarl checkpoint: it lacks the format '{FORMAT}'")
@@ -126,7 +126,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors, once the file's size, header and checksum are right."""
+    """The tensors, after a check of the file's size, header and checksum."""
     size = path.stat().st_size
     if not path.is_file():
         raise CheckpointError(f"{path} is damaged: it is no plain file")
@@ -147,7 +147,7 @@ def _read_tensors(path: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _size_by_header(path: Path, size: int) -> int:
-    """The number of bytes that a safetensors file's header accounts for; `size` it really has."""
+    """The number of bytes that a safetensors file's header accounts for; it really has `size`."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length + 8 > size:
@@ -165,7 +165,7 @@ def _description(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 
 def _check_name(name: str) -> None:
-    """Names become parts of other names, and of paths in the hands of other programs: no separators, nothing hidden."""
+    """Names become parts of other names, and of paths in other programs: no separators, no hidden files."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise CheckpointError(f"{name!r} cannot name a tensor: use letters, digits, '_', '-' and '.'")
 

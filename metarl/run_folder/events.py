@@ -22,7 +22,7 @@ class EventFile:
     """A new event file, to which scalars are appended.
 
     Args:
-        folder: where TensorBoard looks for the run; made if need be.
+        folder: where TensorBoard looks for the run; made if it is missing.
         purge: readers forget what earlier files of the folder hold from this step on.
 
     Raises:

@@ -73,10 +73,10 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """The content of a file of ours, which is a plain one and has at most `limit` bytes.
+    """The content of a regular file with at most `limit` bytes.
 
     Raises:
-        OSError: if it cannot be read, FileNotFoundError among them. ValueError: if it is something else.
+        OSError: if it cannot be read; FileNotFoundError if it is missing. ValueError: if it is something else.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -117,7 +117,7 @@ def append_whole(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder; nothing if there is none."""
+    """Wait until the disk has a file, or the names in a folder; does nothing if it is missing."""
     if os.name == "nt" or not path.exists():  # Windows cannot open folders, and orders renames itself
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -128,7 +128,7 @@ def sync(path: Path) -> None:
 
 
 def move_in(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name, in place of one that may have it; `sweep` undoes a crash between the steps."""
+    """Give a finished folder its name, and replace the one that has it; `sweep` undoes a crash between the steps."""
     if final.exists():
         os.rename(final, hidden(final, "old"))
     os.rename(temporary, final)
@@ -167,7 +167,7 @@ def sweep(folder: Path, age: float = 0.0) -> None:
 
 
 def left_over(entry: Path) -> bool:
-    """Whether an entry of a run's folder is no content: what a crash left, or a lock that may be nobody's."""
+    """Whether an entry of a run's folder is not content: left by a crash, or a lock that nobody may hold."""
     return entry.name == LOCK or HIDDEN.fullmatch(entry.name) is not None
 
 

@@ -66,10 +66,10 @@ class RunFolder:
         """An existing run with a readable configuration and at least one checkpoint.
 
         Args:
-            begun: False: a run that ended before its first checkpoint, and so lost nothing, will do as well.
+            begun: False: also accept a run that ended before its first checkpoint, and so lost nothing.
 
         Raises:
-            RunFolderError: if it is missing, half written, or no run of this code.
+            RunFolderError: if it is missing, half written, or not a run of this code.
         """
         run = cls(path)
         if not run.path.is_dir():
@@ -96,10 +96,10 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only process that writes the run, and begin by removing what a crash of the last one left.
+        """Be the only process that writes the run, and first remove what a crash of the last one left.
 
         Raises:
-            RunFolderError: if another process is writing it, or nobody can.
+            RunFolderError: if another process is writing it, or it cannot be written.
         """
         with only_writer(self.path):
             for folder in (self.path, self.path / "checkpoints"):
@@ -107,14 +107,14 @@ class RunFolder:
             yield
 
     def abandon(self) -> None:
-        """Take back what a run that could not begin has written; for the process that made it and holds its lock."""
+        """Remove what a run that could not start has written; for the process that made it and holds its lock."""
         for name in ("config.yaml", "checkpoints", LOCK):
             discard(self.path / name)
         with suppress(OSError):
             self.path.rmdir()
 
     def subfolder(self, name: str) -> Path:
-        """The path of `checkpoints`, `dumps`, `evaluation` or `videos`, made if need be.
+        """The path of `checkpoints`, `dumps`, `evaluation` or `videos`, made if it is missing.
 
         Raises:
             RunFolderError: if it cannot be made.
@@ -128,7 +128,7 @@ class RunFolder:
         """Write config.yaml: plain data, to which the format, package versions and git commit are added.
 
         Raises:
-            ConfigError: if a value is no plain data.
+            ConfigError: if a value is not plain data.
             RunFolderError: if it cannot be written.
         """
         commit, dirty = git_commit()
@@ -199,14 +199,14 @@ class RunFolder:
         return self.path / "checkpoints" / f"iteration-{iteration:06d}"
 
     def iterations(self) -> list[int]:
-        """The iterations that have a checkpoint, in order; damaged ones are among them."""
+        """The iterations that have a checkpoint, in order; also damaged ones."""
         names = [entry.name for entry in self.path.glob("checkpoints/iteration-*")]
         found = [int(name[10:]) for name in names if re.fullmatch(r"iteration-[0-9]{6,18}", name)]
         return sorted(number for number in found if self.checkpoint_path(number).name in names)
 
     @property
     def best(self) -> int | None:
-        """The iteration that was last saved as the best, while it is there."""
+        """The iteration that was last saved as the best, while its checkpoint is there."""
         try:
             iteration = json.loads(read_limited(self.path / "checkpoints" / "best.json", 1000))["iteration"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -219,7 +219,7 @@ class RunFolder:
         """Write a checkpoint; then remove those before it beyond the last `keep`, and those of later iterations.
 
         Later ones belong to a future that was given up by continuing from an earlier checkpoint: a resume must not find
-        them. The best one is kept besides. Write the iteration's row of metrics first.
+        them. The best one is kept as well. Write the iteration's row of metrics first.
 
         Args:
             tensors: by name; names have letters, digits, `_`, `-` and `.` only.
@@ -247,7 +247,7 @@ class RunFolder:
                 discard(self.checkpoint_path(number))
 
     def name_best(self, iteration: int) -> None:
-        """Say which checkpoint is the best; one that is there.
+        """Record which checkpoint is the best; it must be there.
 
         Raises:
             RunFolderError: if it cannot be written.

@@ -24,9 +24,9 @@ _held: set[int] = set()
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Be the only writer of a run's folder; who reads it needs no lock.
+    """Be the only writer of a run's folder; readers need no lock.
 
-    The file stays behind and means nothing by itself: what counts is the kernel's lock on it, which ends with the
+    The file stays behind, and means nothing by itself: what counts is the kernel's lock on it, which ends with the
     process, so that a run whose process was killed can be resumed at once.
 
     Raises:
@@ -39,7 +39,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         if descriptor in _held:
             _held.discard(descriptor)
             with suppress(OSError):
-                if fcntl is not None:  # by itself, closing would leave it to a child that has a copy still
+                if fcntl is not None:  # closing alone would leave it to a child that still has a copy
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
@@ -72,7 +72,7 @@ def _acquire(folder: Path) -> int:
 
 
 def _drop() -> None:
-    """In a forked child: its copy of the lock would outlive the parent, if the child does."""
+    """In a forked child, close its copies of the locks: they would outlive the parent if the child does."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

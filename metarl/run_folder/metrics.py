@@ -36,7 +36,7 @@ class MetricsLog:
     def __init__(self, folder: Path, after: int, tensorboard: bool = True) -> None:
         self.path = folder / "metrics.csv"
         self._folder = folder / "tensorboard" if tensorboard else None
-        self._events: EventFile | None = None  # begun by the first row after a start or a `truncate`
+        self._events: EventFile | None = None  # made for the first row after a start or a `truncate`
         self._columns: list[str] = []
         self.truncate(after)
 
@@ -94,9 +94,9 @@ class MetricsLog:
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and complete rows of a CSV file; two empty lists if there is none.
+    """Header and complete rows of a CSV file; two empty lists if there is no file.
 
-    A last line without its end, and rows of another length than the header's, were cut short by a crash: left out.
+    A last line without its end, and rows of another length than the header's, were cut short by a crash, and omitted.
 
     Raises:
         RunFolderError: if it cannot be read.
@@ -120,7 +120,7 @@ def table_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def numbers(header: Sequence[str], row: Sequence[str]) -> dict[str, float]:
-    """A row's numbers by name; empty cells are left out."""
+    """A row's numbers by name; empty cells are omitted."""
     found = ((name, _number(cell)) for name, cell in zip(header, row, strict=True))
     return {name: number for name, number in found if number is not None}
 

@@ -1,4 +1,4 @@
-"""YAML that can hold plain data alone, and no more of it than the file is long."""
+"""YAML that can only hold plain data, and no more of it than the file is long."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 metarl/run_folder/shipped/
   index.json        the algorithm that a name without one means, by environment: {"grasp": "maml"}
-  grasp-maml/       a run folder with what acting and adapting need alone; COMMAND made it
+  grasp-maml/       a run folder with only what acting and adapting need; its file COMMAND says what made it
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PREFIX, INDEX = "pretrained", "index.json"
 
 
 def defaults() -> dict[str, str]:
-    """The algorithm of the policy that an environment's name alone stands for."""
+    """By environment: the algorithm of the policy that the environment's name alone stands for."""
     try:
         return dict(json.loads((ROOT / INDEX).read_bytes()))
     except FileNotFoundError:
@@ -53,5 +53,5 @@ def locate(path: str | Path, bare: bool = False) -> Path:
 
 
 def is_shipped(folder: Path) -> bool:
-    """Whether a run folder belongs to the package, so that nothing is to be written there."""
+    """Whether a run folder belongs to the package, so that nothing may be written there."""
     return folder.resolve().parent == ROOT.resolve()

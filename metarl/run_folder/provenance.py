@@ -29,7 +29,7 @@ def git_commit(source: Path = Path(__file__)) -> tuple[str | None, bool | None]:
     """The commit of a source file's repository and whether tracked files differ from it; (None, None) if that is
     unknown.
 
-    The file has to be tracked: a package installed inside somebody's own repository is no part of that repository.
+    The file has to be tracked: a package installed inside somebody's own repository is not part of that repository.
     """
     if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
         return None, None

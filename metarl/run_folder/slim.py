@@ -1,4 +1,4 @@
-"""A run folder with what acting and adapting need alone, to be given away."""
+"""A run folder with only what acting and adapting need, to be given away."""
 
 from __future__ import annotations
 

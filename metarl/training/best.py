@@ -18,10 +18,10 @@ class Best:
     Differences of less than a hundredth are noise, and where no episode succeeds yet, only the return tells.
 
     Args:
-        state: as `state()` of an earlier one gave it; None begins anew.
+        state: what `state()` of an earlier one returned; None: a new search.
 
     Raises:
-        CheckpointError: if the state is none.
+        CheckpointError: if the state is unusable.
     """
 
     def __init__(self, state: Any = None) -> None:
@@ -53,7 +53,7 @@ class Best:
         return True
 
     def forget_unless(self, there: Collection[int]) -> None:
-        """Begin the search anew if the best checkpoint is not among those that are there."""
+        """Start a new search if the best checkpoint is not among those that are there."""
         if self.iteration not in there:
             self.score, self.iteration = (), None
 

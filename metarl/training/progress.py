@@ -1,4 +1,4 @@
-"""The live display of a training run: one line that renews itself on a terminal, a line now and then elsewhere."""
+"""The live display of a training run: one line that updates itself on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

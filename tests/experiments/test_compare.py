@@ -15,8 +15,8 @@ from rich.console import Console
 
 from experiments.compare import scratch, training
 from experiments.compare.__main__ import SMALL, main, read
+from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import Plan
-from experiments.compare.field import Field
 from experiments.compare.training import RATES, settle
 from metarl.config.command_line import compose
 from metarl.errors import ConfigError, MetaRLError, NotFiniteError
@@ -30,9 +30,9 @@ TINY = (*SMALL, "env.horizon=5", "algo.outer.epochs=1", "threads=1", "device=cpu
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """Everything of seed 0 on a tiny reach, trained."""
     made = Plan("reach", tmp_path_factory.mktemp("compare"), (0,), TINY, 1)
-    field = Field(made, Console(quiet=True), True, "compare")
+    comparison = Comparison(made, Console(quiet=True), True, "compare")
     for name in ("in_context", "in_context_equal", "maml", "multitask"):
-        field.train(name, 0)
+        comparison.train(name, 0)
     return made
 
 
@@ -73,17 +73,17 @@ def test_what_is_finished_is_loaded_and_what_is_not_goes_on(plan: Plan, monkeypa
     done: list[dict[str, Any]] = []
     monkeypatch.setattr(training, "train", lambda config: done.append(config) or train(config))
     monkeypatch.setattr(training, "evaluate", lambda *_, **__: pytest.fail("evaluated again"))
-    field = Field(plan, Console(quiet=True), True, "compare")
+    comparison = Comparison(plan, Console(quiet=True), True, "compare")
     for name in ("in_context", "maml", "multitask"):
-        field.train(name, 0)
+        comparison.train(name, 0)
     assert not done
-    results = {result.contender: result for result in field.results()}
+    results = {result.contender: result for result in comparison.results()}
     assert set(results) == {"in_context", "in_context_equal", "maml", "multitask"}
     assert [entry["step"] for entry in results["multitask"].evaluations["test"]["curve"]] == [0, 1, 2, 3]
     assert [entry["step"] for entry in results["maml"].evaluations["ood"]["curve"]] == [0, 1, 2, 3]
     (evaluation := plan.folder("maml", 0) / "evaluation" / "test.json").rename(evaluation.with_suffix(".away"))
     try:
-        assert "maml" not in {result.contender for result in field.results()}
+        assert "maml" not in {result.contender for result in comparison.results()}
         settle(plan.jobs("maml", 0)[-1])
     finally:
         evaluation.with_suffix(".away").rename(evaluation)
@@ -134,7 +134,7 @@ def test_the_gradient_steps_that_are_measured_can_be_chosen(plan: Plan, tmp_path
 
     def last_steps(steps: int | None) -> tuple[dict[tuple[str, str], int], list[str]]:
         changed = replace(plan, runs=runs, steps=steps)
-        results = Field(changed, Console(quiet=True), True, "compare").results()
+        results = Comparison(changed, Console(quiet=True), True, "compare").results()
         last = {
             (r.contender, split): r.evaluations[split]["curve"][-1]["step"]
             for r in results
@@ -293,8 +293,8 @@ def test_tasks_that_ppo_has_learned_are_kept(tmp_path: Path, monkeypatch: pytest
     [
         (["env=reachh"], "env=reachh: unknown environment; did you mean 'reach'"),
         (["env=reach", "onlly=maml"], "onlly=maml: unknown argument; did you mean 'only'"),
-        (["env=reach", "only=mamle"], "only=mamle: is no contender on reach; did you mean 'maml'"),
-        (["env=push", "only=oracle"], "only=oracle: is no contender on push"),
+        (["env=reach", "only=mamle"], "only=mamle: is not a contender on reach; did you mean 'maml'"),
+        (["env=push", "only=oracle"], "only=oracle: is not a contender on push"),
         (["env=reach", "seeds=a"], "seeds=a: must be integers"),
         (["env=reach", "steps=0"], "steps=0: must be one integer from 1"),
         (["env=reach", "steps=1,2"], "steps=1,2: must be one integer from 1"),
@@ -325,7 +325,7 @@ def test_ctrl_c_says_how_to_go_on(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Field, "train", stop)
+    monkeypatch.setattr(Comparison, "train", stop)
     arguments = ["env=reach", f"runs={tmp_path}"]
     assert main(arguments) == 130
     expected = f"stopped; continue with: python -m experiments.compare {' '.join(arguments)}"

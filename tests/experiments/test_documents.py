@@ -1,4 +1,4 @@
-"""The README's results and the tables beside the papers: written from files, and only where they belong."""
+"""The page of results and the tables beside the papers: written from files, and only where they belong."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from experiments import paper_tables, readme
+from experiments import paper_tables, results_page
 from experiments.compare.contenders import Plan
 from experiments.few_shot.report import Row
 from metarl.evaluation.statistics import Interval
 from metarl.run_folder import pretrained
 
-TEXT = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+TEXT = f"before\n{results_page.BEGIN}\nold\n{results_page.END}\nafter\n"
 POINT = {"mean": 0.5, "ci95": [0.4, 0.6]}
 CURVE = [{"step": step, "episodes": 10 * step, "success": POINT, "return": POINT} for step in (0, 1)]
 ROW = Row("Sinusoids", "MAML", "gradient", {"1 step": Interval(0.6, 0.5, 0.7)}, 80.0)
@@ -36,18 +36,18 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (policy / "config.yaml").write_text("")
     (policy / "COMMAND").write_text("python -m metarl.train env=reach\n")
     (policy / "evaluation" / "test.json").write_text(json.dumps({"curve": CURVE}))
-    monkeypatch.setattr(readme, "RESULTS", folder)
+    monkeypatch.setattr(results_page, "RESULTS", folder)
     monkeypatch.setattr(pretrained, "ROOT", tmp_path / "pretrained")
     return folder
 
 
 def test_the_results_are_replaced_and_nothing_else(results: Path, tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
+    path = tmp_path / "RESULTS.md"
     path.write_text(TEXT)
     for _ in range(2):  # twice is as good as once
-        assert readme.main([f"readme={path}"]) == 0
+        assert results_page.main([f"page={path}"]) == 0
         text = path.read_text()
-        assert text.startswith(f"before\n{readme.BEGIN}\n") and text.endswith(f"{readme.END}\nafter\n")
+        assert text.startswith(f"before\n{results_page.BEGIN}\n") and text.endswith(f"{results_page.END}\nafter\n")
         assert "old" not in text
         assert text.count("So much for reach.") == 1 and "grasp" not in text
         assert text.count("| maml | 0 | 4.0M | 1.0 min |") == 1
@@ -57,35 +57,35 @@ def test_the_results_are_replaced_and_nothing_else(results: Path, tmp_path: Path
         assert text.count(shipped) == 1
 
 
-def test_the_papers_and_the_few_shot_problems_stand_in_the_readme_if_they_are_there(
+def test_the_papers_and_the_few_shot_problems_stand_on_the_page_if_they_are_there(
     results: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "README.md"
+    path = tmp_path / "RESULTS.md"
     path.write_text(TEXT)
     (results / "paper_tables.md").write_text(paper_tables.text([["point2d", *"abcdefgh"]], "a table"))
     unfinished = {"complete": False, "rows": [ROW.record() | {"table": "Digits"}]}
     (results / "few_shot.json").write_text(json.dumps({"problems": {"sinusoid": SINUSOID, "digits": unfinished}}))
-    assert readme.main([f"readme={path}"]) == 0
+    assert results_page.main([f"page={path}"]) == 0
     text = path.read_text()
     assert text.count("### Beside the papers") == text.count("| point2d | a | b |") == 1
     assert text.count("| MAML | gradient | 0.600 [0.500, 0.700] | 80 s |") == 1
     assert "a table" not in text and "Digits" not in text
 
 
-@pytest.mark.parametrize("text", ["", readme.BEGIN, f"{readme.END}{readme.BEGIN}", TEXT + TEXT])
-def test_a_readme_without_markers_is_left_alone(
+@pytest.mark.parametrize("text", ["", results_page.BEGIN, f"{results_page.END}{results_page.BEGIN}", TEXT + TEXT])
+def test_a_page_without_markers_is_left_alone(
     text: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "README.md"
+    path = tmp_path / "RESULTS.md"
     path.write_text(text)
-    assert readme.main([f"readme={path}"]) == 2
+    assert results_page.main([f"page={path}"]) == 2
     assert path.read_text() == text
-    assert "error: the README needs" in capsys.readouterr().err
+    assert "error: the page needs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["readme=nowhere.md"], ["gifs=1"], ["gif=true"]])
+@pytest.mark.parametrize("arguments", [["page=nowhere.md"], ["gifs=1"], ["gif=true"]])
 def test_a_wrong_argument_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert readme.main(arguments) == 2
+    assert results_page.main(arguments) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -140,5 +140,5 @@ def test_a_mistake_is_one_line(arguments: list[str], capsys: pytest.CaptureFixtu
 
 def test_success_is_given_before_and_after_the_last_step() -> None:
     entries: list[Any] = [{"success": {"mean": mean, "ci95": [mean, mean]}} for mean in (0.1, 0.2, 0.3)]
-    assert readme.success(entries) == "0.100 [0.100, 0.100] -> 0.300 [0.300, 0.300]"
-    assert readme.success(entries[:1]) == "0.100 [0.100, 0.100]"
+    assert results_page.success(entries) == "0.100 [0.100, 0.100] -> 0.300 [0.300, 0.300]"
+    assert results_page.success(entries[:1]) == "0.100 [0.100, 0.100]"

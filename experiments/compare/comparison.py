@@ -1,4 +1,4 @@
-"""The contenders of one environment: train them one after the other, and gather what is there."""
+"""The contenders of one environment: train them one after the other, and gather what is finished."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from metarl.errors import RunFolderError
 from metarl.run_folder import RunFolder, atomic_write
 
 
-class Field:
-    """All contenders of a plan.
+class Comparison:
+    """All contenders of a plan: trains them, and collects their results.
 
     Args:
-        command: of the whole comparison, to which `only=` may be added.
+        command: the command line of the whole comparison, without `only=`.
     """
 
     def __init__(self, plan: Plan, console: Console, quick: bool, command: str) -> None:
@@ -36,7 +36,7 @@ class Field:
         return [(name, seed) for name, seed in pairs if name in EPISODES or self.plan.jobs(name, seed)]
 
     def train(self, name: str, seed: int) -> None:
-        """Everything that the result of one seed of a contender needs.
+        """Train and measure one seed of a contender, and the runs that it builds on.
 
         Raises:
             Interrupted, KeyboardInterrupt: after Ctrl-C; what is done so far is kept.
@@ -52,7 +52,7 @@ class Field:
             measure(RunFolder.open(jobs[-1].folder), name, self.console, self.plan.steps)
 
     def results(self) -> list[Result]:
-        """Whatever is finished, chosen or not."""
+        """The results of everything that is finished, chosen or not."""
         found = (self._result(name, seed) for name in self.plan.names() for seed in self.plan.seeds_of(name))
         return [result for result in found if result is not None]
 

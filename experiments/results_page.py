@@ -1,11 +1,11 @@
-"""python -m experiments.readme [readme=README.md] [gifs=true]
+"""python -m experiments.results_page [page=RESULTS.md] [gifs=true]
 
-Write the README's results anew, between `<!-- results:begin -->` and `<!-- results:end -->`: the tables of
-experiments/results/compare/*.json, those beside the papers and of the few-shot problems, the shipped policies, and
-pictures of some of them before and after adapting.
+Rewrite what stands between `<!-- results:begin -->` and `<!-- results:end -->` in RESULTS.md: the tables of
+experiments/results/compare/*.json, the comparison with the papers, the few-shot problems, the shipped policies, and
+films of some policies before and after adaptation. The rest of the page is written by hand and stays.
 
-  readme  the file to rewrite
-  gifs    false: keep the pictures that are there
+  page    the file to rewrite
+  gifs    false: keep the films that are there
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PICTURE = {"width": 320, "height": 240, "fps": 10.0}
 
 
 def comparisons(folder: Path) -> list[str]:
-    """The table and the sentences of every comparison that is no smoke test."""
+    """The table and the sentences of every comparison that is not a smoke test."""
     lines: list[str] = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_bytes())
@@ -49,7 +49,7 @@ def comparisons(folder: Path) -> list[str]:
 
 
 def beside_papers() -> list[str]:
-    """The document of `experiments.paper_tables`, if it is written; its sinusoids are among the few-shot problems."""
+    """The document of `experiments.paper_tables`, if it exists; its sinusoids stand among the few-shot problems."""
     path = RESULTS / "paper_tables.md"
     if not path.exists():
         return []
@@ -59,15 +59,14 @@ def beside_papers() -> list[str]:
 
 
 def supervised() -> list[str]:
-    """The tables of the few-shot problems, as far as they are there."""
+    """The tables of those few-shot problems that are finished."""
     text = stored_tables(RESULTS / "few_shot.json", PROBLEMS)
-    return (
-        ["### The same code on supervised tasks", "", text, "", "`python -m experiments.few_shot`", ""] if text else []
-    )
+    title = "### The same mathematics on supervised tasks"
+    return [title, "", text, "", "`python -m experiments.few_shot`", ""] if text else []
 
 
 def shipped() -> list[str]:
-    """A table of the policies that come with the package, by their own evaluation files."""
+    """A table of the policies that come with the package, from their own evaluation files."""
     folders = {name: path for name, path in pretrained.names().items() if name == path.name}
     if not folders:
         return []
@@ -95,7 +94,7 @@ def success(curve: Sequence[dict[str, dict[str, object]]]) -> str:
 
 
 def pictures(film: bool) -> list[str]:
-    """The GIFs, filmed anew if asked for and if there is a policy."""
+    """The GIFs; with `film`, those of shipped policies are filmed again first."""
     lines: list[str] = []
     for env in FILMED:
         out = RESULTS / f"{env}.gif"
@@ -114,39 +113,39 @@ def rewritten(text: str, results: str) -> str:
         ConfigError: if the markers are not there, once each and in order.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ConfigError(f"the README needs {BEGIN} and then {END}, once each, around what is to be written anew")
+        raise ConfigError(f"the page needs {BEGIN} and then {END}, once each, around what is to be rewritten")
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n\n{results.strip()}\n\n{END}{rest.partition(END)[2]}"
 
 
 def relative(path: Path) -> str:
-    """A path as the README names it."""
+    """A path as the page names it."""
     return path.resolve().relative_to(ROOT).as_posix() if path.resolve().is_relative_to(ROOT) else path.as_posix()
 
 
-def write(readme: Path, film: bool) -> None:
-    """Rewrite the README.
+def write(page: Path, film: bool) -> None:
+    """Rewrite the page.
 
     Raises:
         ConfigError: if there is no such file, or it lacks the markers.
     """
     try:
-        text = readme.read_text(encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"readme={readme}: {error.strerror}") from None
-    rewritten(text, "")  # a mistake comes to light before anything is filmed
+        raise ConfigError(f"page={page}: {error.strerror}") from None
+    rewritten(text, "")  # so that a mistake shows before anything is filmed
     lines = [*pictures(film), *comparisons(RESULTS / "compare"), *beside_papers(), *supervised(), *shipped()]
-    atomic_write(readme, rewritten(text, "\n".join(lines)).encode())
+    atomic_write(page, rewritten(text, "\n".join(lines)).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
 
     def work(words: Sequence[str]) -> None:
-        values = given(words, ("readme", "gifs"))
-        readme = Path(values.get("readme") or ROOT / "README.md")
-        write(readme, flag(values, "gifs", otherwise=True))
-        print(f"written: {readme}")
+        values = given(words, ("page", "gifs"))
+        page = Path(values.get("page") or ROOT / "RESULTS.md")
+        write(page, flag(values, "gifs", otherwise=True))
+        print(f"written: {page}")
 
     return command(arguments, __doc__, work, bare=True)
 

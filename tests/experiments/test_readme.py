@@ -1,0 +1,76 @@
+"""The documents keep what they promise: commands, links, numbers, and the example in Python."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "RESULTS.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def code(after: str, language: str) -> str:
+    """The first block of code in the README after some text."""
+    return README.partition(after)[2].partition(f"```{language}\n")[2].partition("```")[0]
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which a page's headings can be linked to, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("marker", ["train", "test"])
+def test_one_line_of_code_follows_each_marker(marker: str) -> None:
+    marked = f"<!-- {marker}-command -->\n"
+    assert README.count(marked) == 1 and README.partition(marked)[2].startswith("```bash\n")
+    assert len(code(marked, "bash").splitlines()) == 1
+
+
+def test_the_readme_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 160] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for link in LINK.findall((ROOT / name).read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = ROOT / (file or name)
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_numbers_of_the_table_are_those_of_the_results() -> None:
+    rows = re.findall(r"^\| (\w+) \| (\d) \| (\d.*) \| `env=", README, re.MULTILINE)
+    files = {path.stem: path for path in (ROOT / "experiments" / "results" / "compare").glob("*.json")}
+    assert sorted(env for env, _, _ in rows) == sorted(files)
+    for env, seeds, cells in rows:
+        contenders = json.loads(files[env].read_bytes())["contenders"]
+        names = ("in_context_equal" if "in_context_equal" in contenders else "in_context", "maml", "multitask")
+        assert all(len(contenders[name]["seeds"]) == int(seeds) for name in names), env
+        expected = []
+        for split in ("test", "ood"):
+            context, maml, multitask = (
+                [f"{point['success']['mean']:.3f}" for point in contenders[name]["curves"][split]] for name in names
+            )
+            expected += [context[0], f"{maml[0]} -> {maml[-1]}", multitask[-1]]
+        assert cells.replace("†", "").split(" | ") == expected, env
+
+
+def test_the_example_in_python_runs() -> None:
+    example = code("## In Python", "python")
+    assert "metarl.load" in example
+    result = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() in ("True", "False")
