@@ -24,14 +24,14 @@ from pydantic import (
 ENTRY = re.compile(r"(?!gymnasium:)[\w.]+:\w+|gymnasium:([\w.-]+:)?([\w.-]+/)?[\w.-]+")
 
 
-def setting(default: Any, description: str, *, formerly: str | None = None, since_format_1: bool = True) -> Any:
+def setting(default: Any, description: str, *, formerly: str | None = None, always_stored: bool = True) -> Any:
     """A field with its default and the sentence that help prints.
 
     Args:
         formerly: the name by which older configurations and command lines know it.
-        since_format_1: False for one that was added later: older runs lack it and mean its default.
+        always_stored: False where the configuration of a run may lack it, and then means its default.
     """
-    extra = {"formerly": formerly, "later": not since_format_1}
+    extra = {"formerly": formerly, "optional": not always_stored}
     return Field(default, description=description, json_schema_extra={k: v for k, v in extra.items() if v})
 
 

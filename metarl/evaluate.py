@@ -1,4 +1,12 @@
-"""The command `python -m metarl.evaluate`: measure adaptation on held-out tasks. For its settings see --help."""
+"""Measure how a trained run adapts to held-out tasks; writes evaluation/<split>.json into its folder.
+
+  python -m metarl.evaluate run=FOLDER [key=value ...]
+
+Examples
+  python -m metarl.evaluate run=runs/reach-maml-0
+  python -m metarl.evaluate run=runs/reach-maml-0 split=ood tasks=200 steps=3
+  python -m metarl.evaluate -m run=runs/reach-maml-0,runs/reach-maml-1 split=test,ood
+"""
 
 from metarl.config.command_line import main
 from metarl.config.settings import EvaluateSettings

@@ -1,4 +1,11 @@
-"""The command `python -m metarl.render`: film a policy on one task. For its settings see --help."""
+"""Film a trained run on one task, before and after adaptation.
+
+  python -m metarl.render run=FOLDER [key=value ...]
+
+Examples
+  python -m metarl.render run=runs/reach-maml-0 task=3 out=video.mp4
+  python -m metarl.render -m run=runs/reach-maml-0 split=test,ood task=0,1,2
+"""
 
 from metarl.config.command_line import main
 from metarl.config.settings import RenderSettings

@@ -1,4 +1,11 @@
-"""The command `python -m metarl.reproduce`: see again why updates were skipped. For its settings see --help."""
+"""See again why a run skipped its updates: computes the update that it left in its dumps folder, and ends with the
+error that names the first thing in it that is not finite.
+
+  python -m metarl.reproduce dump=FOLDER [key=value ...]
+
+Examples
+  python -m metarl.reproduce dump=runs/reach-maml-0/dumps/iteration-000020
+"""
 
 from metarl.config.command_line import main
 from metarl.config.settings import ReproduceSettings

@@ -12,12 +12,12 @@ from agents.policy import Policy
 from agents.settings import Chosen, PolicySettings
 from agents.transformer import TransformerPolicy
 from envs.core.environment import Environment
+from envs.entry import load_entry
 from envs.registry import make
 from metarl.algorithms.in_context import InContext
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.reptile import Reptile
-from metarl.config.parsing import load_class
 from metarl.config.settings import EnvironmentSettings, Phase
 from metarl.errors import CheckpointError, ConfigError
 
@@ -95,7 +95,7 @@ def build_learners(phases: list[Phase], policy: Policy, generator: torch.Generat
 def _class_of(settings: Chosen, group: str, known: dict[str, type], base: type) -> type:
     if settings.entry is None:
         return known[settings.name]
-    found = load_class(settings.entry, group)
-    if not issubclass(found, base):
+    found = load_entry(settings.entry)
+    if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{group}={settings.entry}: is not a subclass of {base.__module__}.{base.__name__}")
     return found

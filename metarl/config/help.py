@@ -7,46 +7,23 @@ from textwrap import wrap
 from typing import Any
 
 from agents.settings import Settings
-from metarl.config.parsing import COMMANDS, leaves, show
+from metarl.config.parsing import leaves, show
 
-EXAMPLES = {
-    "train": """\
-python -m metarl.train env=reach algo=maml seed=0
-python -m metarl.train env=point2d algo=reptile budget.minutes=5 run_dir=runs/first
-python -m metarl.train resume=runs/first budget.minutes=10
-python -m metarl.train -m algo=maml,reptile seed=0,1,2     a sweep: one run after the other
-python -m metarl.train env=reach 'env.tasks.payload_mass=[0,2]'     another range of tasks
-python -m metarl.train env=reach algo.warm_start.run=runs/first     MAML on the policy that another run trained
-python -m metarl.train env=my_package.my_module:MyEnv      an environment of your own; likewise algo=, agent=""",
-    "evaluate": """\
-python -m metarl.evaluate run=runs/reach-maml-0
-python -m metarl.evaluate run=runs/reach-maml-0 split=ood tasks=200 steps=3
-python -m metarl.evaluate -m run=runs/reach-maml-0,runs/reach-maml-1 split=test,ood""",
-    "render": """\
-python -m metarl.render run=runs/reach-maml-0 task=3 out=video.mp4
-python -m metarl.render -m run=runs/reach-maml-0 split=test,ood task=0,1,2""",
-    "reproduce": """\
-python -m metarl.reproduce dump=runs/reach-maml-0/dumps/iteration-000020""",
-}
 WIDTH = 110
 ABSENT = object()
 
 
-def text(command: str, kind: type[Settings], plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> str:
+def text(
+    command: str, introduction: str, kind: type[Settings], plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]]
+) -> str:
     """The help of a command.
 
     Args:
+        introduction: what it does, with examples.
         plain: the values that its command line would use.
         groups: the choices of each group that is chosen by a name.
     """
-    lines = [
-        *wrap(COMMANDS[command].__doc__ or "", WIDTH),
-        "",
-        f"  python -m metarl.{command} [key=value ...]",
-        "",
-        "Examples",
-    ]
-    lines += [f"  {line}" for line in EXAMPLES[command].splitlines()]
+    lines = introduction.strip().splitlines()
     if groups:
         lines += ["", "Groups, chosen by name"]
         for name, choices in groups.items():

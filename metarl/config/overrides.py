@@ -92,7 +92,7 @@ def unknown_key(override: Override, config: dict[str, Any]) -> str | None:
     return None
 
 
-def one_line(error: Exception) -> str:
+def hydra_text(error: Exception) -> str:
     """An error's message, in one line, without addresses of manuals and folders."""
     text = str(error).partition("Config search path")[0]
     lines = [line.strip().rstrip(".:") for line in text.splitlines()]
@@ -161,5 +161,5 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> list[str]:
 def _not_understood(override: str, error: Exception) -> str:
     if "=" not in override:
         return f"{override}: not understood; settings are written key=value, as in env=reach"
-    reason = one_line(error).partition(" expecting ")[0]
+    reason = hydra_text(error).partition(" expecting ")[0]
     return f"{override}: not understood ({reason}); put values with special characters in quotes"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -75,7 +74,7 @@ def chosen(group: str, plain: Mapping[str, Any], known: Mapping[str, type[Chosen
         missing = "is missing" if given is None else "is a group of settings (name, ...), set one of them"
         raise ConfigError(f"{group}{'' if given is None else f'={show(given)}'}: {missing}")
     if given.get("entry") is not None:
-        return own_settings(f"{group}={given['entry']}", load_class(str(given["entry"]), group), group)
+        return _own_settings(group, str(given["entry"]))
     if "name" not in given:
         raise ConfigError(f"{group}.name: is missing")
     if not isinstance(given["name"], str) or given["name"] not in known:
@@ -93,30 +92,14 @@ def check_entry(group: str, given: object) -> None:
         raise ConfigError(f"{group}.entry=null: must be package.module:Class, given as {group}=package.module:Class")
 
 
-def load_class(entry: str, group: str = "algo") -> type[Any]:
-    """The class at `package.module:Class`; importing its module runs that module.
+def _own_settings(group: str, entry: str) -> type[Any]:
+    """The `Settings` that an algorithm or a policy of somebody's own defines; importing its module runs that module."""
+    from envs.entry import load_entry  # it loads torch
 
-    Raises:
-        ConfigError: if there is no such module or class, or its module fails.
-    """
-    module, _, name = entry.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:
-        text = " ".join(str(error).split())
-        hint = "; a module is searched from the working folder" if isinstance(error, ModuleNotFoundError) else ""
-        raise ConfigError(f"{group}={entry}: cannot import {module}: {type(error).__name__}: {text}{hint}") from error
-    if not isinstance(found, type):
-        raise ConfigError(f"{group}={entry}: the module {module} has no class '{name}'")
-    return found
-
-
-def own_settings(given: str, found: type[Any], group: str) -> type[Any]:
-    """The `Settings` that a class of somebody's own defines."""
     base = AlgorithmSettings if group == "algo" else PolicySettings
-    settings = getattr(found, "Settings", None)
+    settings = getattr(load_entry(entry), "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, base)):
-        raise ConfigError(f"{given}: must define its settings: Settings = a subclass of {base.__name__}")
+        raise ConfigError(f"{group}={entry}: must define its settings: Settings = a subclass of {base.__name__}")
     return settings
 
 
@@ -164,10 +147,10 @@ def leaves(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldI
 
 
 def missing(kind: type[Settings], plain: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The first setting that a stored configuration lacks, though it was there from the beginning; None: it has all."""
+    """The first setting that a stored configuration lacks and must have; None: it has all."""
     for name, field in kind.model_fields.items():
         key, group = f"{prefix}{name}", group_of(field)
-        optional = _extra(field).get("later") or name in getattr(kind, "OMITTED", ())
+        optional = _extra(field).get("optional") or name in getattr(kind, "OMITTED", ())
         if name not in plain:
             if not optional:
                 return key

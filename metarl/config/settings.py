@@ -64,7 +64,7 @@ class EnvironmentSettings(Chosen):
     goal_visible: bool | None = setting(None, "an oracle: the goal is part of the observation")
     object_visible: bool | None = setting(None, "an oracle: shape, extents, mass and friction are observed")
     closing: Weight | None = setting(None, "s/m, reward of speed towards the goal; 0: the published reward")
-    tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]")
+    tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]", always_stored=False)
 
 
 # Algorithms
@@ -78,7 +78,7 @@ class InnerLoop(Settings):
     later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
     adapt: Literal["all", "head", "body"] = setting("all", "parameters that adapt; head alone is ANIL")
     max_grad_norm: Positive | None = setting(None, "limit of the inner gradient's norm", formerly="clip")
-    workers: Threads = setting(0, "threads that share an update on a CPU; 0: one per core", since_format_1=False)
+    workers: Threads = setting(0, "threads that share an update on a CPU; 0: one per core", always_stored=False)
 
 
 class MetaInnerLoop(InnerLoop):
@@ -99,7 +99,7 @@ class PPO(Settings):
 
     learning_rate: Positive = setting(1e-3, "of Adam")
     half_life: Positive | None = setting(
-        None, "iterations in which the learning rate halves; null: it stays", since_format_1=False
+        None, "iterations in which the learning rate halves; null: it stays", always_stored=False
     )
     n_epochs: Count = setting(4, "passes over the data of an iteration", formerly="epochs")
     minibatches: Count = setting(4, "of a pass")

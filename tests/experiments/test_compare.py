@@ -18,7 +18,7 @@ from experiments.compare.__main__ import SMALL, main, read
 from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import Plan
 from experiments.compare.training import RATES, settle
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.errors import ConfigError, MetaRLError, NotFiniteError
 from metarl.run_folder import RunFolder
 from metarl.runs import train

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from experiments import faults
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.runs import train
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from envs.core.tasks import Range
 from envs.errors import ContractError, EnvsError, ModelError, TaskError, UnknownEnvironmentError
 from metarl.assembly.build import build_policy
 from metarl.assembly.opened import open_run
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.errors import KNOWN, MetaRLError
 from metarl.evaluation.films import render_run
 from metarl.rollouts.rollout import collect

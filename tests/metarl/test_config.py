@@ -16,7 +16,7 @@ from envs.registry import names
 from metarl.assembly import build
 from metarl.assembly.build import LEARNERS
 from metarl.assembly.device import resolve_device
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.config.hydra_nodes import ENVIRONMENTS, RECIPES
 from metarl.config.overrides import write_out
 from metarl.config.parsing import COMMANDS, modernised, parse, train_settings

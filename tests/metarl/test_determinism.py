@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from envs.registry import names
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.run_folder import RunFolder
 from metarl.training.trainer import Trainer
 

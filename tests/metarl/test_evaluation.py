@@ -18,7 +18,7 @@ import metarl
 from envs.registry import make, names
 from metarl.assembly.build import STREAMS, stream_seed
 from metarl.assembly.opened import Run, open_run
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.run_folder import RunFolder
 from metarl.runs import evaluate, train

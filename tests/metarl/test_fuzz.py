@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metarl import runs
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.config.parsing import COMMANDS, leaves, train_settings
 from metarl.errors import KNOWN, Interrupted, RunWarning
 from metarl.evaluation.curve import films as rendering

@@ -20,7 +20,8 @@ from metarl.algorithms.maml import MAML
 from metarl.algorithms.nan_search import find_culprit, find_inner_culprit
 from metarl.algorithms.reptile import Reptile
 from metarl.assembly.opened import open_run
-from metarl.config.command_line import compose, main
+from metarl.config.command_line import main
+from metarl.config.composition import compose
 from metarl.errors import CheckpointError, NotFiniteError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.reproduce import task

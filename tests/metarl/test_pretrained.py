@@ -18,7 +18,7 @@ import metarl
 from experiments.ship import commands, main, ship
 from metarl.assembly.opened import open_run
 from metarl.assembly.trust import stored_settings
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.errors import ConfigError, RunFolderError
 from metarl.evaluation.curve import adaptation_rounds, per_task
 from metarl.evaluation.films import render

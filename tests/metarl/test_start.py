@@ -14,7 +14,7 @@ import metarl.training.session
 from envs.errors import TaskError
 from metarl import runs
 from metarl.assembly.opened import open_run
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.errors import CheckpointError, Interrupted, RunFolderError, RunWarning
 from metarl.run_folder import RunFolder, folder
 from metarl.run_folder.files import discard
@@ -207,8 +207,8 @@ def test_the_last_iteration_of_a_budget_of_minutes_is_saved(
 
 
 def test_a_stop_asks_to_resume_and_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarl.training.budget.StopRequest.signal", 15, raising=False)
-    monkeypatch.setattr("metarl.training.budget.StopRequest.__init__", lambda self: None)
+    monkeypatch.setattr("metarl.training.signals.StopRequest.signal", 15, raising=False)
+    monkeypatch.setattr("metarl.training.signals.StopRequest.__init__", lambda self: None)
     with pytest.raises(Interrupted, match=f"continue with: python -m metarl.train resume={tmp_path / 'run'}"):
         train(compose([*POINT, f"run_dir={tmp_path / 'run'}"]))
     with RunFolder(tmp_path / "run").writing():  # and lets go of the lock

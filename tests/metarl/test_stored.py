@@ -14,7 +14,7 @@ from envs.errors import UnknownEnvironmentError
 from metarl.assembly import opened as metarl_opened
 from metarl.assembly.opened import open_run
 from metarl.assembly.trust import check_factory, check_place
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.errors import KNOWN, CheckpointError, ConfigError, RunFolderError
 from metarl.run_folder import RunFolder
 from metarl.runs import evaluate_run, train
@@ -141,8 +141,26 @@ def test_names_of_this_package_are_no_places(run: Path) -> None:
     "changes",
     [
         {"agent.hidden": [10**9, 10**9]},
-        {"agent": {"name": "transformer", "width": 10**9, "layers": 2, "heads": 2, "context": "episode"}},
-        {"agent": {"name": "transformer", "width": 8, "layers": 10**12, "heads": 2, "context": "episode"}},
+        {
+            "agent": {
+                "name": "transformer",
+                "width": 10**9,
+                "layers": 2,
+                "heads": 2,
+                "context": "episode",
+                "initial_std": 0.5,
+            }
+        },
+        {
+            "agent": {
+                "name": "transformer",
+                "width": 8,
+                "layers": 10**12,
+                "heads": 2,
+                "context": "episode",
+                "initial_std": 0.5,
+            }
+        },
         {"env.horizon": 10**12},
         {"algo.tasks": 10**12},
         {"algo.episodes": 10**12},

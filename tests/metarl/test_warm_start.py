@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metarl.assembly.opened import open_run
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
 from metarl.errors import ConfigError
 from metarl.run_folder import RunFolder
 from metarl.runs import train

@@ -1,0 +1,206 @@
+"""From overrides to settings: composed by Hydra, parsed and checked, with one line for every mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agents.settings import Settings
+from metarl.config import help
+from metarl.config.hydra_nodes import CONF, register
+from metarl.config.memory import check_training
+from metarl.config.overrides import OWN, hydra_text, key_of, parse, unknown_choice, unknown_key, write_out
+from metarl.config.parsing import COMMANDS, Plain, check_budget, check_entry, train_settings
+from metarl.config.parsing import parse as parse_settings
+from metarl.config.settings import ResumeSettings, TrainSettings
+from metarl.errors import ConfigError
+
+RESUMABLE = ("budget", "device")  # what may be given beside `resume`
+# Hydra 1.3 warns unless it is told how old its defaults may be, and Hydra 1.4 warns if it is told.
+BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "train", command: str | None = None) -> Any:
+    """The settings of a command: `TrainSettings` or, with resume=, `ResumeSettings`; `EvaluateSettings`, and so on.
+
+    Args:
+        overrides: as on the command line, such as ["env=point2d", "algo.inner.steps=2"].
+        config_name: of the primary configuration.
+        command: whose settings they are, if it is not `config_name`: `train`, `evaluate`, `render` or `reproduce`.
+
+    Raises:
+        ConfigError: for a name, a key or a value that does not exist or is not allowed.
+    """
+    given = write_out(overrides)
+    return finish(_composed(given, config_name), command or config_name, given)
+
+
+def _composed(given: Sequence[str], config_name: str) -> Mapping[Any, Any]:
+    check_recipe(given, config_name)
+    try:
+        with _hydra():
+            return hydra.compose(config_name, list(given))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, given, config_name) from None
+
+
+def _hydra() -> Any:
+    """Hydra with our settings, for use in a `with`."""
+    register()
+    return hydra.initialize_config_dir(str(CONF), **BASE)
+
+
+def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Settings:
+    """A composed configuration as settings: interpolations and automatic values resolved, values checked.
+
+    Args:
+        command: `train`, `evaluate`, `render` or `reproduce`.
+        given: the overrides that it was composed with.
+
+    Raises:
+        ConfigError: for a value that is not allowed.
+    """
+    try:
+        plain = _plain(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {hydra_text(error)}") from None
+    if command != "train":
+        return parse_settings(COMMANDS[command], plain)
+    if plain.get("resume") is not None:
+        return _resumed(plain, given)
+    return _training(plain, given)
+
+
+def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
+    check_entry("env", plain.get("env"))
+    _warm_start(plain, given)
+    settings = parse_settings(train_settings(plain), plain)
+    check_budget(settings.budget)
+    if getattr(settings.agent, "context", None) == "auto":
+        agent = settings.agent.model_copy(update={"context": _context(settings)})
+        settings = settings.model_copy(update={"agent": agent})
+    _check_memory(settings)
+    check_training(settings)
+    return settings
+
+
+def _resumed(plain: Plain, given: Sequence[str]) -> ResumeSettings:
+    keys = {key_of(override).partition(".")[0]: override for override in given if not override.startswith("hydra")}
+    others = [override for key, override in keys.items() if key not in ("resume", *RESUMABLE)]
+    if others:
+        allowed = " and ".join(RESUMABLE)
+        raise ConfigError(
+            f"{others[0]}: a resumed run keeps its own settings; only {allowed} may be given beside resume"
+        )
+    kept = {key: plain[key] for key in ("resume", *RESUMABLE) if key in keys}
+    settings = parse_settings(ResumeSettings, kept)
+    if settings.budget is not None:
+        check_budget(settings.budget)
+    return settings
+
+
+def _warm_start(plain: Plain, given: Sequence[str]) -> None:
+    """A run to begin from takes the place of a recipe's warm start; one that was asked for beside it is a mistake."""
+    warm = algo.get("warm_start") if isinstance(algo := plain.get("algo"), dict) else None
+    if not isinstance(warm, dict) or not warm.get("run"):
+        return
+    if warm.get("iterations") and any(key_of(override) == "algo.warm_start.iterations" for override in given):
+        raise ConfigError(
+            f"algo.warm_start.iterations={warm['iterations']}: algo.warm_start.run takes its place, give one of them"
+        )
+    warm["iterations"] = 0
+
+
+def _context(settings: TrainSettings) -> str:
+    """What agent.context=auto means: as much memory as the algorithm's training gives it something to remember."""
+    if settings.algo.name == "multitask":
+        return "none"
+    return "trial" if settings.algo.longest_trial() > 1 else "episode"
+
+
+def _check_memory(settings: TrainSettings) -> None:
+    """In-context learning needs a policy that remembers, and multi-task training one that does not.
+
+    Raises:
+        ConfigError: if it is the other way round.
+    """
+    algo, agent = settings.algo.name, settings.agent
+    if algo == "in_context" and not agent.remembers():
+        remedy = "choose agent=transformer agent.context=auto, or algo=multitask"
+        raise ConfigError(
+            f"algo=in_context: needs a policy that remembers, which agent={agent.name} here does not; {remedy}"
+        )
+    if algo == "multitask" and agent.remembers():
+        memory = getattr(agent, "context", None)
+        given = f"agent={agent.entry or agent.name}" if memory is None else f"agent.context={memory}"
+        remedy = "choose agent.context=none, or algo=in_context"
+        raise ConfigError(f"{given}: algo=multitask is for a policy that does not remember; {remedy}")
+
+
+def explain(error: Exception, overrides: Sequence[str], config_name: str) -> ConfigError:
+    """Hydra's error about a command line, in one line that names the nearest valid name."""
+    return ConfigError(unknown_name(overrides, config_name) or hydra_text(error))
+
+
+def unknown_name(overrides: Sequence[str], config_name: str) -> str | None:
+    """A line about the first choice or key that does not exist; None if all do."""
+    own = [override for override in overrides if override.startswith("hydra")]
+    parsed = [override for override in parse(overrides) if override.input_line not in own]
+    with _hydra():
+        groups = _groups(config_name, own)
+        chosen = [override for override in parsed if override.key_or_group in groups]
+        for override in chosen:
+            if text := unknown_choice(override, groups):
+                return text
+        try:
+            config = hydra.compose(config_name, own + [override.input_line or "" for override in chosen])
+        except (HydraException, OmegaConfBaseException):
+            return None
+    plain = _plain(config, resolve=False)
+    texts = (unknown_key(override, plain) for override in parsed if override not in chosen)
+    return next((text for text in texts if text), None)
+
+
+def _groups(config_name: str, own: list[str]) -> dict[str, list[str]]:
+    """The choices of every group."""
+    loader = GlobalHydra.instance().config_loader()
+    return {
+        group: loader.get_group_options(group, config_name=config_name, overrides=own)
+        for group in loader.list_groups("")
+        if group != "hydra"
+    }
+
+
+def check_recipe(overrides: Sequence[str], config_name: str) -> None:
+    """A recipe that was asked for must exist: as some pairs have none, Hydra would pass over it in silence.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    asked = any(key_of(override) == "recipe" for override in overrides)
+    if asked and (text := unknown_name(overrides, config_name)):
+        raise ConfigError(text)
+
+
+def help_text(command: str, overrides: Sequence[str], config_name: str, introduction: str) -> str:
+    """What `--help` prints, with the values that a command line would use."""
+    plain = _plain(_composed(overrides, config_name), resolve=False)
+    if command != "train":
+        return help.text(command, introduction, COMMANDS[command], plain, {})
+    with _hydra():
+        found = _groups(config_name, list(overrides))
+    groups = {group: sorted(set(found[group]) - {"custom"}) for group in OWN}
+    return help.text(command, introduction, train_settings(plain), plain, groups)
+
+
+def _plain(config: Mapping[Any, Any], resolve: bool) -> Plain:
+    """A composed configuration as plain data."""
+    plain = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
