@@ -41,6 +41,7 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[Text, said("a folder")]
 RunPath = Annotated[Text, said("the folder of a trained run, such as runs/reach-maml-0")]
 Split = Literal["test", "ood", "train"]
+InContext = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
 Ranges = Annotated[dict[str, Any], said("a group of ranges, such as env.tasks.goal=[0,1]")]
 
 
@@ -151,7 +152,7 @@ class Phase(NamedTuple):
 class InContextSettings(AlgorithmSettings):
     """PPO on the policy itself, whose context adapts (RL^2, Duan et al. 2016)."""
 
-    name: Text = "in_context"
+    name: InContext = "in_context"
     tasks: Count = setting(200, "of a meta-batch")
     episodes: Count = setting(1, "of each task, per rollout")
     inner: InnerLoop = InnerLoop(steps=0)
@@ -161,7 +162,7 @@ class InContextSettings(AlgorithmSettings):
 class MultitaskSettings(InContextSettings):
     """PPO on a policy without memory, adapted by fine-tuning."""
 
-    name: Text = "multitask"
+    name: InContext = "multitask"
     inner: InnerLoop = InnerLoop()
 
 
