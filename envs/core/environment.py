@@ -111,6 +111,10 @@ class Environment(ABC):
 class MujocoEnvironment(Environment):
     """A task environment on MuJoCo: subclasses give the model, the tasks, the control law, observation and reward.
 
+    A control step calls `control`, steps the physics, then calls `sense`, `reward_terms`, `success` and `observe`. A
+    reset calls `initial_state`, `on_reset`, `sense` and `observe`. What several of them need, `sense` computes; those
+    after it only read. `qpos`, `qvel` and `ctrl` are live (N, ...) views of the engine's memory.
+
     A simulation whose physics becomes unstable, or whose observation or reward is not finite, ends its episode with
     reward 0, is reset alone, and is reported in `Step.failed`; `last_failure` names it and its task. What the
     subclass returns is checked once, at the first reset and the first step.
@@ -135,6 +139,7 @@ class MujocoEnvironment(Environment):
         self.model = physics_model(spec)
         self.control_period = self.model.opt.timestep * self.substeps
         self.simulator: Simulator = CpuSimulator(self.model, num_simulations, threads)
+        self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
         self._checked = False
@@ -146,6 +151,14 @@ class MujocoEnvironment(Environment):
     @abstractmethod
     def control(self, action: Tensor) -> None:
         """Turn clipped actions (N, A) into the simulator's `ctrl`."""
+
+    def sense(self) -> None:
+        """Compute what `observe`, `reward_terms` and `success` read of the present state.
+
+        It is called once after the physics of every control step and once after every reset. A reset of some
+        simulations senses the others a second time at the same instant, so count by `elapsed` and never by calls, and
+        keep in `control` what is needed of the time before the step.
+        """
 
     @abstractmethod
     def observe(self) -> Tensor:
@@ -169,6 +182,7 @@ class MujocoEnvironment(Environment):
         chosen = torch.ones(self.num_simulations, dtype=torch.bool) if mask is None else mask
         self.elapsed[chosen] = 0
         self.on_reset(chosen)
+        self.sense()
         observation = self.observe()
         if not self._checked:
             self._check(observation)
@@ -179,6 +193,7 @@ class MujocoEnvironment(Environment):
         self.control(action)
         failed = unstable = self.simulator.step(self.substeps)
         self.elapsed += 1
+        self.sense()
         terms = self.reward_terms(action)
         success = self.success()
         observation = self.observe()
