@@ -63,7 +63,7 @@ class Environment(ABC):
         """Give M tasks to the N simulations, N / M simulations each; call `reset` afterwards.
 
         Raises:
-            TaskError: if N is no multiple of M, or the tasks lack a parameter of this environment.
+            TaskError: if N is not a multiple of M, or the tasks lack a parameter of this environment.
         """
         count = len(tasks)
         if count == 0 or self.num_simulations % count:
@@ -116,7 +116,7 @@ class MujocoEnvironment(Environment):
     after it only read. `qpos`, `qvel` and `ctrl` are live (N, ...) views of the engine's memory.
 
     A simulation whose physics becomes unstable, or whose observation or reward is not finite, ends its episode with
-    reward 0, is reset alone, and is reported in `Step.failed`; `last_failure` names it and its task. What the
+    reward 0, is reset by itself, and is reported in `Step.failed`; `last_failure` names it and its task. What the
     subclass returns is checked once, at the first reset and the first step.
 
     Raises:
@@ -173,7 +173,7 @@ class MujocoEnvironment(Environment):
         """(N,) bool: whether the success criterion holds now."""
 
     def on_reset(self, mask: Tensor) -> None:
-        """Reset whatever the subclass remembers for the masked simulations (N,)."""
+        """Reset what the subclass remembers of the masked simulations (N,)."""
 
     def reset(self, mask: Tensor | None = None) -> Tensor:
         if self.tasks is None:
@@ -202,7 +202,7 @@ class MujocoEnvironment(Environment):
             self._check(observation)
             check_step(type(self).__name__, terms, success, self.num_simulations)
         reward = torch.stack(tuple(terms.values())).sum(0)
-        # One sum tells in one pass whether anything is not finite; the search for the culprit is rare.
+        # One sum tells in one pass whether anything is not finite; only then the culprit is searched.
         if not math.isfinite(reward.sum() + observation.sum()):
             failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
             if first and failed.all() and not unstable.any():
@@ -227,7 +227,7 @@ class MujocoEnvironment(Environment):
         return {name: self.simulator.field(name)[simulation].numpy().copy() for name in ("qpos", "mocap_pos")}
 
     def drawer(self, simulation: int, width: int, height: int) -> Drawer:
-        from envs.rendering.frames import FrameRenderer  # OpenGL is loaded by those who draw alone
+        from envs.rendering.frames import FrameRenderer  # only drawing loads OpenGL
 
         model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
         cameras = [model.camera(index).name for index in range(model.ncam)]

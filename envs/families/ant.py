@@ -1,4 +1,4 @@
-"""Ant: run into a direction or to a place; which one is felt only through the reward."""
+"""Ant: run in a direction or to a goal; which one is felt only through the reward."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Ant(LocomotionEnvironment):
 
     Action (A = 8): torques as parts of each motor's greatest (150 Nm); hip and ankle of legs 4, 1, 2 and 3.
 
-    Both environments leave out what PEARL's code takes from external contact forces (`cfrc_ext`): a cost of 5e-4 times
+    Both environments omit what PEARL's code takes from external contact forces (`cfrc_ext`): a cost of 5e-4 times
     the squared forces, clipped to 1, which is 0.042 per step at most, and in ant_goal 84 observations. Since 2.0 MuJoCo
-    does not fill that field in a plain step; Gymnasium's Ant-v4 leaves it out by default.
+    does not fill that field in a plain step; Gymnasium's Ant-v4 omits it by default.
     """
 
     root = 2
@@ -39,7 +39,7 @@ class Ant(LocomotionEnvironment):
 
 
 class AntDir(Ant):
-    """An ant runs into a direction that it is not told; horizon 200 (10 s). Action: `Ant`.
+    """An ant runs in a direction that it is not told; horizon 200 (10 s). Action: `Ant`.
 
     Observation (D = 27, with `goal_visible` 29; float32), as in PEARL's code:
 
@@ -59,7 +59,7 @@ class AntDir(Ant):
     Success (ours; the paper quotes returns): the torso is 5 m or more from the origin, measured along the direction.
 
     Task parameters (hidden): `heading` (rad, the whole turn), `mass_scale` (multiplies all masses and inertias). ood:
-    lighter and heavier bodies; no direction is left to be beyond.
+    lighter and heavier bodies; there is no direction beyond the whole turn.
 
     Source: arXiv 1903.08254, section 6.1, with rlkit/envs/ant_dir.py of katerakelly/oyster, which draws headings from
     the whole turn unless it is told to have two (the paper's Ant-Fwd-Back). Deviations: (1) `mass_scale` is ours;
@@ -69,7 +69,6 @@ class AntDir(Ant):
 
     name = "ant_dir"
     success_criterion = "torso at least 5 m from the start along the task's direction at the end of the episode"
-
     observation_size = 27
     parameters = {"heading": TURN, "mass_scale": MASS_SCALE}
 
@@ -101,13 +100,13 @@ class AntDir(Ant):
 
 
 class AntGoal(Ant):
-    """An ant runs to a place that it is not told; horizon 200 (10 s). Action: `Ant`.
+    """An ant runs to a goal that it is not told; horizon 200 (10 s). Action: `Ant`.
 
     Observation (D = 29, with `goal_visible` 31; float32):
 
     | index | meaning                                            | unit  | source     |
     |-------|----------------------------------------------------|-------|------------|
-    | 0-2   | place of the torso                                 | m     | qpos       |
+    | 0-2   | position of the torso                              | m     | qpos       |
     | 3-6   | orientation of the torso, w x y z                  | 1     | qpos       |
     | 7-14  | joints: hip and ankle of legs 1 to 4               | rad   | qpos       |
     | 15-17 | velocity of the torso, world frame                 | m/s   | qvel       |
@@ -138,7 +137,6 @@ class AntGoal(Ant):
 
     name = "ant_goal"
     success_criterion = "torso within 0.5 m of the goal at the end of the episode"
-
     observation_size = 29
     parameters = {
         "goal_angle": TURN,

@@ -13,7 +13,7 @@ from envs.core.environment import ASSETS
 from envs.core.models import load_spec
 from envs.core.tasks import Categories
 from envs.families import shapes
-from envs.families.family import MujocoFamily
+from envs.families.family import MujocoFamily, Vector
 
 # The hand points straight down, the grip point is at (0.5, 0, 0.18) m.
 HOME = (0.0, 0.0861, 0.0, -2.3875, 0.0, 2.4735, math.pi / 4)
@@ -26,8 +26,6 @@ GRAVITY = torch.tensor([0.0, 0.0, -9.81], dtype=torch.float64)  # m/s^2
 DAMPING = 1e-3  # lambda^2 of the damped least squares
 ORIENTATION_GAIN = 0.5
 SLACK = 0.04  # m that the commanded point may run ahead of the grip point
-
-Vector = tuple[float, float, float]
 
 
 def scene(gripper: bool, kinds: tuple[str, ...]) -> mujoco.MjSpec:
@@ -51,16 +49,16 @@ class ArmEnvironment(MujocoFamily):
     The task distribution must have `object_shape` (a category), `object_size` (3 half extents in m, see
     `envs.families.shapes`), `object_mass` (kg) and `friction` (sliding).
 
-    The arm and the fingers carry their own weight (gravcomp), so gravity pulls the object alone: as a force on it, it
-    gives the same motion at less cost.
+    The arm and the fingers carry their own weight (gravcomp), so gravity pulls only the object. A force on it gives the
+    same motion at less cost.
     """
 
-    rest: ClassVar[tuple[float, ...]] = HOME  # rad, the joints at the start of an episode
+    home_angles: ClassVar[tuple[float, ...]] = HOME  # rad, around which an episode starts
     workspace: ClassVar[tuple[Vector, Vector]]  # m, lowest and highest point that the grip point may be commanded to
 
     def bind(self) -> None:
         model, simulator = self.model, self.simulator
-        self.home = torch.tensor(self.rest, dtype=torch.float64)
+        self.home = torch.tensor(self.home_angles, dtype=torch.float64)
         self.low, self.high = (torch.from_numpy(bound[:ARM].copy()) for bound in model.jnt_range.T)
         self.bounds = tuple(torch.tensor(corner).double() for corner in self.workspace)
         self.grip, self.grip_quat, self.grip_velocity = (
@@ -122,7 +120,7 @@ class ArmEnvironment(MujocoFamily):
     def jacobian(self) -> Tensor:
         """(N, 6, 7): velocity (m/s) of the grip point and turning velocity (rad/s) of the hand, per joint velocity.
 
-        From the hinges as the engine has them, so it is of the same instant as the grip point, and costs nothing.
+        It comes from the hinges as the engine has them: of the same instant as the grip point, and at no cost.
         """
         lever = self.grip[:, None] - self.anchors
         return torch.cat([torch.linalg.cross(self.axes, lever), self.axes], -1).mT

@@ -31,13 +31,12 @@ class Cheetah(LocomotionEnvironment):
     | 2-7   | joints: back thigh, shin, foot; front the same   | rad        | qpos                           |
     | 8-10  | velocity of the torso: x, z, pitch               | m/s, rad/s | qvel                           |
     | 11-16 | joint velocities                                 | rad/s      | qvel                           |
-    | 17-19 | the torso's place in the world; y is 0           | m          | qpos, rootx and rootz          |
+    | 17-19 | the torso's position in the world; y is 0        | m          | qpos, rootx and rootz          |
 
     Action (A = 6): torques as parts of each motor's greatest (120, 90, 60, 120, 60, 30 Nm).
     """
 
     root = 1
-
     observation_size, action_size, hidden_size = 20, 6, 1
 
     @abstractmethod
@@ -80,15 +79,14 @@ class CheetahDir(Cheetah):
 
     Source: arXiv 1703.03400, section 5.3, with rllab/envs/mujoco/half_cheetah_env_rand_direc.py of cbfinn/maml_rl;
     arXiv 1903.08254, section 6.1, with rlkit/envs/half_cheetah_dir.py of katerakelly/oyster. Deviations: (1)
-    `mass_scale` is ours: of two tasks alone none can be held out. (2) Gymnasium's model, as in PEARL; MAML has rllab's.
+    `mass_scale` is ours: of only two tasks none can be held out. (2) Gymnasium's model, as in PEARL; MAML has rllab's.
     (3) The velocity is the torso's, averaged over the control step, as in PEARL; MAML takes the centre of mass's at its
-    end. The last three observations are the torso's place, as in PEARL; MAML's are the centre of mass's. (4) The action
-    in `effort` is clipped to [-1, 1], as in MAML.
+    end. The last three observations are the torso's position, as in PEARL; MAML's are the centre of mass's. (4) The
+    action in `effort` is clipped to [-1, 1], as in MAML.
     """
 
     name = "cheetah_dir"
     success_criterion = "torso at least 10 m from the start, in the task's direction, at the end of the episode"
-
     parameters = {"direction": Categories(tuple(SIGNS)), "mass_scale": MASS_SCALE}
 
     def markings(self) -> list[dict[str, object]]:
@@ -133,7 +131,6 @@ class CheetahVel(Cheetah):
 
     name = "cheetah_vel"
     success_criterion = "mean speed within 0.2 m/s of the goal over the last 50 control steps of the episode"
-
     parameters = {"goal": Range(0.0, 2.0, ood=[(2.0, 3.0)], unit="m/s"), "mass_scale": MASS_SCALE}
 
     def markings(self) -> list[dict[str, object]]:
@@ -170,7 +167,7 @@ class CheetahVel(Cheetah):
 
 
 def _scale_densities(spec: mujoco.MjSpec, mass: float) -> None:
-    """Give the model its total mass by its geoms' density: MuJoCo 4 still does as `settotalmass` says, but warns."""
+    """Give the model its total mass by its geoms' density: MuJoCo 4 still obeys `settotalmass`, but warns."""
     spec.compiler.settotalmass = -1.0
     factor = mass / spec.compile().body_mass.sum()
     for geom in spec.geoms:

@@ -13,6 +13,8 @@ from torch import Tensor
 from envs.core.environment import Environment, MujocoEnvironment
 from envs.core.tasks import Parameter, TaskDistribution
 
+Vector = tuple[float, float, float]
+
 
 class Family(Environment):
     """A task family. A subclass states as class attributes its name, its horizon, its sizes and its task parameters.

@@ -61,7 +61,6 @@ class Grasp(ArmEnvironment):
     success_criterion = (
         "object's centre 15 cm above the table, give or take 3 cm, gripped, over the last five control steps"
     )
-
     horizon, observation_size, action_size, hidden_size = 60, 23, 4, len(KINDS) + 5
     parameters = {
         "object_size": Range(

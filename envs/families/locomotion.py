@@ -15,14 +15,12 @@ from torch import Tensor
 
 from envs.core.models import load_spec
 from envs.core.tasks import Range
-from envs.families.family import MujocoFamily
+from envs.families.family import MujocoFamily, Vector
 
 GYMNASIUM_ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 MARKER_COLOUR = (0.15, 0.80, 0.30, 0.6)
 # Directions alone cannot be held out; bodies that differ a little can.
 MASS_SCALE = Range(0.9, 1.1, ood=[(0.7, 0.9), (1.1, 1.3)])
-
-Vector = tuple[float, float, float]
 
 
 def gymnasium_spec(file: str) -> mujoco.MjSpec:
@@ -68,8 +66,8 @@ def arrow() -> list[dict[str, object]]:
 class LocomotionEnvironment(MujocoFamily):
     """A robot with torques for actions: 5 physics steps of 10 ms per control step (20 Hz), horizon 200 (10 s).
 
-    Episodes begin as Gymnasium's do: every coordinate of `qpos` off its rest by a uniform number in [-0.1, 0.1], every
-    one of `qvel` by a normal one of deviation 0.1. They end at the horizon, and never before.
+    Episodes begin as Gymnasium's do: every coordinate of `qpos` is off its rest by a uniform number in [-0.1, 0.1],
+    every coordinate of `qvel` is a normal number of deviation 0.1. They end at the horizon, and never before.
 
     A subclass sets `self.goal` in `apply_goal`.
     """
@@ -99,7 +97,7 @@ class LocomotionEnvironment(MujocoFamily):
 
     def initial_state(self) -> dict[str, Tensor]:
         count = self.num_simulations
-        # The normal distribution's own function makes uniform numbers of normal ones.
+        # The error function turns normal numbers into uniform ones.
         uniform = torch.erf(self.noise(count, self.model.nq).double() / math.sqrt(2.0))
         return {"qpos": self.rest + 0.1 * uniform, "qvel": 0.1 * self.noise(count, self.model.nv).double()}
 
@@ -112,7 +110,7 @@ class LocomotionEnvironment(MujocoFamily):
         return ((self.position - self.position_before) / self.control_period).float()
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
-        # The marker is nothing to the physics: it is put where it belongs in pictures alone.
+        # The physics does not know where the marker is: only pictures need it.
         position, heading = self.marker(simulation)
         quat = np.array([math.cos(heading / 2), 0.0, 0.0, math.sin(heading / 2)])
         return {"qpos": self.qpos[simulation].numpy().copy(), "mocap_pos": position[None], "mocap_quat": quat[None]}

@@ -52,8 +52,8 @@ class Navigate(MujocoFamily):
     | 38-39 | rim speeds of the left and right wheel                                | m/s   | qvel       |
     | 40-41 | goal, only with `goal_visible` (an oracle)                            | m     | task       |
 
-    The position is true, not wheel odometry, which slip would carry away: the beacon is a function of the place, and a
-    robot that does not know where it is cannot learn from it where the goal is.
+    The position is the true one, since slip would carry wheel odometry away. The beacon depends on the position: a
+    robot that does not know where it is cannot learn from the beacon where the goal is.
 
     Action (A = 2): forward speed, 1 is 0.8 m/s; turning speed, 1 is 2.5 rad/s to the left. Each wheel's servo is
     commanded the rim speed that follows, and gives `motor_gain` times that.
@@ -65,16 +65,15 @@ class Navigate(MujocoFamily):
 
     Success: d < 30 cm, and the bumper has touched nothing since the episode began.
 
-    Task parameters (hidden): `goal` (2, m); `obstacles` (2 for each of 16, m), places in order, of which the first
-    `obstacle_count` (rounded) are tried and those left out that come within 35 cm of the goal or within 50 cm of an
-    obstacle before them (from hull to hull), so that there is a way past every obstacle; `obstacle_radius` (16, m);
+    Task parameters (hidden): `goal` (2, m); `obstacles` (2 for each of 16, m), positions in order: the first
+    `obstacle_count` (rounded) are tried, and those omitted that come within 35 cm of the goal or within 50 cm of an
+    earlier obstacle (from hull to hull), so that there is a way past every obstacle; `obstacle_radius` (16, m);
     `obstacle_shape`; `wheel_friction`; `chassis_mass` (kg); `motor_gain` (left, right). ood: more obstacles, flat ones
     (elliptic pillars, slabs), one motor much weaker than the other.
     """
 
     name = "navigate"
     success_criterion = "within 30 cm of the goal at the end of the episode, without any collision during it"
-
     horizon, observation_size, action_size, hidden_size = 100, RAYS + 8, 2, 2
     parameters = {
         "goal": Range((-0.6, -1.9), (1.9, 1.9), unit="m"),
@@ -98,11 +97,11 @@ class Navigate(MujocoFamily):
         bearing = 2 * math.pi / RAYS * torch.arange(RAYS, dtype=torch.float64)
         cosine, sine, none = bearing.cos(), bearing.sin(), torch.zeros_like(bearing)
         ones, height = torch.ones_like(bearing), torch.full_like(bearing, LIDAR_HEIGHT)
-        # (heading, place) -> all rays of a robot, as one product each.
-        self.turned = torch.stack([torch.stack(x, -1) for x in ((cosine, sine, none), (-sine, cosine, none))]).flatten(
-            1
+        turns, shifts = ((cosine, sine, none), (-sine, cosine, none)), ((ones, none, none), (none, ones, none))
+        # (heading, position) -> all rays of a robot, as one product each.
+        self.turned, self.shifted = (
+            torch.stack([torch.stack(axes, -1) for axes in each]).flatten(1) for each in (turns, shifts)
         )
-        self.shifted = torch.stack([torch.stack(x, -1) for x in ((ones, none, none), (none, ones, none))]).flatten(1)
         self.raised = torch.stack([none, none, height], -1).flatten()
         self.origin, self.direction = torch.zeros(2, self.num_simulations, RAYS, 3, dtype=torch.float64)
         forward, turn = SPEED / WHEEL_RADIUS, 0.5 * TRACK * TURN / WHEEL_RADIUS
@@ -118,9 +117,9 @@ class Navigate(MujocoFamily):
         assert isinstance(known, Categories)
         shape = task["obstacle_shape"][:, 0].long()
         kinds, scales, offsets = (torch.tensor([SHAPES[name][i] for name in known.names])[shape] for i in range(3))
-        radius, places = task["obstacle_radius"], task["obstacles"].unflatten(1, (OBSTACLES, 2))
-        used = standing(self.goal, places, radius, task["obstacle_count"].round())
-        self.obstacles = torch.cat([places, torch.where(used, 0.15, PARKED)[..., None]], -1)
+        radius, positions = task["obstacle_radius"], task["obstacles"].unflatten(1, (OBSTACLES, 2))
+        used = standing(self.goal, positions, radius, task["obstacle_count"].round())
+        self.obstacles = torch.cat([positions, torch.where(used, 0.15, PARKED)[..., None]], -1)
         geoms = [model.geom(f"obstacle_{i:02d}").id for i in range(OBSTACLES)]
         fields["geom_type"][:, geoms] = kinds.int()[:, None]
         fields["geom_size"][:, geoms] = (radius[..., None] * scales[:, None] + offsets[:, None]).double()
@@ -181,11 +180,11 @@ class Navigate(MujocoFamily):
         return (self.distance < SUCCESS_DISTANCE) & ~self.collided
 
 
-def standing(goal: Tensor, places: Tensor, radius: Tensor, count: Tensor) -> Tensor:
-    """Which of the obstacles (N, K) stand, given goals (N, 2), places (N, K, 2), radii (N, K) and numbers (N, 1)."""
-    used = torch.arange(places.shape[1]) < count
-    used &= torch.linalg.vector_norm(places - goal[:, None], dim=-1) - radius > GOAL_CLEARANCE
-    apart = torch.cdist(places, places) - radius[:, :, None] - radius[:, None] > GAP
-    for k in range(1, places.shape[1]):
+def standing(goal: Tensor, positions: Tensor, radius: Tensor, count: Tensor) -> Tensor:
+    """Which of the obstacles (N, K) stand, given goals (N, 2), positions (N, K, 2), radii (N, K) and numbers (N, 1)."""
+    used = torch.arange(positions.shape[1]) < count
+    used &= torch.linalg.vector_norm(positions - goal[:, None], dim=-1) - radius > GOAL_CLEARANCE
+    apart = torch.cdist(positions, positions) - radius[:, :, None] - radius[:, None] > GAP
+    for k in range(1, positions.shape[1]):
         used[:, k] &= (apart[:, k, :k] | ~used[:, :k]).all(-1)
     return used

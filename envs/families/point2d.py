@@ -15,9 +15,7 @@ from envs.families.family import Family
 
 SPEED = 0.1  # length per control step at action 1
 GOAL_RADIUS = 0.01
-
-
-# Beyond the square of the training goals.
+# Around the square of the training goals, for ood goals.
 FRAME = [
     ((0.5, -0.5), (0.8, 0.5)),
     ((-0.8, -0.5), (-0.5, 0.5)),

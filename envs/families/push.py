@@ -51,7 +51,6 @@ class Push(ArmEnvironment):
 
     name = "push"
     success_criterion = "object's centre within 5 cm of the goal over the last five control steps of the episode"
-
     horizon, observation_size, action_size, hidden_size = 60, 23, 2, 2
     parameters = {
         "goal": Range((0.52, -0.20), (0.66, 0.20), unit="m"),
@@ -60,7 +59,7 @@ class Push(ArmEnvironment):
         "friction": Range(0.3, 0.8, ood=[(0.15, 0.3)]),
         "object_shape": Categories(("box", "cylinder"), ood=("hexagonal_prism", "wedge")),
     }
-    rest = (0.0, 0.2805, 0.0, -2.8014, 0.0, 3.0820, 0.785398)  # the grip point at (0.36, 0, 0.025) m
+    home_angles = (0.0, 0.2805, 0.0, -2.8014, 0.0, 3.0820, 0.785398)  # the grip point at (0.36, 0, 0.025) m
     workspace = (0.32, -0.32, 0.025), (0.75, 0.32, 0.025)  # at one height
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:

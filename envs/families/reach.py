@@ -45,7 +45,6 @@ class Reach(MujocoFamily):
 
     name = "reach"
     success_criterion = "grip point within 5 cm of the goal over the last five control steps of the episode"
-
     horizon, observation_size, action_size, hidden_size = 50, 24, 7, 3
     parameters = {
         "goal": Range(
@@ -64,8 +63,8 @@ class Reach(MujocoFamily):
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = load_spec(ASSETS / "reach.xml")
-        # The arm carries its own weight (gravcomp), so the payload's is the only one that is felt: as a force it gives
-        # the same motion for a fifth of the step's cost less.
+        # The arm carries its own weight (gravcomp), so gravity pulls only the payload. A force on it gives the same
+        # motion and saves a fifth of the step's cost.
         spec.option.gravity = (0.0, 0.0, 0.0)
         return spec
 
