@@ -116,7 +116,8 @@ def test_a_reset_of_some_does_not_touch_the_others(name: str) -> None:
     """Nor what they have counted, however often they are sensed at the same instant."""
     alone, beside = made(name), made(name)
     assert isinstance(alone, MujocoEnvironment) and isinstance(beside, MujocoEnvironment)
-    alone.reset(), beside.reset()
+    alone.reset()
+    beside.reset()
     kept = torch.arange(COUNT) >= 2
     for action in actions(alone):
         expected, step = alone.step(action), beside.step(action)
