@@ -1,4 +1,4 @@
-"""Environments of a user's own, of either kind, at `package.module:Class`; and what is wrong with one, in one line."""
+"""Environments of the user's own, of either kind, at `package.module:Class`; their mistakes are told in one line."""
 
 from __future__ import annotations
 
@@ -22,102 +22,102 @@ from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentE
 
 Factory = Callable[..., Environment]
 
-ID = "gymnasium"  # env=gymnasium:Name-v0 is a registered name, not a place
-# What `__init__` and the class body must set, for whatever steps the environment.
+ID = "gymnasium"  # env=gymnasium:Name-v0 is a registered name, not an entry
+# What the class body or `__init__` must set.
 _PROMISED = {"name": str, "success_criterion": str, "horizon": int, "observation_size": int, "action_size": int}
 
 
-def load_entry(place: str) -> Callable[..., Any]:
+def load_entry(entry: str) -> Callable[..., Any]:
     """The class or function at `package.module:Class`.
 
     Raises:
         UnknownEnvironmentError: in one line, if the module does not exist, fails when it is imported, or has no such
             class.
     """
-    module, _, name = place.partition(":")
+    module, _, name = entry.partition(":")
     try:
         found: Any = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise _import_failed(place, module, error) from None
-        raise UnknownEnvironmentError(f"{place}: {error}; a module is searched from the working folder") from None
+            raise _import_failed(entry, module, error) from None
+        raise UnknownEnvironmentError(f"{entry}: {error}; a module is searched from the working folder") from None
     except Exception as error:
-        raise _import_failed(place, module, error) from None
+        raise _import_failed(entry, module, error) from None
     if not callable(found):
-        raise UnknownEnvironmentError(f"{place}: the module {module} has no class '{name}'")
+        raise UnknownEnvironmentError(f"{entry}: the module {module} has no class '{name}'")
     return found
 
 
-def own_environment(place: str) -> Factory:
-    """What makes N simulations of an environment of the user's own.
+def own_environment(entry: str) -> Factory:
+    """A factory of N simulations of an environment of the user's own.
 
     Args:
-        place: `package.module:Class`, where `Class` is an `envs.environment.Environment`, a `gymnasium.Env` with
+        entry: `package.module:Class`, where `Class` is an `envs.environment.Environment`, a `gymnasium.Env` with
             `sample_tasks` and `set_task`, or a function that returns one of these (the first kind, if it takes
             `num_simulations`); or `gymnasium:Name-v0`, a name that is registered with Gymnasium.
 
     Raises:
         UnknownEnvironmentError: as `load_entry`.
-        ContractError: if it is neither kind, or lacks a method. The factory raises it too.
+        ContractError: if it is of neither kind, or lacks a method. The factory raises it too.
     """
-    if place.startswith(f"{ID}:"):
-        return partial(_steps, place, partial(GymnasiumTasks, partial(_registered, place), place))
-    found = load_entry(place)
+    if entry.startswith(f"{ID}:"):
+        return partial(_guarded, entry, partial(GymnasiumTasks, partial(_registered, entry), entry))
+    found = load_entry(entry)
     if isinstance(found, type) and not issubclass(found, Environment | gymnasium.Env):
         kinds = "envs.environment.MujocoEnvironment (or Environment) nor gymnasium.Env"
-        raise ContractError(f"{place}: is a subclass of neither {kinds}")
+        raise ContractError(f"{entry}: is a subclass of neither {kinds}")
     if isinstance(found, type):
         batched = issubclass(found, Environment)
     else:
         try:
             batched = "num_simulations" in inspect.signature(found).parameters
         except (TypeError, ValueError):
-            raise ContractError(f"{place}: is no function that makes an environment") from None
+            raise ContractError(f"{entry}: is not a function that makes an environment") from None
     if not batched:
-        return partial(_steps, place, partial(GymnasiumTasks, found, place))
+        return partial(_guarded, entry, partial(GymnasiumTasks, found, entry))
     if inspect.isabstract(found):
-        raise ContractError(f"{place}: lacks the methods {', '.join(sorted(found.__abstractmethods__))}")
-    return partial(_steps, place, partial(_construct, found, place))
+        raise ContractError(f"{entry}: lacks the methods {', '.join(sorted(found.__abstractmethods__))}")
+    return partial(_guarded, entry, partial(_construct, found, entry))
 
 
-# What is called of an environment while it is used.
+# The methods that are called while an environment is used.
 _USED = ("set_tasks", "reset", "step", "render_state", "drawer")
 
 
-def _steps(place: str, make: Factory, num_simulations: int, **options: Any) -> Environment:
-    """The environment that `make` makes; whatever its code raises, now or in use, is said in one line.
+def _guarded(entry: str, make: Factory, num_simulations: int, **options: Any) -> Environment:
+    """The environment that `make` makes; whatever its code raises, now or in use, is explained in one line.
 
     Raises:
         ContractError: names the line of the code that raised, and holds the exception as its cause.
         TypeError: for an unexpected keyword, which `envs.registry` explains.
     """
-    env = _said(place, make, constructs=True)(num_simulations, **options)
+    env = _explained(entry, make, constructs=True)(num_simulations, **options)
     for name in _USED:
-        setattr(env, name, _said(place, getattr(env, name)))
-    if not isinstance(env, MujocoEnvironment | GymnasiumTasks):  # which check themselves
-        _check_use(place, env)
+        setattr(env, name, _explained(entry, getattr(env, name)))
+    if not isinstance(env, MujocoEnvironment | GymnasiumTasks):  # these check themselves
+        _check_use(entry, env)
     return env
 
 
-def _check_use(place: str, env: Environment) -> None:
-    """Have what an environment's reset and step return checked."""
+def _check_use(entry: str, env: Environment) -> None:
+    """Check from now on what an environment's reset and step return."""
     reset, step = env.reset, env.step
 
     def checked_reset(mask: Tensor | None = None) -> Tensor:
         observation = reset(mask)
-        check_observation(place, observation, (env.num_simulations, env.observation_size))
+        check_observation(entry, observation, (env.num_simulations, env.observation_size))
         return observation
 
     def checked_step(action: Tensor) -> Step:
         result = step(action)
-        check_returned(place, result, env.num_simulations, env.observation_size)
+        check_returned(entry, result, env.num_simulations, env.observation_size)
         return result
 
     env.reset, env.step = checked_reset, checked_step
 
 
-def _said(place: str, call: Callable[..., Any], constructs: bool = False) -> Callable[..., Any]:
-    def said(*arguments: Any, **options: Any) -> Any:
+def _explained(entry: str, call: Callable[..., Any], constructs: bool = False) -> Callable[..., Any]:
+    def explained(*arguments: Any, **options: Any) -> Any:
         try:
             return call(*arguments, **options)
         except EnvsError:
@@ -126,55 +126,55 @@ def _said(place: str, call: Callable[..., Any], constructs: bool = False) -> Cal
             if constructs and isinstance(error, TypeError) and "unexpected keyword" in str(error):
                 raise
             text = " ".join(str(error).split())[:300]
-            raise ContractError(f"{place}{_raised(error)}: {type(error).__name__}: {text}") from error
+            raise ContractError(f"{entry}{_raised(error)}: {type(error).__name__}: {text}") from error
 
-    return said
+    return explained
 
 
 def _raised(error: Exception) -> str:
-    """The last line of code outside of Python and its packages that an error passed through, as " (cart.py:12)"."""
+    """The last line that an error passed through outside of Python and its packages, as " (cart.py:12)"."""
     others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_file()]
     own = [f for f in frames if not f.filename.startswith(others)]
     return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
-def _construct(found: Callable[..., Any], place: str, num_simulations: int, **options: Any) -> Environment:
+def _construct(found: Callable[..., Any], entry: str, num_simulations: int, **options: Any) -> Environment:
     """A batched environment of the user's own, made and checked."""
     try:
         env = found(num_simulations, **options)
     except EnvsError as error:
-        raise type(error)(f"{place}{_where(error, inspect.getmodule(found))}: {error}") from None
+        raise type(error)(f"{entry}{_where(error, inspect.getmodule(found))}: {error}") from None
     if not isinstance(env, Environment):
-        raise ContractError(f"{place}: returned a {type(env).__name__}, which is no envs.environment.Environment")
+        raise ContractError(f"{entry}: returned a {type(env).__name__}, which is no envs.environment.Environment")
     for name, kind in _PROMISED.items():
         value = getattr(env, name, None)
         if not isinstance(value, kind) or isinstance(value, bool):
             wanted = "an integer" if kind is int else "a text"
-            raise ContractError(f"{place}: must set {name} to {wanted}, and it is {value!r}")
+            raise ContractError(f"{entry}: must set {name} to {wanted}, and it is {value!r}")
         if isinstance(value, int) and value < 1:
-            raise ContractError(f"{place}: must set {name} to a positive integer, and it is {value}")
-    _check_override(place, env, options.get("tasks_override") or {})
+            raise ContractError(f"{entry}: must set {name} to a positive integer, and it is {value}")
+    _check_override(entry, env, options.get("tasks_override") or {})
     return env
 
 
-def _check_override(place: str, env: Environment, changes: Mapping[str, object]) -> None:
-    """Ranges that were asked for must have arrived: a class may have taken them and done nothing."""
+def _check_override(entry: str, env: Environment, changes: Mapping[str, object]) -> None:
+    """Check that the ranges asked for have arrived: a class may take them and do nothing."""
     distribution = env.distribution
     if changes and distribution.override(changes).parameters != distribution.parameters:
         remedy = "hand the super().__init__ a distribution.override(tasks_override or {})"
-        raise TaskError(f"{place}: ignores the task ranges {', '.join(changes)}: {remedy}")
+        raise TaskError(f"{entry}: ignores the task ranges {', '.join(changes)}: {remedy}")
 
 
-def _registered(place: str, **options: Any) -> gymnasium.Env[Any, Any]:
-    """An environment by the name that it is registered with Gymnasium under."""
+def _registered(entry: str, **options: Any) -> gymnasium.Env[Any, Any]:
+    """An environment by the name under which Gymnasium knows it."""
     try:
-        return gymnasium.make(place.partition(":")[2], disable_env_checker=True, **options)
+        return gymnasium.make(entry.partition(":")[2], disable_env_checker=True, **options)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise UnknownEnvironmentError(f"{place}: {' '.join(str(error).split())}") from None
+        raise UnknownEnvironmentError(f"{entry}: {' '.join(str(error).split())}") from None
 
 
-def _import_failed(place: str, module: str, error: Exception) -> UnknownEnvironmentError:
+def _import_failed(entry: str, module: str, error: Exception) -> UnknownEnvironmentError:
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}"
     else:
@@ -182,11 +182,11 @@ def _import_failed(place: str, module: str, error: Exception) -> UnknownEnvironm
         last = [frame for frame in frames if not frame.filename.startswith("<frozen importlib")][-1]
         where = f"{last.filename}:{last.lineno}"
     text = " ".join(str(error).split())
-    return UnknownEnvironmentError(f"{place}: cannot import {module}: {where}: {type(error).__name__}: {text}")
+    return UnknownEnvironmentError(f"{entry}: cannot import {module}: {where}: {type(error).__name__}: {text}")
 
 
 def _where(error: Exception, module: ModuleType | None) -> str:
-    """The line of the user's module that an error passed through last, such as " (cart.py:12)"."""
+    """The last line of the user's module that an error passed through, as " (cart.py:12)"."""
     file = getattr(module, "__file__", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f" ({Path(file).name}:{lines[-1]})" if file and lines else ""

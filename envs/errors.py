@@ -14,7 +14,7 @@ class TaskError(EnvsError):
 
 
 class ContractError(EnvsError):
-    """An environment's own code breaks the contract of `envs.core.environment`, or of Gymnasium."""
+    """The code of an environment breaks the contract of `envs.core.environment`, or of Gymnasium."""
 
 
 class PhysicsError(EnvsError):

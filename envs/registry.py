@@ -1,4 +1,4 @@
-"""The environments by name, or by the place of a class: `package.module:Class` (see `envs.entry`)."""
+"""The environments by name, or by entry: `package.module:Class` (see `envs.entry`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from envs.core.environment import Environment
 from envs.entry import Factory, load_entry, own_environment
 from envs.errors import EnvsError, UnknownEnvironmentError
 
-# A place is imported when its environment is first made.
+# The module of an entry is imported when its environment is first made.
 _FACTORIES: dict[str, Factory | str] = {
     "ant_dir": "envs.families.ant:AntDir",
     "ant_goal": "envs.families.ant:AntGoal",
@@ -23,7 +23,7 @@ _FACTORIES: dict[str, Factory | str] = {
 
 
 def register(name: str, factory: Factory | str) -> None:
-    """Make `factory(num_simulations, seed=, threads=, **options)`, or the class at a place, available as `name`.
+    """Make `factory(num_simulations, seed=, threads=, **options)`, or the class at an entry, available as `name`.
 
     Raises:
         EnvsError: if the name is taken.
@@ -46,7 +46,7 @@ def make(name: str, num_simulations: int, **options: object) -> Environment:
 
     Raises:
         UnknownEnvironmentError: with the nearest valid names; or if there is no such module or class.
-        ContractError: if a class of the user's own is no environment.
+        ContractError: if a class of the user's own is not an environment.
         EnvsError: for an option that the environment does not have.
     """
     factory = own_environment(name) if ":" in name else _FACTORIES.get(name)

@@ -70,14 +70,12 @@ class PandaReach(MujocoEnvironment):
         self.home = torch.from_numpy(self.model.qpos0.copy())
         self.home[:JOINTS] = torch.tensor(HOME, dtype=torch.float64)
         self.low, self.high = (torch.from_numpy(bound.copy()) for bound in self.model.jnt_range[:JOINTS].T)
-        qpos, qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
-        self.qpos, self.qvel = qpos[:, :JOINTS], qvel[:, :JOINTS]
+        self.angles, self.speeds = self.qpos[:, :JOINTS], self.qvel[:, :JOINTS]  # without the gripper's
         self.pinch = self.simulator.field("site_xpos")[:, self.model.site("pinch").id]
 
     def apply_tasks(self) -> None:
         payload, mass = self.model.body("payload").id, self.assigned["payload_mass"][:, 0].double()
-        body_mass = torch.from_numpy(self.model.body_mass.copy()).repeat(self.num_simulations, 1)
-        inertia = torch.from_numpy(self.model.body_inertia.copy()).repeat(self.num_simulations, 1, 1)
+        body_mass, inertia = self.repeated("body_mass"), self.repeated("body_inertia")
         body_mass[:, payload] += mass
         inertia[:, payload] += (0.4 * 0.03**2 * mass)[:, None]  # a solid sphere of 3 cm
         self.simulator.set_model_fields({"body_mass": body_mass, "body_inertia": inertia})
@@ -92,14 +90,16 @@ class PandaReach(MujocoEnvironment):
 
     def control(self, action: Tensor) -> None:
         target = torch.add(self.ctrl[:, :JOINTS], action, alpha=DELTA)
-        target = torch.clamp(target, self.qpos - WINDUP, self.qpos + WINDUP)
+        target = torch.clamp(target, self.angles - WINDUP, self.angles + WINDUP)
         self.ctrl[:, :JOINTS] = torch.clamp(target, self.low, self.high)
 
+    def sense(self) -> None:
+        self.distance = torch.linalg.vector_norm(self.pinch.float() - self.goal, dim=-1)
+
     def observe(self) -> Tensor:
-        return torch.cat([self.qpos, self.qvel, self.ctrl[:, :JOINTS] - self.qpos, self.pinch], -1).float()
+        return torch.cat([self.angles, self.speeds, self.ctrl[:, :JOINTS] - self.angles, self.pinch], -1).float()
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        self.distance = torch.linalg.vector_norm(self.pinch.float() - self.goal, dim=-1)
         return {"distance": -self.distance, "precision": 1.0 - torch.tanh(10.0 * self.distance)}
 
     def success(self) -> Tensor:

@@ -1,1 +1,1 @@
-"""Environments as others see them, and those of others as ours."""
+"""Our environments for other libraries, and theirs for us."""

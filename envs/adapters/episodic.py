@@ -40,7 +40,7 @@ class Episodic:
         """Keep M tasks (N a multiple of M) from each simulation's next start on; None: draw them again.
 
         Raises:
-            TaskError: if N is no multiple of M, or a task does not fit the environment.
+            TaskError: if N is not a multiple of M, or a task does not fit the environment.
         """
         if tasks is None:
             self.fixed = None
@@ -55,7 +55,7 @@ class Episodic:
     def start(self, mask: Tensor | None = None) -> Tensor:
         """Begin new episodes in the masked simulations (N,) (None: in all); returns the observation (N, D)."""
         environment = self.environment
-        # The first start is for all, whatever the mask: no simulation is ever without a task.
+        # The first start ignores the mask: every simulation needs a task.
         if mask is None or environment.tasks is None:
             mask = torch.ones(environment.num_simulations, dtype=torch.bool)
         fresh = self._next_tasks(mask)

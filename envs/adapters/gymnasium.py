@@ -150,7 +150,7 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
     Arguments, tasks and `info` are as in `TaskEnv`, with a leading N and Gymnasium's masks (`_success`, ...).
     `success`, `failed` and `reward_terms` belong to the step just taken and `task` to the observation returned;
     `final_obs` and `final_info` hold what the finished episodes ended with.
-    `reset(options={"reset_mask": (N,) bool})` begins new episodes in these simulations alone.
+    `reset(options={"reset_mask": (N,) bool})` begins new episodes only in these simulations.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.SAME_STEP}  # type: ignore[misc]

@@ -31,17 +31,17 @@ Make = Callable[..., gymnasium.Env[Any, Any]]
 # Tasks are numbers that float32 holds exactly; each split has numbers of its own.
 STRIDE = 2**22
 VECTORISATION = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}
-PERIOD = 0.05  # seconds per control step, where the environment does not tell
+PERIOD = 0.05  # seconds per control step, if the environment does not say
 
 
 class NumberedTasks(TaskDistribution):
     """Tasks that are arbitrary objects, by number: the parameter `task` counts them, from 0 in `train`, from `STRIDE`
     in `test` and from twice that in `ood`.
 
-    A split's tasks are what `sample_tasks` returns under fixed seeds, the same for every method, run and machine. That
-    the tasks of `test` are not those of `train` holds for their numbers. For the tasks themselves it is up to
-    `sample_tasks`: draws from a continuous range differ, those from a short list repeat. There is an `ood` split, and
-    the splits are divided as the environment divides them, if it has `sample_tasks(n, split=...)`.
+    A split's tasks are what `sample_tasks` returns under fixed seeds, the same for every method, run and machine. The
+    numbers of `test` differ from those of `train`; whether the tasks do is up to `sample_tasks`: draws from a
+    continuous range differ, draws from a short list repeat. If the environment has `sample_tasks(n, split=...)`, it
+    divides the splits itself, and only then there is an `ood` split.
 
     Args:
         name: of the environment, for messages.
@@ -96,7 +96,7 @@ class GymnasiumTasks(Environment):
     """N Gymnasium environments with tasks, stepped together.
 
     Observation: the environment's own, flattened, float32. Action: scaled from [-1, 1] to its Box. Reward term:
-    `reward`, its own. Success: `info["success"]`, else `info["is_success"]`; never, where it tells neither. An episode
+    `reward`, its own. Success: `info["success"]`, else `info["is_success"]`, else never. An episode
     that the environment terminates or truncates before the horizon ends there. A reward or observation that is not
     finite ends it too, and is reported in `Step.failed`.
 
@@ -106,7 +106,7 @@ class GymnasiumTasks(Environment):
 
     Args:
         make: returns one environment, given the options.
-        place: its name, for messages; what follows the last colon or slash names the environment.
+        entry: where it comes from, for messages; what follows the last colon or slash names the environment.
         num_simulations: N.
         horizon: control steps per episode; None: the registered `max_episode_steps`.
         vectorization: "sync", or "async": a process for each simulation.
@@ -116,7 +116,7 @@ class GymnasiumTasks(Environment):
         threads: not used.
 
     Raises:
-        ContractError: if it is no environment with `sample_tasks` and `set_task`, or its spaces cannot be used.
+        ContractError: if it is not an environment with `sample_tasks` and `set_task`, or its spaces cannot be used.
         EnvsError: for an option that is not allowed.
     """
 
@@ -125,7 +125,7 @@ class GymnasiumTasks(Environment):
     def __init__(
         self,
         make: Make,
-        place: str,
+        entry: str,
         num_simulations: int,
         seed: int = 0,
         threads: int = 0,
@@ -139,18 +139,18 @@ class GymnasiumTasks(Environment):
             raise EnvsError(f"vectorization={vectorization}: must be one of {', '.join(VECTORISATION)}")
         if isinstance(train_tasks, bool) or not isinstance(train_tasks, int) or not 1 <= train_tasks <= STRIDE:
             raise EnvsError(f"train_tasks={train_tasks}: must be an integer from 1 to {STRIDE}")
-        sampler = _prepared(make(**options), place)
-        distribution = _distribution(sampler, place, train_tasks).override(tasks_override or {})
+        sampler = _prepared(make(**options), entry)
+        distribution = _distribution(sampler, entry, train_tasks).override(tasks_override or {})
         super().__init__(num_simulations, distribution, seed)
-        self.name = place.replace("/", ":").rpartition(":")[2]
-        self.horizon = _horizon(sampler, place, horizon)
+        self.name = entry.replace("/", ":").rpartition(":")[2]
+        self.horizon = _horizon(sampler, entry, horizon)
         self.observation_size, self.action_size = flatdim(sampler.observation_space), flatdim(sampler.action_space)
         self._action_shape = sampler.action_space.shape or ()
         self.control_period = _period(sampler)
-        # A graphics context for every one of many would be too much, and only a lone one is filmed.
+        # Only a lone simulation is filmed: a graphics context for each of many would be too much.
         if num_simulations == 1 and _draws(make, sampler):
             options = options | {"render_mode": "rgb_array"}
-        makers = [lambda: _prepared(make(**options), place)] * num_simulations
+        makers = [lambda: _prepared(make(**options), entry)] * num_simulations
         self.vector = VECTORISATION[vectorization](makers, autoreset_mode=AutoresetMode.DISABLED)
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
@@ -159,7 +159,7 @@ class GymnasiumTasks(Environment):
     def apply_tasks(self) -> None:
         numbers = self.assigned["task"][:, 0].long().tolist()
         assert isinstance(self.distribution, NumberedTasks)
-        # They take their task at their next reset: an episode that is still running keeps its own.
+        # They take their task at their next reset: a running episode keeps its own.
         self.vector.set_attr("next_task", [(number, self.distribution.task(number)) for number in numbers])
 
     def reset(self, mask: Tensor | None = None) -> Tensor:
@@ -195,7 +195,7 @@ class GymnasiumTasks(Environment):
         return {"picture": np.array(pictures[simulation], np.uint8)}
 
     def drawer(self, simulation: int, width: int, height: int) -> Drawer:
-        from PIL import Image, ImageOps  # loaded by those who draw alone
+        from PIL import Image, ImageOps  # only drawing loads it
 
         return lambda state: np.asarray(ImageOps.pad(Image.fromarray(state["picture"]), (width, height)))
 
@@ -211,16 +211,16 @@ class GymnasiumTasks(Environment):
 
 
 class _Simulation(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One environment: it takes its next task at a reset, and rests when its episode is over until the next one.
+    """One environment: it takes its next task at a reset, and rests between the end of an episode and the next reset.
 
-    That an episode is over stands in `info` alone, so that Gymnasium's vectors leave the resets to us.
+    Only `info` says that an episode is over, so that Gymnasium's vectors leave the resets to us.
     """
 
     TOLD: tuple[str, ...] = ("success", "terminated", "truncated")
 
-    def __init__(self, env: gymnasium.Env[Any, Any], place: str) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], entry: str) -> None:
         super().__init__(env)
-        self.place = place
+        self.entry = entry
         self._task: Any = None
         self._next: tuple[int, Any] | None = None
         self._rest: tuple[Any, dict[str, bool]] | None = None
@@ -256,35 +256,35 @@ class _Simulation(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _checked(self, observation: Any) -> Any:
         found, wanted = np.shape(observation), self.observation_space.shape
         if found != wanted:
-            raise ContractError(f"{self.place}: the observation has shape {found}, its space says {wanted}")
+            raise ContractError(f"{self.entry}: the observation has shape {found}, its space says {wanted}")
         return observation
 
 
-def _prepared(env: object, place: str) -> _Simulation:
+def _prepared(env: object, entry: str) -> _Simulation:
     """An environment behind the wrappers that make its spaces ours."""
     if not isinstance(env, gymnasium.Env):
         kinds = "neither envs.environment.Environment nor gymnasium.Env"
-        raise ContractError(f"{place}: returned a {type(env).__name__}, which is {kinds}")
+        raise ContractError(f"{entry}: returned a {type(env).__name__}, which is {kinds}")
     for method in ("sample_tasks", "set_task"):
         if not (env.has_wrapper_attr(method) and callable(env.get_wrapper_attr(method))):
-            raise ContractError(f"{place}: lacks {method}: a task environment has sample_tasks(n) and set_task(task)")
+            raise ContractError(f"{entry}: lacks {method}: a task environment has sample_tasks(n) and set_task(task)")
     action, observation = env.action_space, env.observation_space
     if not isinstance(action, Box):
-        raise ContractError(f"{place}: needs actions in a Box, has {action}")
+        raise ContractError(f"{entry}: needs actions in a Box, has {action}")
     if not (np.isfinite(action.low).all() and np.isfinite(action.high).all() and (action.low < action.high).all()):
-        raise ContractError(f"{place}: needs actions with finite bounds to scale to, has {action}")
+        raise ContractError(f"{entry}: needs actions with finite bounds to scale to, has {action}")
     if not observation.is_np_flattenable:
-        raise ContractError(f"{place}: needs observations that can be flattened, has {observation}")
+        raise ContractError(f"{entry}: needs observations that can be flattened, has {observation}")
     if not (np.all(action.low == -1.0) and np.all(action.high == 1.0)):
         one = np.ones(action.shape, action.dtype)
         env = RescaleAction(env, -one, one)
     if not isinstance(observation, Box) or len(observation.shape) != 1:
         env = FlattenObservation(env)
-    return _Simulation(env, place)
+    return _Simulation(env, entry)
 
 
-def _distribution(sampler: _Simulation, place: str, count: int) -> NumberedTasks:
-    """The tasks that an environment draws, and none twice in the same run of a program."""
+def _distribution(sampler: _Simulation, entry: str, count: int) -> NumberedTasks:
+    """The tasks that an environment draws."""
     sample = sampler.get_wrapper_attr("sample_tasks")
     splits = "split" in inspect.signature(sample).parameters
 
@@ -293,11 +293,11 @@ def _distribution(sampler: _Simulation, place: str, count: int) -> NumberedTasks
             sampler.reset(seed=seed)
             tasks = list(sample(n, split=split) if splits else sample(n))
         if len(tasks) != n:
-            raise ContractError(f"{place}: sample_tasks({n}) returned {len(tasks)} tasks")
+            raise ContractError(f"{entry}: sample_tasks({n}) returned {len(tasks)} tasks")
         return tasks
 
-    distribution = NumberedTasks(place, draw, count, SPLITS if splits else SPLITS[:2])
-    distribution.task(0)  # a mistake comes to light now, and not in the middle of a run
+    distribution = NumberedTasks(entry, draw, count, SPLITS if splits else SPLITS[:2])
+    distribution.task(0)  # a mistake shows now, not in the middle of a run
     return distribution
 
 
@@ -314,10 +314,10 @@ def _global_seed(seed: int) -> Iterator[None]:
         random.setstate(before[1])
 
 
-def _horizon(sampler: _Simulation, place: str, horizon: int | None) -> int:
+def _horizon(sampler: _Simulation, entry: str, horizon: int | None) -> int:
     steps = horizon if horizon is not None else getattr(sampler.spec, "max_episode_steps", None)
     if steps is None:
-        raise EnvsError(f"{place}: does not say how long an episode is: give env.horizon=<control steps>")
+        raise EnvsError(f"{entry}: does not say how long an episode is: give env.horizon=<control steps>")
     return steps
 
 

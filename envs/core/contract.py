@@ -1,4 +1,4 @@
-"""What an environment's own code must return: checked once, and said in one line that names the class."""
+"""Checks of what the code of an environment returns; an error is one line that names the class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Assigned(dict[str, Tensor]):
     """Task parameters (N, d) by name.
 
     Raises:
-        TaskError: names the valid ones, where another is asked for.
+        TaskError: with the valid names, if another is asked for.
     """
 
     def __missing__(self, name: str) -> Tensor:
@@ -22,7 +22,7 @@ class Assigned(dict[str, Tensor]):
 
 
 def check_observation(owner: str, observation: object, shape: tuple[int, int]) -> None:
-    """An observation must be (N, D) float32.
+    """Check that an observation is (N, D) float32.
 
     Raises:
         ContractError: names the class (`owner`), what it returned and what it should have.
@@ -31,7 +31,7 @@ def check_observation(owner: str, observation: object, shape: tuple[int, int]) -
 
 
 def check_step(owner: str, terms: Mapping[str, object], success: object, count: int) -> None:
-    """Reward terms must be (N,), at least one, and the success (N,) bool; `count` is N.
+    """Check that there are reward terms (N,), at least one, and that the success is (N,) bool; `count` is N.
 
     Raises:
         ContractError: as `check_observation`.
@@ -44,7 +44,7 @@ def check_step(owner: str, terms: Mapping[str, object], success: object, count: 
 
 
 def check_returned(owner: str, step: object, count: int, size: int) -> None:
-    """What `step` of an environment returned, which is not one of MuJoCo's: the fields of `envs.environment.Step`.
+    """Check that what a `step` returned has the fields of an `envs.environment.Step`, in their shapes and types.
 
     Raises:
         ContractError: as `check_observation`; `count` is N, `size` D.
@@ -54,14 +54,14 @@ def check_returned(owner: str, step: object, count: int, size: int) -> None:
         raise ContractError(f"{owner}: step() returned a {type(step).__name__}, expected an envs.environment.Step")
     check_observation(owner, step.observation, (count, size))
     if not isinstance(step.terms, Mapping):
-        raise ContractError(f"{owner}: step() returned terms that are no dictionary")
+        raise ContractError(f"{owner}: step() returned terms that are not a dictionary")
     check_step(owner, step.terms, step.success, count)
     for name, dtype in kinds.items():
         _check(owner, name, getattr(step, name), (count,), dtype)
 
 
 def find_culprit(terms: Mapping[str, Tensor], observation: Tensor, simulation: int) -> str:
-    """What is not finite in a simulation: a reward term (N,), or an entry of the observation (N, D)."""
+    """Name what is not finite in a simulation: a reward term (N,), or an entry of the observation (N, D)."""
     for name, term in terms.items():
         if not torch.isfinite(term[simulation]):
             return f"reward term '{name}'"

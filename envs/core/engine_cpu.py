@@ -26,8 +26,8 @@ UNSTABLE = [
 class CpuSimulator(Simulator):
     """N simulations on `threads` threads (0: all cores); the physics does not depend on the number of threads.
 
-    MuJoCo's automatic reset is turned off: an unstable simulation would jump to its initial state in silence. Its
-    warnings are counted and returned by `step` instead of being printed and written to a file in the user's folder.
+    MuJoCo's automatic reset is off: an unstable simulation would jump to its initial state in silence. `step` counts
+    its warnings and returns them; they are neither printed nor written to a file in the user's folder.
     """
 
     def __init__(self, model: mujoco.MjModel, num_simulations: int, threads: int = 0) -> None:
@@ -70,7 +70,7 @@ class CpuSimulator(Simulator):
             target.copy_(value)
         if self._expanded:
             self.batch.set_const()
-        # It makes the bounds of primitives anew, but leaves those of meshes at the compiled geom's.
+        # That computes the bounds of primitives anew, and leaves those of meshes as compiled.
         for name in BOUNDS & {*values}:
             self._expanded[name].copy_(values[name])
 
@@ -110,7 +110,7 @@ class CpuSimulator(Simulator):
 
 
 def _alias(array: np.ndarray) -> Tensor:
-    # torch warns that derived fields are read only; the Simulator interface says so already.
+    # torch warns that derived fields are read-only, which the interface `Simulator` says already.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)

@@ -63,7 +63,7 @@ class Environment(ABC):
         """Give M tasks to the N simulations, N / M simulations each; call `reset` afterwards.
 
         Raises:
-            TaskError: if N is no multiple of M, or the tasks lack a parameter of this environment.
+            TaskError: if N is not a multiple of M, or the tasks lack a parameter of this environment.
         """
         count = len(tasks)
         if count == 0 or self.num_simulations % count:
@@ -111,8 +111,12 @@ class Environment(ABC):
 class MujocoEnvironment(Environment):
     """A task environment on MuJoCo: subclasses give the model, the tasks, the control law, observation and reward.
 
+    A control step calls `control`, steps the physics, then calls `sense`, `reward_terms`, `success` and `observe`. A
+    reset calls `initial_state`, `on_reset`, `sense` and `observe`. What several of them need, `sense` computes; those
+    after it only read. `qpos`, `qvel` and `ctrl` are live (N, ...) views of the engine's memory.
+
     A simulation whose physics becomes unstable, or whose observation or reward is not finite, ends its episode with
-    reward 0, is reset alone, and is reported in `Step.failed`; `last_failure` names it and its task. What the
+    reward 0, is reset by itself, and is reported in `Step.failed`; `last_failure` names it and its task. What the
     subclass returns is checked once, at the first reset and the first step.
 
     Raises:
@@ -135,6 +139,7 @@ class MujocoEnvironment(Environment):
         self.model = physics_model(spec)
         self.control_period = self.model.opt.timestep * self.substeps
         self.simulator: Simulator = CpuSimulator(self.model, num_simulations, threads)
+        self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
         self._checked = False
@@ -146,6 +151,14 @@ class MujocoEnvironment(Environment):
     @abstractmethod
     def control(self, action: Tensor) -> None:
         """Turn clipped actions (N, A) into the simulator's `ctrl`."""
+
+    def sense(self) -> None:
+        """Compute what `observe`, `reward_terms` and `success` read of the present state.
+
+        It is called once after the physics of every control step and once after every reset. A reset of some
+        simulations senses the others a second time at the same instant, so count by `elapsed` and never by calls, and
+        keep in `control` what is needed of the time before the step.
+        """
 
     @abstractmethod
     def observe(self) -> Tensor:
@@ -160,7 +173,7 @@ class MujocoEnvironment(Environment):
         """(N,) bool: whether the success criterion holds now."""
 
     def on_reset(self, mask: Tensor) -> None:
-        """Reset whatever the subclass remembers for the masked simulations (N,)."""
+        """Reset what the subclass remembers of the masked simulations (N,)."""
 
     def reset(self, mask: Tensor | None = None) -> Tensor:
         if self.tasks is None:
@@ -169,6 +182,7 @@ class MujocoEnvironment(Environment):
         chosen = torch.ones(self.num_simulations, dtype=torch.bool) if mask is None else mask
         self.elapsed[chosen] = 0
         self.on_reset(chosen)
+        self.sense()
         observation = self.observe()
         if not self._checked:
             self._check(observation)
@@ -179,6 +193,7 @@ class MujocoEnvironment(Environment):
         self.control(action)
         failed = unstable = self.simulator.step(self.substeps)
         self.elapsed += 1
+        self.sense()
         terms = self.reward_terms(action)
         success = self.success()
         observation = self.observe()
@@ -187,7 +202,7 @@ class MujocoEnvironment(Environment):
             self._check(observation)
             check_step(type(self).__name__, terms, success, self.num_simulations)
         reward = torch.stack(tuple(terms.values())).sum(0)
-        # One sum tells in one pass whether anything is not finite; the search for the culprit is rare.
+        # One sum tells in one pass whether anything is not finite; only then the culprit is searched.
         if not math.isfinite(reward.sum() + observation.sum()):
             failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
             if first and failed.all() and not unstable.any():
@@ -212,7 +227,7 @@ class MujocoEnvironment(Environment):
         return {name: self.simulator.field(name)[simulation].numpy().copy() for name in ("qpos", "mocap_pos")}
 
     def drawer(self, simulation: int, width: int, height: int) -> Drawer:
-        from envs.rendering.frames import FrameRenderer  # OpenGL is loaded by those who draw alone
+        from envs.rendering.frames import FrameRenderer  # only drawing loads OpenGL
 
         model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
         cameras = [model.camera(index).name for index in range(model.ncam)]

@@ -1,7 +1,7 @@
 """One MJCF, two compiled models: what the physics steps, and what pictures are made from.
 
-Geoms that touch nothing cost the physics a pose each in every step. The physics gets a model without them, whose
-states, masses and forces are the same bit for bit; pictures get the whole one.
+A geom that touches nothing still costs the physics a pose in every step. So the physics gets a model without such
+geoms, with the same states, masses and forces bit for bit, and pictures get the whole model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from envs.errors import ModelError
 _GEOM_FIELDS = ("type", "size", "pos", "quat", "rgba", "rbound", "aabb")
 _BODY_FIELDS = ("body_pos", "body_quat")
 _REFERRING = ("actuators", "sensors", "tendons", "equalities", "pairs", "excludes")
-# A specification does not know where it was read from, and a message shall.
+# A specification does not know where it was read from, but error messages name the source.
 _SOURCES: WeakKeyDictionary[mujoco.MjSpec, str] = WeakKeyDictionary()
 
 
@@ -26,7 +26,7 @@ def load_spec(path: Path | str) -> mujoco.MjSpec:
     """Read an MJCF file.
 
     Raises:
-        ModelError: in one line, naming the file, if it is missing or is no MJCF.
+        ModelError: in one line, naming the file, if it is missing or is not MJCF.
     """
     try:
         spec = mujoco.MjSpec.from_file(str(path))
@@ -44,7 +44,7 @@ def parse_spec(text: str, source: str) -> mujoco.MjSpec:
         source: where the text stands, such as `__file__`, for messages.
 
     Raises:
-        ModelError: in one line, naming the source, if it is no MJCF.
+        ModelError: in one line, naming the source, if it is not MJCF.
     """
     try:
         spec = mujoco.MjSpec.from_string(text)
@@ -57,14 +57,14 @@ def parse_spec(text: str, source: str) -> mujoco.MjSpec:
 def physics_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
     """The compiled model without the geoms that are only drawn.
 
-    Those remain that a sensor or a pair names, or whose moving body has no inertia but theirs. Meshes remain, used or
+    A geom stays if a sensor or a pair names it, or if its moving body gets its inertia from it. Meshes stay, used or
     not: simulations may differ in them.
 
     Raises:
         ModelError: in one line, naming the file, if it does not compile.
     """
     bare = spec.copy()
-    # A copy leaves out what refers to something that is not there. The original says so when it is compiled.
+    # A copy drops in silence what refers to something missing; compiling the original raises the error.
     if any(len(getattr(spec, kind)) != len(getattr(bare, kind)) for kind in _REFERRING):
         _compile(spec, _SOURCES.get(spec))
     named = {name for sensor in bare.sensors for name in (sensor.objname, sensor.refname)}

@@ -1,7 +1,7 @@
 """The interface between environments and a physics engine.
 
-An environment is written once, in torch operations on tensors that alias the engine's memory; which engine runs is
-known to this interface's implementations alone.
+An environment is written once, in torch operations on tensors that alias the engine's memory. Only the implementations
+of this interface know which engine runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Simulator(ABC):
 
     @abstractmethod
     def field(self, name: str) -> Tensor:
-        """Live (N, ...) tensor over an mjData field. State fields may be written; derived ones are read only."""
+        """Live (N, ...) tensor over an mjData field. State fields may be written; derived ones are read-only."""
 
     @abstractmethod
     def set_model_fields(self, values: Mapping[str, Tensor]) -> None:
@@ -30,7 +30,7 @@ class Simulator(ABC):
         Fields not named go back to the compiled model's values, so that draws never accumulate.
 
         Raises:
-            ModelError: for a name that is no model field, a wrong shape, or a value that is not finite.
+            ModelError: for a name that is not a model field, a wrong shape, or a value that is not finite.
         """
 
     @abstractmethod
@@ -45,8 +45,8 @@ class Simulator(ABC):
     def rays(self, origin: Tensor, direction: Tensor, exclude_body: int = -1, group: int | None = None) -> Tensor:
         """Distances (N, R) from origins (N, R, 3) along directions (N, R, 3) to the first geom; inf if there is none.
 
-        Distances count lengths of the direction. Geoms of `exclude_body` are transparent, and so are what is only drawn
-        and, with a `group`, all geoms outside that geom group.
+        Distances count lengths of the direction. Rays pass through geoms of `exclude_body`, through what is only drawn,
+        and with a `group` through all geoms outside that geom group.
         """
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """Task distributions: named parameter ranges, and the disjoint splits drawn from them.
 
 A task is a set of named values (a goal, a mass, a shape). The unit cube of all continuous parameters is cut
-into slabs, `CELLS` to an axis; a slab combination whose indices sum to a multiple of `CELLS` is held out. Every fifth
-cell of the grid is therefore a test cell, every marginal stays uniform, and no task can be in both splits. Where only
-one axis varies, the slabs within its slabs stand in for a second: the test tasks are spread over it as well.
+into slabs, `CELLS` to an axis; a cell of the grid is held out for testing if its slabs' indices sum to a multiple of
+`CELLS`. So every fifth cell is a test cell, every marginal stays uniform, and no task is in both splits. If only one
+axis varies, each of its slabs is cut once more, and these finer slabs serve as a second axis.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from envs.errors import TaskError
 SPLITS = ("train", "test", "ood")
 CELLS = 5
 PUBLISHED_BLOCK = 100
-# Draws keep this fraction of a cell clear of its walls, so that rounding to float32 cannot move a task across one.
+# Draws keep this fraction of a cell away from its walls, so that rounding to float32 cannot move a task across one.
 WALL = 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Ant: run into a direction or to a place; which one is felt only through the reward."""
+"""Ant: run in a direction or to a goal; which one is felt only through the reward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from envs.core.tasks import Range, TaskDistribution
 from envs.errors import TaskError
-from envs.families.locomotion import MASS_SCALE, Runner, add_camera, add_marker, arrow, gymnasium_spec
+from envs.families.locomotion import MASS_SCALE, LocomotionEnvironment, add_camera, add_marker, arrow, gymnasium_spec
 
 SUCCESS_WAY = 5.0  # m
 SUCCESS_DISTANCE = 0.5  # m
@@ -20,28 +20,18 @@ HEALTHY = (0.2, 1.0)  # m, height of the torso
 TURN = Range(-math.pi, math.pi, unit="rad")
 
 
-def direction_tasks() -> TaskDistribution:
-    """The task parameters of ant_dir; see `AntDir` for their meaning."""
-    return TaskDistribution({"heading": TURN, "mass_scale": MASS_SCALE})
-
-
-def goal_tasks() -> TaskDistribution:
-    """The task parameters of ant_goal; see `AntGoal` for their meaning."""
-    squared = Range(0.0, 9.0, ood=[(9.0, 16.0)], unit="m^2")
-    return TaskDistribution({"goal_angle": TURN, "goal_radius_squared": squared, "mass_scale": MASS_SCALE})
-
-
-class Ant(Runner):
+class Ant(LocomotionEnvironment):
     """Gymnasium's four-legged ant.
 
     Action (A = 8): torques as parts of each motor's greatest (150 Nm); hip and ankle of legs 4, 1, 2 and 3.
 
-    Both environments leave out what PEARL's code takes from external contact forces (`cfrc_ext`): a cost of 5e-4 times
+    Both environments omit what PEARL's code takes from external contact forces (`cfrc_ext`): a cost of 5e-4 times
     the squared forces, clipped to 1, which is 0.042 per step at most, and in ant_goal 84 observations. Since 2.0 MuJoCo
-    does not fill that field in a plain step; Gymnasium's Ant-v4 leaves it out by default.
+    does not fill that field in a plain step; Gymnasium's Ant-v4 omits it by default.
     """
 
     root = 2
+    action_size, hidden_size = 8, 2
 
     def effort(self, action: Tensor, price: float) -> Tensor:
         """The price of torque, (N,)."""
@@ -49,7 +39,7 @@ class Ant(Runner):
 
 
 class AntDir(Ant):
-    """An ant runs into a direction that it is not told; horizon 200 (10 s). Action: `Ant`.
+    """An ant runs in a direction that it is not told; horizon 200 (10 s). Action: `Ant`.
 
     Observation (D = 27, with `goal_visible` 29; float32), as in PEARL's code:
 
@@ -69,7 +59,7 @@ class AntDir(Ant):
     Success (ours; the paper quotes returns): the torso is 5 m or more from the origin, measured along the direction.
 
     Task parameters (hidden): `heading` (rad, the whole turn), `mass_scale` (multiplies all masses and inertias). ood:
-    lighter and heavier bodies; no direction is left to be beyond.
+    lighter and heavier bodies; there is no direction beyond the whole turn.
 
     Source: arXiv 1903.08254, section 6.1, with rlkit/envs/ant_dir.py of katerakelly/oyster, which draws headings from
     the whole turn unless it is told to have two (the paper's Ant-Fwd-Back). Deviations: (1) `mass_scale` is ours;
@@ -79,28 +69,20 @@ class AntDir(Ant):
 
     name = "ant_dir"
     success_criterion = "torso at least 5 m from the start along the task's direction at the end of the episode"
+    observation_size = 27
+    parameters = {"heading": TURN, "mass_scale": MASS_SCALE}
 
-    def __init__(
-        self,
-        num_simulations: int,
-        seed: int = 0,
-        threads: int = 0,
-        horizon: int = 200,
-        goal_visible: bool = False,
-        tasks_override: Mapping[str, object] | None = None,
-    ) -> None:
+    def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = gymnasium_spec("ant.xml")
         add_camera(spec, "torso", (0.0, -4.6, 3.2), (0.0, 1.0, -0.62))
         add_marker(spec, arrow())
-        distribution = direction_tasks().override(tasks_override or {})
-        super().__init__(spec, num_simulations, distribution, seed, threads, horizon, goal_visible)
-        self.observation_size = 29 if goal_visible else 27
+        return spec
 
     def apply_goal(self) -> None:
         heading = self.assigned["heading"]
         self.goal = torch.cat([heading.cos(), heading.sin()], -1)
 
-    def state(self) -> list[Tensor]:
+    def seen(self) -> list[Tensor]:
         return [self.qpos[:, 2:], self.qvel]
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
@@ -110,21 +92,21 @@ class AntDir(Ant):
         return {"run": run, "effort": self.effort(action, 0.5), "survive": upright.float()}
 
     def success(self) -> Tensor:
-        return (self.place * self.goal).sum(-1) >= SUCCESS_WAY
+        return (self.position * self.goal).sum(-1) >= SUCCESS_WAY
 
     def marker(self, simulation: int) -> tuple[np.ndarray, float]:
-        ahead = self.place[simulation] + 1.4 * self.goal[simulation]  # on the floor before the ant
+        ahead = self.position[simulation] + 1.4 * self.goal[simulation]  # on the floor before the ant
         return np.array([*ahead.tolist(), 0.05]), self.assigned["heading"][simulation].item()
 
 
 class AntGoal(Ant):
-    """An ant runs to a place that it is not told; horizon 200 (10 s). Action: `Ant`.
+    """An ant runs to a goal that it is not told; horizon 200 (10 s). Action: `Ant`.
 
     Observation (D = 29, with `goal_visible` 31; float32):
 
     | index | meaning                                            | unit  | source     |
     |-------|----------------------------------------------------|-------|------------|
-    | 0-2   | place of the torso                                 | m     | qpos       |
+    | 0-2   | position of the torso                              | m     | qpos       |
     | 3-6   | orientation of the torso, w x y z                  | 1     | qpos       |
     | 7-14  | joints: hip and ankle of legs 1 to 4               | rad   | qpos       |
     | 15-17 | velocity of the torso, world frame                 | m/s   | qvel       |
@@ -155,40 +137,49 @@ class AntGoal(Ant):
 
     name = "ant_goal"
     success_criterion = "torso within 0.5 m of the goal at the end of the episode"
+    observation_size = 29
+    parameters = {
+        "goal_angle": TURN,
+        "goal_radius_squared": Range(0.0, 9.0, ood=[(9.0, 16.0)], unit="m^2"),
+        "mass_scale": MASS_SCALE,
+    }
 
     def __init__(
         self,
         num_simulations: int,
         seed: int = 0,
         threads: int = 0,
-        horizon: int = 200,
+        horizon: int | None = None,
         goal_visible: bool = False,
         closing: float = 10.0,
         tasks_override: Mapping[str, object] | None = None,
     ) -> None:
         if not 0.0 <= closing < math.inf:
             raise TaskError(f"closing must be a finite number of at least 0, got {closing}")
+        super().__init__(num_simulations, seed, threads, horizon, goal_visible, tasks_override)
+        self.closing = closing
+
+    def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = gymnasium_spec("ant.xml")
         add_camera(spec, "world", (0.0, -7.0, 6.5), (0.0, 1.0, -1.0), tracks=False)
         add_marker(spec, [{"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": (SUCCESS_DISTANCE, 0.02, 0.0)}])
-        distribution = goal_tasks().override(tasks_override or {})
-        super().__init__(spec, num_simulations, distribution, seed, threads, horizon, goal_visible)
-        self.observation_size = 31 if goal_visible else 29
-        self.closing = closing
+        return spec
 
     def apply_goal(self) -> None:
         angle, radius = self.assigned["goal_angle"], self.assigned["goal_radius_squared"].sqrt()
         self.goal = radius * torch.cat([angle.cos(), angle.sin()], -1)
 
-    def state(self) -> list[Tensor]:
+    def seen(self) -> list[Tensor]:
         return [self.qpos, self.qvel]
 
+    def sense(self) -> None:
+        self.offset = self.position - self.goal
+        self.distance = torch.linalg.vector_norm(self.offset, dim=-1)
+
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        offset = self.place - self.goal
-        self.distance = torch.linalg.vector_norm(offset, dim=-1)
-        terms = {"distance": -offset.abs().sum(-1).float(), "effort": self.effort(action, 0.1)}
+        terms = {"distance": -self.offset.abs().sum(-1).float(), "effort": self.effort(action, 0.1)}
         if self.closing:
-            before = torch.linalg.vector_norm(self.before - self.goal, dim=-1)
+            before = torch.linalg.vector_norm(self.position_before - self.goal, dim=-1)
             terms["closing"] = (self.closing * (before - self.distance) / self.control_period).float()
         return terms
 

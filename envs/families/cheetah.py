@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import abstractmethod
 
 import mujoco
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.core.tasks import Categories, Range, TaskDistribution
-from envs.families.locomotion import MASS_SCALE, Runner, add_camera, add_marker, arrow, gymnasium_spec
+from envs.families.locomotion import MASS_SCALE, LocomotionEnvironment, add_camera, add_marker, arrow, gymnasium_spec
 
 SUCCESS_WAY = 10.0  # m
 SUCCESS_SPEED = 0.2  # m/s
@@ -19,17 +19,7 @@ WINDOW = 50  # control steps, 2.5 s: several strides
 SIGNS = {"forward": 1.0, "backward": -1.0}
 
 
-def direction_tasks() -> TaskDistribution:
-    """The task parameters of cheetah_dir; see `CheetahDir` for their meaning."""
-    return TaskDistribution({"direction": Categories(tuple(SIGNS)), "mass_scale": MASS_SCALE})
-
-
-def velocity_tasks() -> TaskDistribution:
-    """The task parameters of cheetah_vel; see `CheetahVel` for their meaning."""
-    return TaskDistribution({"goal": Range(0.0, 2.0, ood=[(2.0, 3.0)], unit="m/s"), "mass_scale": MASS_SCALE})
-
-
-class Cheetah(Runner):
+class Cheetah(LocomotionEnvironment):
     """Gymnasium's planar half cheetah.
 
     Observation (D = 20; float32), as in MAML's and PEARL's code:
@@ -41,35 +31,33 @@ class Cheetah(Runner):
     | 2-7   | joints: back thigh, shin, foot; front the same   | rad        | qpos                           |
     | 8-10  | velocity of the torso: x, z, pitch               | m/s, rad/s | qvel                           |
     | 11-16 | joint velocities                                 | rad/s      | qvel                           |
-    | 17-19 | the torso's place in the world; y is 0           | m          | qpos, rootx and rootz          |
+    | 17-19 | the torso's position in the world; y is 0        | m          | qpos, rootx and rootz          |
 
     Action (A = 6): torques as parts of each motor's greatest (120, 90, 60, 120, 60, 30 Nm).
     """
 
     root = 1
+    observation_size, action_size, hidden_size = 20, 6, 1
 
-    def __init__(
-        self,
-        num_simulations: int,
-        distribution: TaskDistribution,
-        seed: int,
-        threads: int,
-        horizon: int,
-        goal_visible: bool,
-        markings: list[dict[str, object]],
-    ) -> None:
+    @abstractmethod
+    def markings(self) -> list[dict[str, object]]:
+        """The geoms of the marker."""
+
+    def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = gymnasium_spec("half_cheetah.xml")
         _scale_densities(spec, spec.compiler.settotalmass)
         add_camera(spec, "torso", (0.0, -3.8, 0.7), (0.0, 1.0, -0.15))
-        add_marker(spec, markings)
-        super().__init__(spec, num_simulations, distribution, seed, threads, horizon, goal_visible)
-        self.observation_size = 20 + goal_visible
+        add_marker(spec, self.markings())
+        return spec
+
+    def bind(self) -> None:
+        super().bind()
         self.height = float(self.model.body("torso").pos[2])
         self.x = self.qpos[:, 0]
-        self.y = torch.zeros(num_simulations, 1, dtype=torch.float64)
+        self.y = torch.zeros(self.num_simulations, 1, dtype=torch.float64)
 
-    def state(self) -> list[Tensor]:
-        return [self.qpos[:, 1:], self.qvel, self.place, self.y, self.qpos[:, 1:2] + self.height]
+    def seen(self) -> list[Tensor]:
+        return [self.qpos[:, 1:], self.qvel, self.position, self.y, self.qpos[:, 1:2] + self.height]
 
     def effort(self, action: Tensor) -> Tensor:
         """The papers' price of torque, (N,)."""
@@ -91,26 +79,18 @@ class CheetahDir(Cheetah):
 
     Source: arXiv 1703.03400, section 5.3, with rllab/envs/mujoco/half_cheetah_env_rand_direc.py of cbfinn/maml_rl;
     arXiv 1903.08254, section 6.1, with rlkit/envs/half_cheetah_dir.py of katerakelly/oyster. Deviations: (1)
-    `mass_scale` is ours: of two tasks alone none can be held out. (2) Gymnasium's model, as in PEARL; MAML has rllab's.
+    `mass_scale` is ours: of only two tasks none can be held out. (2) Gymnasium's model, as in PEARL; MAML has rllab's.
     (3) The velocity is the torso's, averaged over the control step, as in PEARL; MAML takes the centre of mass's at its
-    end. The last three observations are the torso's place, as in PEARL; MAML's are the centre of mass's. (4) The action
-    in `effort` is clipped to [-1, 1], as in MAML.
+    end. The last three observations are the torso's position, as in PEARL; MAML's are the centre of mass's. (4) The
+    action in `effort` is clipped to [-1, 1], as in MAML.
     """
 
     name = "cheetah_dir"
     success_criterion = "torso at least 10 m from the start, in the task's direction, at the end of the episode"
+    parameters = {"direction": Categories(tuple(SIGNS)), "mass_scale": MASS_SCALE}
 
-    def __init__(
-        self,
-        num_simulations: int,
-        seed: int = 0,
-        threads: int = 0,
-        horizon: int = 200,
-        goal_visible: bool = False,
-        tasks_override: Mapping[str, object] | None = None,
-    ) -> None:
-        distribution = direction_tasks().override(tasks_override or {})
-        super().__init__(num_simulations, distribution, seed, threads, horizon, goal_visible, arrow())
+    def markings(self) -> list[dict[str, object]]:
+        return arrow()
 
     def apply_goal(self) -> None:
         # An override renumbers the categories.
@@ -124,8 +104,8 @@ class CheetahDir(Cheetah):
         return self.x * self.goal[:, 0] >= SUCCESS_WAY
 
     def marker(self, simulation: int) -> tuple[np.ndarray, float]:
-        place = np.array([self.x[simulation].item(), 0.0, 1.35])
-        return place, 0.0 if self.goal[simulation] > 0 else math.pi
+        above = np.array([self.x[simulation].item(), 0.0, 1.35])
+        return above, 0.0 if self.goal[simulation] > 0 else math.pi
 
 
 class CheetahVel(Cheetah):
@@ -151,32 +131,31 @@ class CheetahVel(Cheetah):
 
     name = "cheetah_vel"
     success_criterion = "mean speed within 0.2 m/s of the goal over the last 50 control steps of the episode"
+    parameters = {"goal": Range(0.0, 2.0, ood=[(2.0, 3.0)], unit="m/s"), "mass_scale": MASS_SCALE}
 
-    def __init__(
-        self,
-        num_simulations: int,
-        seed: int = 0,
-        threads: int = 0,
-        horizon: int = 200,
-        goal_visible: bool = False,
-        tasks_override: Mapping[str, object] | None = None,
-    ) -> None:
-        distribution = velocity_tasks().override(tasks_override or {})
-        post = {"type": mujoco.mjtGeom.mjGEOM_CAPSULE, "size": (0.03, 0.0, 0.0), "fromto": (0, 0.5, 0, 0, 0.5, 1.3)}
-        super().__init__(num_simulations, distribution, seed, threads, horizon, goal_visible, [post])
-        self.trail = torch.zeros(num_simulations, WINDOW, dtype=torch.float64)
+    def markings(self) -> list[dict[str, object]]:
+        capsule = mujoco.mjtGeom.mjGEOM_CAPSULE
+        return [{"type": capsule, "size": (0.03, 0.0, 0.0), "fromto": (0, 0.5, 0, 0, 0.5, 1.3)}]
+
+    def bind(self) -> None:
+        super().bind()
+        self.trail = torch.zeros(self.num_simulations, WINDOW, dtype=torch.float64)
 
     def apply_goal(self) -> None:
         self.goal = self.assigned["goal"]
 
     def on_reset(self, mask: Tensor) -> None:
-        self.trail[mask] = self.place[mask]
+        self.trail[mask] = self.position[mask]
+
+    def control(self, action: Tensor) -> None:
+        super().control(action)
+        self.trail.scatter_(1, (self.elapsed % WINDOW)[:, None], self.position)
+
+    def sense(self) -> None:
+        way = self.position - self.trail.gather(1, (self.elapsed % WINDOW)[:, None])  # since WINDOW steps ago
+        self.mean_speed = way[:, 0] / (WINDOW * self.control_period)
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        slot = (self.elapsed % WINDOW)[:, None]
-        way = self.place - self.trail.gather(1, slot)  # since WINDOW steps ago
-        self.trail.scatter_(1, slot, self.place)
-        self.mean_speed = way[:, 0] / (WINDOW * self.control_period)
         return {"speed": -(self.velocity() - self.goal).abs()[:, 0], "effort": self.effort(action)}
 
     def success(self) -> Tensor:
@@ -188,7 +167,7 @@ class CheetahVel(Cheetah):
 
 
 def _scale_densities(spec: mujoco.MjSpec, mass: float) -> None:
-    """Give the model its total mass by its geoms' density: MuJoCo 4 still does as `settotalmass` says, but warns."""
+    """Give the model its total mass by its geoms' density: MuJoCo 4 still obeys `settotalmass`, but warns."""
     spec.compiler.settotalmass = -1.0
     factor = mass / spec.compile().body_mass.sum()
     for geom in spec.geoms:

@@ -14,33 +14,13 @@ from envs.families.arm import ARM, ArmEnvironment, scene
 from envs.families.shapes import KINDS
 
 DELTA = 0.03  # m per control step at action 1
-LOW, HIGH = (0.35, -0.25, 0.012), (0.65, 0.25, 0.35)  # m, where the grip point may be commanded
-PLACE_LOW, PLACE_HIGH = (0.42, -0.12), (0.58, 0.12)  # m, where the object starts
+OBJECT_LOW, OBJECT_HIGH = (0.42, -0.12), (0.58, 0.12)  # m, where the object starts
 HEIGHT, TOLERANCE = 0.15, 0.03  # m, of the object's centre above the table
 SUCCESS_STEPS = 5
 GRIP_FORCE = 0.5  # N on each pad that counts as contact
 OPEN = 0.04  # m, half the gripper's opening
 FINGER_STEP = 0.01  # m per control step: 0.2 m/s, a hard blow would knock the object away
 POSITION_NOISE, TURN_NOISE = 0.003, 0.01  # m and quaternion units, standard deviation
-
-
-def tasks() -> TaskDistribution:
-    """The task parameters of grasp; see `Grasp` for their meaning."""
-    return TaskDistribution(
-        {
-            "object_size": Range(
-                (0.016, 0.016, 0.018),
-                (0.025, 0.025, 0.030),
-                ood=[((0.016, 0.016, 0.030), (0.025, 0.025, 0.040)), ((0.012, 0.012, 0.018), (0.016, 0.016, 0.030))],
-                unit="m",
-            ),
-            "object_mass": Range(0.05, 0.4, ood=[(0.4, 0.8)], unit="kg"),
-            "friction": Range(0.6, 1.2, ood=[(0.4, 0.6)]),
-            "object_shape": Categories(
-                ("box", "cylinder", "sphere"), ood=("capsule", "ellipsoid", "hexagonal_prism", "wedge")
-            ),
-        }
-    )
 
 
 class Grasp(ArmEnvironment):
@@ -81,81 +61,94 @@ class Grasp(ArmEnvironment):
     success_criterion = (
         "object's centre 15 cm above the table, give or take 3 cm, gripped, over the last five control steps"
     )
+    horizon, observation_size, action_size, hidden_size = 60, 23, 4, len(KINDS) + 5
+    parameters = {
+        "object_size": Range(
+            (0.016, 0.016, 0.018),
+            (0.025, 0.025, 0.030),
+            ood=[((0.016, 0.016, 0.030), (0.025, 0.025, 0.040)), ((0.012, 0.012, 0.018), (0.016, 0.016, 0.030))],
+            unit="m",
+        ),
+        "object_mass": Range(0.05, 0.4, ood=[(0.4, 0.8)], unit="kg"),
+        "friction": Range(0.6, 1.2, ood=[(0.4, 0.6)]),
+        "object_shape": Categories(
+            ("box", "cylinder", "sphere"), ood=("capsule", "ellipsoid", "hexagonal_prism", "wedge")
+        ),
+    }
+    workspace = (0.35, -0.25, 0.012), (0.65, 0.25, 0.35)
 
     def __init__(
         self,
         num_simulations: int,
         seed: int = 0,
         threads: int = 0,
-        horizon: int = 60,
+        horizon: int | None = None,
         object_visible: bool = False,
         tasks_override: Mapping[str, object] | None = None,
     ) -> None:
+        super().__init__(num_simulations, seed, threads, horizon, object_visible, tasks_override)
+
+    def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = scene(gripper=True, kinds=KINDS)
         for side in ("left", "right"):
             _add_touch(spec, side)
-        super().__init__(spec, num_simulations, tasks().override(tasks_override or {}), seed, threads)
-        self.horizon = horizon
-        self.object_visible = object_visible
-        self.action_size = 4
-        self.observation_size = 23 + (len(KINDS) + 5 if object_visible else 0)
-        self.bounds = torch.tensor(LOW).double(), torch.tensor(HIGH).double()
+        return spec
+
+    def bind(self) -> None:
+        super().bind()
         self.fingers = self.qpos[:, ARM : ARM + 2]
         self.forces = self.sensor("left_touch"), self.sensor("right_touch")
-        self.steps_held = torch.zeros(num_simulations, dtype=torch.int64)
+        self.last_loose = torch.zeros(self.num_simulations, dtype=torch.int64)
 
     def initial_state(self) -> dict[str, Tensor]:
-        low, high = torch.tensor(PLACE_LOW), torch.tensor(PLACE_HIGH)
-        spot = torch.rand(self.num_simulations, 3, generator=self.generator)
-        place, yaw = low + (high - low) * spot[:, :2], torch.pi / 2 * (spot[:, 2] - 0.5)
-        state = self.start_state(place, yaw, arm_spread=0.02)
+        position, yaw = self.draw_pose(OBJECT_LOW, OBJECT_HIGH)
+        state = self.start_state(position, yaw, arm_spread=0.02)
         state["qpos"][:, ARM : ARM + 2] = state["ctrl"][:, ARM:] = OPEN
-        # The goal is a disc above the place, drawn for people.
-        state["mocap_pos"] = torch.cat([place, torch.full_like(place[:, :1], HEIGHT)], -1)[:, None].double()
+        # The goal is a disc above the object, drawn for people.
+        state["mocap_pos"] = torch.cat([position, torch.full_like(position[:, :1], HEIGHT)], -1)[:, None].double()
         return state
 
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)
-        self.steps_held[mask] = 0
+        self.last_loose[mask] = 0
 
     def control(self, action: Tensor) -> None:
-        self.move(DELTA * action[:, :3], *self.bounds)
+        self.move(DELTA * action[:, :3])
         fingers, wanted = self.ctrl[:, ARM:], 0.5 * OPEN * (1 - action[:, 3:].double())
         fingers += torch.clamp(wanted - fingers, -FINGER_STEP, FINGER_STEP)
 
-    def touching(self) -> Tensor:
-        """(N, 2) bool: left and right pad press on the object."""
-        return torch.stack([force.square().sum(-1) > GRIP_FORCE**2 for force in self.forces], -1)
-
-    def observe(self) -> Tensor:
+    def sense(self) -> None:
         noise = self.noise(self.num_simulations, 7).double()
-        seen = self.object_position + POSITION_NOISE * noise[:, :3]
-        turned = self.object_quat + TURN_NOISE * noise[:, 3:]
-        parts = [self.grip, self.grip_velocity, self.target - self.grip, seen, seen - self.grip, turned, self.fingers]
-        observation = torch.cat([*parts, self.touching()], -1).float()
-        if not self.object_visible:
-            return observation
+        self.noisy_position = self.object_position + POSITION_NOISE * noise[:, :3]
+        self.noisy_quat = self.object_quat + TURN_NOISE * noise[:, 3:]
+        # (N, 2) bool: left and right pad press on the object.
+        self.touching = torch.stack([force.square().sum(-1) > GRIP_FORCE**2 for force in self.forces], -1)
+        self.grasped = self.touching.all(-1)
+        self.error = (self.object_position[:, 2] - HEIGHT).abs()
+        self.held = self.grasped & (self.error < TOLERANCE)
+        self.last_loose = torch.where(self.held, self.last_loose, self.elapsed)
+
+    def seen(self) -> list[Tensor]:
+        hand = [self.grip, self.grip_velocity, self.target - self.grip]
+        thing = [self.noisy_position, self.noisy_position - self.grip, self.noisy_quat]
+        return [*hand, *thing, self.fingers, self.touching]
+
+    def hidden(self) -> Tensor:
         shape = one_hot(self.assigned["object_shape"][:, 0].long(), len(KINDS))
-        hidden = [self.assigned[name] for name in ("object_size", "object_mass", "friction")]
-        return torch.cat([observation, shape, *hidden], -1)
+        return torch.cat([shape, *(self.assigned[name] for name in ("object_size", "object_mass", "friction"))], -1)
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
         distance = torch.linalg.vector_norm(self.object_position - self.grip, dim=-1).float()
-        height = self.object_position[:, 2]
-        error = (height - HEIGHT).abs()
-        grasped = self.touching().all(-1)
-        lifted = grasped & (height > self.rest_height + 0.005)
-        held = grasped & (error < TOLERANCE)
-        self.steps_held = torch.where(held, self.steps_held + 1, 0)
+        lifted = self.grasped & (self.object_position[:, 2] > self.rest_height + 0.005)
         return {
             "approach": 0.3 * (1.0 - torch.tanh(5.0 * distance)),
-            "grasped": 0.3 * grasped.float(),
-            "lifted": 1.5 * lifted * (1.0 - error / HEIGHT).clamp(min=0.0).float(),
-            "success": 0.5 * held.float(),
+            "grasped": 0.3 * self.grasped.float(),
+            "lifted": 1.5 * lifted * (1.0 - self.error / HEIGHT).clamp(min=0.0).float(),
+            "success": 0.5 * self.held.float(),
         }
 
     def success(self) -> Tensor:
-        return self.steps_held >= SUCCESS_STEPS
+        return self.elapsed - self.last_loose >= SUCCESS_STEPS
 
 
 def _add_touch(spec: mujoco.MjSpec, side: str) -> None:

@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.core.environment import MujocoEnvironment
 from envs.core.models import load_spec
-from envs.core.tasks import Range, TaskDistribution
+from envs.core.tasks import Range
+from envs.families.family import MujocoFamily, Vector
 
 GYMNASIUM_ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 MARKER_COLOUR = (0.15, 0.80, 0.30, 0.6)
 # Directions alone cannot be held out; bodies that differ a little can.
 MASS_SCALE = Range(0.9, 1.1, ood=[(0.7, 0.9), (1.1, 1.3)])
-
-Vector = tuple[float, float, float]
 
 
 def gymnasium_spec(file: str) -> mujoco.MjSpec:
@@ -65,45 +63,27 @@ def arrow() -> list[dict[str, object]]:
     return [{"type": capsule, "size": (0.025, 0.0, 0.0), "fromto": (*end, 0.4, 0.0, 0.0)} for end in ends]
 
 
-class Runner(MujocoEnvironment):
+class LocomotionEnvironment(MujocoFamily):
     """A robot with torques for actions: 5 physics steps of 10 ms per control step (20 Hz), horizon 200 (10 s).
 
-    Episodes begin as Gymnasium's do: every coordinate of `qpos` off its rest by a uniform number in [-0.1, 0.1], every
-    one of `qvel` by a normal one of deviation 0.1. They end at the horizon, and never before.
+    Episodes begin as Gymnasium's do: every coordinate of `qpos` is off its rest by a uniform number in [-0.1, 0.1],
+    every coordinate of `qvel` is a normal number of deviation 0.1. They end at the horizon, and never before.
 
-    A subclass sets `self.goal` (N, G) float32 in `apply_goal`: the hidden part of the task, which `goal_visible`
-    appends to the observation.
+    A subclass sets `self.goal` in `apply_goal`.
     """
 
     substeps = 5
+    horizon = 200
     root: ClassVar[int]  # the first numbers of qpos that say where the robot is on the floor
 
-    def __init__(
-        self,
-        spec: mujoco.MjSpec,
-        num_simulations: int,
-        distribution: TaskDistribution,
-        seed: int,
-        threads: int,
-        horizon: int,
-        goal_visible: bool,
-    ) -> None:
-        super().__init__(spec, num_simulations, distribution, seed, threads)
-        self.horizon, self.goal_visible = horizon, goal_visible
-        self.action_size = self.model.nu
-        self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
+    def bind(self) -> None:
         self.rest = torch.from_numpy(self.model.qpos0.copy())
-        self.place = self.qpos[:, : self.root]
-        self.before = torch.zeros_like(self.place)
-        self.goal = torch.zeros(num_simulations, 0)
+        self.position = self.qpos[:, : self.root]
+        self.position_before = torch.zeros_like(self.position)
 
     @abstractmethod
     def apply_goal(self) -> None:
         """Set `self.goal` (N, G) from `self.assigned`."""
-
-    @abstractmethod
-    def state(self) -> list[Tensor]:
-        """The parts (N, ...) of the observation that everybody sees."""
 
     @abstractmethod
     def marker(self, simulation: int) -> tuple[np.ndarray, float]:
@@ -117,24 +97,20 @@ class Runner(MujocoEnvironment):
 
     def initial_state(self) -> dict[str, Tensor]:
         count = self.num_simulations
-        # The normal distribution's own function makes uniform numbers of normal ones.
+        # The error function turns normal numbers into uniform ones.
         uniform = torch.erf(self.noise(count, self.model.nq).double() / math.sqrt(2.0))
         return {"qpos": self.rest + 0.1 * uniform, "qvel": 0.1 * self.noise(count, self.model.nv).double()}
 
     def control(self, action: Tensor) -> None:
-        self.before.copy_(self.place)
+        self.position_before.copy_(self.position)
         self.ctrl.copy_(action)
 
     def velocity(self) -> Tensor:
         """Mean velocity on the floor over the last control step, (N, root) m/s."""
-        return ((self.place - self.before) / self.control_period).float()
-
-    def observe(self) -> Tensor:
-        observation = torch.cat(self.state(), -1).float()
-        return torch.cat([observation, self.goal], -1) if self.goal_visible else observation
+        return ((self.position - self.position_before) / self.control_period).float()
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
-        # The marker is nothing to the physics: it is put where it belongs in pictures alone.
-        place, heading = self.marker(simulation)
+        # The physics does not know where the marker is: only pictures need it.
+        position, heading = self.marker(simulation)
         quat = np.array([math.cos(heading / 2), 0.0, 0.0, math.sin(heading / 2)])
-        return {"qpos": self.qpos[simulation].numpy().copy(), "mocap_pos": place[None], "mocap_quat": quat[None]}
+        return {"qpos": self.qpos[simulation].numpy().copy(), "mocap_pos": position[None], "mocap_quat": quat[None]}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import mujoco
 import torch
 from torch import Tensor
 
-from envs.core.environment import ASSETS, MujocoEnvironment
+from envs.core.environment import ASSETS
 from envs.core.models import load_spec
 from envs.core.tasks import Categories, Range, TaskDistribution
+from envs.families.family import MujocoFamily
 
 OBSTACLES = 16  # geoms in the model
 GAP = 0.5  # m, free between any two obstacles
@@ -34,23 +34,7 @@ SHAPES = {
 }
 
 
-def tasks() -> TaskDistribution:
-    """The task parameters of navigate; see `Navigate` for their meaning."""
-    return TaskDistribution(
-        {
-            "goal": Range((-0.6, -1.9), (1.9, 1.9), unit="m"),
-            "obstacles": Range((-1.2, -2.0) * OBSTACLES, (2.0, 2.0) * OBSTACLES, unit="m"),
-            "obstacle_radius": Range((0.1,) * OBSTACLES, (0.2,) * OBSTACLES, unit="m"),
-            "obstacle_count": Range(4, 10, ood=[(13, OBSTACLES)]),
-            "obstacle_shape": Categories(("cylinder", "box"), ood=("ellipsoid", "slab")),
-            "wheel_friction": Range(0.5, 1.2),
-            "chassis_mass": Range(2.0, 6.0, unit="kg"),
-            "motor_gain": Range((0.8, 0.8), (1.2, 1.2), ood=[((0.6, 1.0), (0.8, 1.2)), ((1.0, 0.6), (1.2, 0.8))]),
-        }
-    )
-
-
-class Navigate(MujocoEnvironment):
+class Navigate(MujocoFamily):
     """A differential-drive robot with a planar lidar drives to a hidden goal at 10 Hz; horizon 100 (10 s).
 
     The arena is 4.8 m square with walls; the robot starts at its west side, within 30 cm of the middle, heading
@@ -68,8 +52,8 @@ class Navigate(MujocoEnvironment):
     | 38-39 | rim speeds of the left and right wheel                                | m/s   | qvel       |
     | 40-41 | goal, only with `goal_visible` (an oracle)                            | m     | task       |
 
-    The position is true, not wheel odometry, which slip would carry away: the beacon is a function of the place, and a
-    robot that does not know where it is cannot learn from it where the goal is.
+    The position is the true one, since slip would carry wheel odometry away. The beacon depends on the position: a
+    robot that does not know where it is cannot learn from the beacon where the goal is.
 
     Action (A = 2): forward speed, 1 is 0.8 m/s; turning speed, 1 is 2.5 rad/s to the left. Each wheel's servo is
     commanded the rim speed that follows, and gives `motor_gain` times that.
@@ -81,31 +65,31 @@ class Navigate(MujocoEnvironment):
 
     Success: d < 30 cm, and the bumper has touched nothing since the episode began.
 
-    Task parameters (hidden): `goal` (2, m); `obstacles` (2 for each of 16, m), places in order, of which the first
-    `obstacle_count` (rounded) are tried and those left out that come within 35 cm of the goal or within 50 cm of an
-    obstacle before them (from hull to hull), so that there is a way past every obstacle; `obstacle_radius` (16, m);
+    Task parameters (hidden): `goal` (2, m); `obstacles` (2 for each of 16, m), positions in order: the first
+    `obstacle_count` (rounded) are tried, and those omitted that come within 35 cm of the goal or within 50 cm of an
+    earlier obstacle (from hull to hull), so that there is a way past every obstacle; `obstacle_radius` (16, m);
     `obstacle_shape`; `wheel_friction`; `chassis_mass` (kg); `motor_gain` (left, right). ood: more obstacles, flat ones
     (elliptic pillars, slabs), one motor much weaker than the other.
     """
 
     name = "navigate"
     success_criterion = "within 30 cm of the goal at the end of the episode, without any collision during it"
+    horizon, observation_size, action_size, hidden_size = 100, RAYS + 8, 2, 2
+    parameters = {
+        "goal": Range((-0.6, -1.9), (1.9, 1.9), unit="m"),
+        "obstacles": Range((-1.2, -2.0) * OBSTACLES, (2.0, 2.0) * OBSTACLES, unit="m"),
+        "obstacle_radius": Range((0.1,) * OBSTACLES, (0.2,) * OBSTACLES, unit="m"),
+        "obstacle_count": Range(4, 10, ood=[(13, OBSTACLES)]),
+        "obstacle_shape": Categories(("cylinder", "box"), ood=("ellipsoid", "slab")),
+        "wheel_friction": Range(0.5, 1.2),
+        "chassis_mass": Range(2.0, 6.0, unit="kg"),
+        "motor_gain": Range((0.8, 0.8), (1.2, 1.2), ood=[((0.6, 1.0), (0.8, 1.2)), ((1.0, 0.6), (1.2, 0.8))]),
+    }
 
-    def __init__(
-        self,
-        num_simulations: int,
-        seed: int = 0,
-        threads: int = 0,
-        horizon: int = 100,
-        goal_visible: bool = False,
-        tasks_override: Mapping[str, object] | None = None,
-    ) -> None:
-        spec = load_spec(ASSETS / "navigate.xml")
-        super().__init__(spec, num_simulations, tasks().override(tasks_override or {}), seed, threads)
-        self.horizon, self.goal_visible = horizon, goal_visible
-        self.action_size = 2
-        self.observation_size = RAYS + 8 + 2 * goal_visible
-        self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
+    def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
+        return load_spec(ASSETS / "navigate.xml")
+
+    def bind(self) -> None:
         start, samples = int(self.model.sensor_historyadr[0]), int(self.model.sensor_history[0, 0])
         # A sensor's history: two numbers of housekeeping, the samples' times, the samples.
         self.bumps = self.simulator.field("history")[:, start + 2 + samples : start + 2 + 2 * samples]
@@ -113,16 +97,16 @@ class Navigate(MujocoEnvironment):
         bearing = 2 * math.pi / RAYS * torch.arange(RAYS, dtype=torch.float64)
         cosine, sine, none = bearing.cos(), bearing.sin(), torch.zeros_like(bearing)
         ones, height = torch.ones_like(bearing), torch.full_like(bearing, LIDAR_HEIGHT)
-        # (heading, place) -> all rays of a robot, as one product each.
-        self.turned = torch.stack([torch.stack(x, -1) for x in ((cosine, sine, none), (-sine, cosine, none))]).flatten(
-            1
+        turns, shifts = ((cosine, sine, none), (-sine, cosine, none)), ((ones, none, none), (none, ones, none))
+        # (heading, position) -> all rays of a robot, as one product each.
+        self.turned, self.shifted = (
+            torch.stack([torch.stack(axes, -1) for axes in each]).flatten(1) for each in (turns, shifts)
         )
-        self.shifted = torch.stack([torch.stack(x, -1) for x in ((ones, none, none), (none, ones, none))]).flatten(1)
         self.raised = torch.stack([none, none, height], -1).flatten()
-        self.origin, self.direction = torch.zeros(2, num_simulations, RAYS, 3, dtype=torch.float64)
+        self.origin, self.direction = torch.zeros(2, self.num_simulations, RAYS, 3, dtype=torch.float64)
         forward, turn = SPEED / WHEEL_RADIUS, 0.5 * TRACK * TURN / WHEEL_RADIUS
         self.mixer = torch.tensor([[forward, forward], [-turn, turn]], dtype=torch.float64)  # actions to wheel speeds
-        self.collided = torch.zeros(num_simulations, dtype=torch.bool)
+        self.collided = torch.zeros(self.num_simulations, dtype=torch.bool)
 
     def apply_tasks(self) -> None:
         model, task = self.model, self.assigned
@@ -133,9 +117,9 @@ class Navigate(MujocoEnvironment):
         assert isinstance(known, Categories)
         shape = task["obstacle_shape"][:, 0].long()
         kinds, scales, offsets = (torch.tensor([SHAPES[name][i] for name in known.names])[shape] for i in range(3))
-        radius, places = task["obstacle_radius"], task["obstacles"].unflatten(1, (OBSTACLES, 2))
-        used = standing(self.goal, places, radius, task["obstacle_count"].round())
-        self.obstacles = torch.cat([places, torch.where(used, 0.15, PARKED)[..., None]], -1)
+        radius, positions = task["obstacle_radius"], task["obstacles"].unflatten(1, (OBSTACLES, 2))
+        used = standing(self.goal, positions, radius, task["obstacle_count"].round())
+        self.obstacles = torch.cat([positions, torch.where(used, 0.15, PARKED)[..., None]], -1)
         geoms = [model.geom(f"obstacle_{i:02d}").id for i in range(OBSTACLES)]
         fields["geom_type"][:, geoms] = kinds.int()[:, None]
         fields["geom_size"][:, geoms] = (radius[..., None] * scales[:, None] + offsets[:, None]).double()
@@ -158,13 +142,12 @@ class Navigate(MujocoEnvironment):
 
     def on_reset(self, mask: Tensor) -> None:
         self.collided[mask] = False
-        self._sense()
 
     def control(self, action: Tensor) -> None:
+        self.distance_before = self.distance
         torch.mm(action.double(), self.mixer, out=self.ctrl)
 
-    def _sense(self) -> None:
-        """Heading, lidar and beacon of the present state."""
+    def sense(self) -> None:
         # Of the turned x axis the part over the ground is (w + iz)^2 + (x + iy)^2.
         pairs = torch.view_as_complex(self.qpos.index_select(1, WZXY).unflatten(-1, (2, 2)))
         heading = pairs.square().sum(-1, keepdim=True).sgn()
@@ -173,25 +156,22 @@ class Navigate(MujocoEnvironment):
         torch.addmm(self.raised, self.qpos[:, :2], self.shifted, out=self.origin.view(-1, 3 * RAYS))
         self.ranges = self.simulator.rays(self.origin, self.direction, group=UPRIGHT)
         self.distance = torch.linalg.vector_norm(self.qpos[:, :2].float() - self.goal, dim=-1)
+        self.bumped = self.bumps.amax(-1) > 0
+        self.collided |= self.bumped
 
-    def observe(self) -> Tensor:
+    def seen(self) -> list[Tensor]:
         forward = (self.qvel[:, :2] * self.heading).sum(-1, keepdim=True)
         ranges = self.ranges.clamp(max=MAX_RANGE) / MAX_RANGE
         speeds = [forward, self.qvel[:, 5:6], WHEEL_RADIUS * self.qvel[:, 6:8]]
-        observation = torch.cat([ranges, self.qpos[:, :2], self.heading, *speeds], -1).float()
-        return torch.cat([observation, self.goal], -1) if self.goal_visible else observation
+        return [ranges, self.qpos[:, :2], self.heading, *speeds]
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        before = self.distance
-        self._sense()
-        bumped = self.bumps.amax(-1) > 0
-        self.collided |= bumped
         clearance = self.ranges.amin(-1).float() - ROBOT_RADIUS
         return {
             "beacon": -0.1 * self.distance,
-            "closing": (before - self.distance) / self.control_period,
+            "closing": (self.distance_before - self.distance) / self.control_period,
             "arrival": 1.0 - torch.tanh(3.0 * self.distance),
-            "collision": -1.0 * bumped,
+            "collision": -1.0 * self.bumped,
             "proximity": -0.5 * (1.0 - clearance / KEEP_CLEAR).clamp(0.0, 1.0),
             "effort": -0.005 * action.square().sum(-1),
         }
@@ -200,11 +180,11 @@ class Navigate(MujocoEnvironment):
         return (self.distance < SUCCESS_DISTANCE) & ~self.collided
 
 
-def standing(goal: Tensor, places: Tensor, radius: Tensor, count: Tensor) -> Tensor:
-    """Which of the obstacles (N, K) stand, given goals (N, 2), places (N, K, 2), radii (N, K) and numbers (N, 1)."""
-    used = torch.arange(places.shape[1]) < count
-    used &= torch.linalg.vector_norm(places - goal[:, None], dim=-1) - radius > GOAL_CLEARANCE
-    apart = torch.cdist(places, places) - radius[:, :, None] - radius[:, None] > GAP
-    for k in range(1, places.shape[1]):
+def standing(goal: Tensor, positions: Tensor, radius: Tensor, count: Tensor) -> Tensor:
+    """Which of the obstacles (N, K) stand, given goals (N, 2), positions (N, K, 2), radii (N, K) and numbers (N, 1)."""
+    used = torch.arange(positions.shape[1]) < count
+    used &= torch.linalg.vector_norm(positions - goal[:, None], dim=-1) - radius > GOAL_CLEARANCE
+    apart = torch.cdist(positions, positions) - radius[:, :, None] - radius[:, None] > GAP
+    for k in range(1, positions.shape[1]):
         used[:, k] &= (apart[:, k, :k] | ~used[:, :k]).all(-1)
     return used

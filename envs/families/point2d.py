@@ -8,26 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.core.environment import Drawer, Environment, Step
-from envs.core.tasks import Range, TaskDistribution
+from envs.core.environment import Drawer, Step
+from envs.core.tasks import Range
 from envs.errors import TaskError
+from envs.families.family import Family
 
 SPEED = 0.1  # length per control step at action 1
 GOAL_RADIUS = 0.01
+# Around the square of the training goals, for ood goals.
+FRAME = [
+    ((0.5, -0.5), (0.8, 0.5)),
+    ((-0.8, -0.5), (-0.5, 0.5)),
+    ((-0.5, 0.5), (0.5, 0.8)),
+    ((-0.5, -0.8), (0.5, -0.5)),
+]
 
 
-def tasks() -> TaskDistribution:
-    """Goals as in the paper, uniform in the square; ood goals lie in the frame around it."""
-    frame = [
-        ((0.5, -0.5), (0.8, 0.5)),
-        ((-0.8, -0.5), (-0.5, 0.5)),
-        ((-0.5, 0.5), (0.5, 0.8)),
-        ((-0.5, -0.8), (0.5, -0.5)),
-    ]
-    return TaskDistribution({"goal": Range((-0.5, -0.5), (0.5, 0.5), ood=frame, unit="length")})
-
-
-class Point2d(Environment):
+class Point2d(Family):
     """A point on the plane moves to a hidden goal (Finn et al. 2017, arXiv 1703.03400, section 5.3 and appendix A.2).
 
     Observation (D = 2): position x, y (with `goal_visible` 4: and the goal's x, y). Action (A = 2): displacement, 1 is
@@ -42,21 +39,21 @@ class Point2d(Environment):
     name = "point2d"
     success_criterion = "the point came within 0.01 of the goal, which ends the episode"
 
+    horizon, observation_size, action_size, hidden_size = 100, 2, 2, 2
+    control_period = 0.05
+    parameters = {"goal": Range((-0.5, -0.5), (0.5, 0.5), ood=FRAME, unit="length")}
+
     def __init__(
         self,
         num_simulations: int,
         seed: int = 0,
         threads: int = 0,
-        horizon: int = 100,
+        horizon: int | None = None,
         goal_visible: bool = False,
         tasks_override: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(num_simulations, tasks().override(tasks_override or {}), seed)
-        self.horizon = horizon
-        self.goal_visible = goal_visible
-        self.action_size = 2
-        self.observation_size = 4 if goal_visible else 2
-        self.control_period = 0.05
+        super().__init__(num_simulations, self.task_distribution(tasks_override), seed)
+        self.take_options(horizon, goal_visible)
         self.position = torch.zeros(num_simulations, 2)
 
     def apply_tasks(self) -> None:
@@ -70,8 +67,8 @@ class Point2d(Environment):
         )
         return self.observe()
 
-    def observe(self) -> Tensor:
-        return torch.cat([self.position, self.goal], -1) if self.goal_visible else self.position.clone()
+    def seen(self) -> list[Tensor]:
+        return [self.position]
 
     def step(self, action: Tensor) -> Step:
         failed = ~torch.isfinite(action).all(-1)

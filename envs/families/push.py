@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import mujoco
 import torch
 from torch import Tensor
@@ -12,24 +10,9 @@ from envs.core.tasks import Categories, Range, TaskDistribution
 from envs.families.arm import ArmEnvironment, scene
 
 DELTA = 0.03  # m per control step at action 1
-LOW, HIGH = (0.32, -0.32, 0.025), (0.75, 0.32, 0.025)  # m, where the grip point may be commanded: at one height
-START = (0.0, 0.2805, 0.0, -2.8014, 0.0, 3.0820, 0.785398)  # rad: the grip point at (0.36, 0, 0.025) m
-PLACE_LOW, PLACE_HIGH = (0.45, -0.08), (0.51, 0.08)  # m, where the object starts
+OBJECT_LOW, OBJECT_HIGH = (0.45, -0.08), (0.51, 0.08)  # m, where the object starts
 SUCCESS_DISTANCE = 0.05  # m
 SUCCESS_STEPS = 5
-
-
-def tasks() -> TaskDistribution:
-    """The task parameters of push; see `Push` for their meaning."""
-    return TaskDistribution(
-        {
-            "goal": Range((0.52, -0.20), (0.66, 0.20), unit="m"),
-            "object_size": Range((0.025, 0.025, 0.025), (0.04, 0.04, 0.04), unit="m"),
-            "object_mass": Range(0.1, 0.6, ood=[(0.6, 1.2)], unit="kg"),
-            "friction": Range(0.3, 0.8, ood=[(0.15, 0.3)]),
-            "object_shape": Categories(("box", "cylinder"), ood=("hexagonal_prism", "wedge")),
-        }
-    )
 
 
 class Push(ArmEnvironment):
@@ -68,17 +51,18 @@ class Push(ArmEnvironment):
 
     name = "push"
     success_criterion = "object's centre within 5 cm of the goal over the last five control steps of the episode"
+    horizon, observation_size, action_size, hidden_size = 60, 23, 2, 2
+    parameters = {
+        "goal": Range((0.52, -0.20), (0.66, 0.20), unit="m"),
+        "object_size": Range((0.025, 0.025, 0.025), (0.04, 0.04, 0.04), unit="m"),
+        "object_mass": Range(0.1, 0.6, ood=[(0.6, 1.2)], unit="kg"),
+        "friction": Range(0.3, 0.8, ood=[(0.15, 0.3)]),
+        "object_shape": Categories(("box", "cylinder"), ood=("hexagonal_prism", "wedge")),
+    }
+    home_angles = (0.0, 0.2805, 0.0, -2.8014, 0.0, 3.0820, 0.785398)  # the grip point at (0.36, 0, 0.025) m
+    workspace = (0.32, -0.32, 0.025), (0.75, 0.32, 0.025)  # at one height
 
-    def __init__(
-        self,
-        num_simulations: int,
-        seed: int = 0,
-        threads: int = 0,
-        horizon: int = 60,
-        goal_visible: bool = False,
-        tasks_override: Mapping[str, object] | None = None,
-    ) -> None:
-        distribution = tasks().override(tasks_override or {})
+    def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         shape = distribution.parameters["object_shape"]
         assert isinstance(shape, Categories)
         spec = scene(gripper=False, kinds=shape.names)
@@ -93,58 +77,49 @@ class Push(ArmEnvironment):
             conaffinity=1,
             rgba=[0.17, 0.18, 0.20, 1],
         )
-        super().__init__(spec, num_simulations, distribution, seed, threads)
-        self.home = torch.tensor(START, dtype=torch.float64)
-        self.horizon = horizon
-        self.goal_visible = goal_visible
-        self.action_size = 2
-        self.observation_size = 23 + (2 if goal_visible else 0)
-        self.bounds = torch.tensor(LOW).double(), torch.tensor(HIGH).double()
-        self.steps_inside = torch.zeros(num_simulations, dtype=torch.int64)
+        return spec
+
+    def bind(self) -> None:
+        super().bind()
+        self.last_outside = torch.zeros(self.num_simulations, dtype=torch.int64)
+
+    def apply_tasks(self) -> None:
+        super().apply_tasks()
+        self.goal = self.assigned["goal"]
 
     def initial_state(self) -> dict[str, Tensor]:
-        low, high = torch.tensor(PLACE_LOW), torch.tensor(PLACE_HIGH)
-        spot = torch.rand(self.num_simulations, 3, generator=self.generator)
-        place, yaw = low + (high - low) * spot[:, :2], torch.pi / 2 * (spot[:, 2] - 0.5)
-        state = self.start_state(place, yaw, arm_spread=0.01)
-        goal = self.assigned["goal"]
-        state["mocap_pos"] = torch.cat([goal, torch.full_like(goal[:, :1], 0.001)], -1)[:, None].double()
+        state = self.start_state(*self.draw_pose(OBJECT_LOW, OBJECT_HIGH), arm_spread=0.01)
+        state["mocap_pos"] = torch.cat([self.goal, torch.full_like(self.goal[:, :1], 0.001)], -1)[:, None].double()
         return state
 
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)
-        self.steps_inside[mask] = 0
-        self.distance = self._distance()
-
-    def _distance(self) -> Tensor:
-        return torch.linalg.vector_norm(self.object_position[:, :2].float() - self.assigned["goal"], dim=-1)
+        self.last_outside[mask] = 0
 
     def control(self, action: Tensor) -> None:
-        step = torch.cat([DELTA * action, torch.zeros_like(action[:, :1])], -1)
-        self.move(step, *self.bounds)
+        self.distance_before = self.distance
+        self.move(torch.cat([DELTA * action, torch.zeros_like(action[:, :1])], -1))
 
-    def observe(self) -> Tensor:
+    def sense(self) -> None:
+        self.distance = torch.linalg.vector_norm(self.object_position[:, :2].float() - self.goal, dim=-1)
+        self.last_outside = torch.where(self.distance < SUCCESS_DISTANCE, self.last_outside, self.elapsed)
+
+    def seen(self) -> list[Tensor]:
         position, velocity = self.object_position, self.object_velocity
         hand = [self.grip, self.grip_velocity[:, :2], (self.target - self.grip)[:, :2]]
         thing = [position, (position - self.grip)[:, :2], velocity[:, :3], self.object_quat, velocity[:, 3::2]]
-        goal = self.assigned["goal"]
-        hand_distance = torch.linalg.vector_norm(self.grip[:, :2] - goal, dim=-1)
-        ranges = torch.stack([self.distance, hand_distance.float()], -1)
-        observation = torch.cat([*hand, *thing, ranges], -1).float()
-        return torch.cat([observation, goal], -1) if self.goal_visible else observation
+        hand_distance = torch.linalg.vector_norm(self.grip[:, :2] - self.goal, dim=-1)
+        return [*hand, *thing, torch.stack([self.distance, hand_distance.float()], -1)]
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        position, before = self.object_position.float(), self.distance
-        self.distance = distance = self._distance()
-        apart = torch.linalg.vector_norm((position - self.grip)[:, :2], dim=-1).float()
-        self.steps_inside = torch.where(distance < SUCCESS_DISTANCE, self.steps_inside + 1, 0)
+        apart = torch.linalg.vector_norm((self.object_position.float() - self.grip)[:, :2], dim=-1).float()
         return {
-            "distance": -2.0 * distance,
-            "closing": 4.0 * (before - distance) / self.control_period,
-            "precision": 1.0 - torch.tanh(10.0 * distance),
+            "distance": -2.0 * self.distance,
+            "closing": 4.0 * (self.distance_before - self.distance) / self.control_period,
+            "precision": 1.0 - torch.tanh(10.0 * self.distance),
             "approach": 0.2 * (1.0 - torch.tanh(5.0 * apart)),
             "effort": -0.005 * action.square().sum(-1),
         }
 
     def success(self) -> Tensor:
-        return self.steps_inside >= SUCCESS_STEPS
+        return self.elapsed - self.last_outside >= SUCCESS_STEPS

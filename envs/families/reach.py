@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+import mujoco
 import torch
 from torch import Tensor
 
-from envs.core.environment import ASSETS, MujocoEnvironment
+from envs.core.environment import ASSETS
 from envs.core.models import load_spec
 from envs.core.tasks import Range, TaskDistribution
+from envs.families.arm import GRAVITY
+from envs.families.family import MujocoFamily
 
 PAYLOAD_RADIUS = 0.03  # m, a solid sphere at the grip point
 SUCCESS_DISTANCE = 0.05  # m
@@ -18,27 +19,7 @@ DELTA = 0.1  # rad per control step at action 1: 2.0 rad/s at 20 Hz, under every
 WINDUP = 0.2  # rad that a joint target may run ahead of its joint
 
 
-def tasks() -> TaskDistribution:
-    """The task parameters of reach; see `Reach` for their meaning."""
-    return TaskDistribution(
-        {
-            "goal": Range(
-                (0.35, -0.35, 0.15),
-                (0.65, 0.35, 0.60),
-                ood=[
-                    ((0.35, 0.35, 0.15), (0.65, 0.45, 0.60)),
-                    ((0.35, -0.45, 0.15), (0.65, -0.35, 0.60)),
-                    ((0.35, -0.35, 0.60), (0.60, 0.35, 0.70)),
-                ],
-                unit="m",
-            ),
-            "payload_mass": Range(0.05, 1.5, ood=[(1.5, 3.0)], unit="kg"),
-            "damping_scale": Range(0.5, 2.0, ood=[(2.0, 4.0)]),
-        }
-    )
-
-
-class Reach(MujocoEnvironment):
+class Reach(MujocoFamily):
     """A Panda-like arm under joint-position control at 20 Hz reaches a hidden goal; horizon 50 (2.5 s).
 
     Observation (D = 24, with `goal_visible` 27; float32):
@@ -64,39 +45,42 @@ class Reach(MujocoEnvironment):
 
     name = "reach"
     success_criterion = "grip point within 5 cm of the goal over the last five control steps of the episode"
+    horizon, observation_size, action_size, hidden_size = 50, 24, 7, 3
+    parameters = {
+        "goal": Range(
+            (0.35, -0.35, 0.15),
+            (0.65, 0.35, 0.60),
+            ood=[
+                ((0.35, 0.35, 0.15), (0.65, 0.45, 0.60)),
+                ((0.35, -0.45, 0.15), (0.65, -0.35, 0.60)),
+                ((0.35, -0.35, 0.60), (0.60, 0.35, 0.70)),
+            ],
+            unit="m",
+        ),
+        "payload_mass": Range(0.05, 1.5, ood=[(1.5, 3.0)], unit="kg"),
+        "damping_scale": Range(0.5, 2.0, ood=[(2.0, 4.0)]),
+    }
 
-    def __init__(
-        self,
-        num_simulations: int,
-        seed: int = 0,
-        threads: int = 0,
-        horizon: int = 50,
-        goal_visible: bool = False,
-        tasks_override: Mapping[str, object] | None = None,
-    ) -> None:
+    def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = load_spec(ASSETS / "reach.xml")
-        # The arm carries its own weight (gravcomp), so the payload's is the only one that is felt: as a force it gives
-        # the same motion for a fifth of the step's cost less.
-        gravity, spec.option.gravity = torch.from_numpy(spec.option.gravity.copy()), (0.0, 0.0, 0.0)
-        super().__init__(spec, num_simulations, tasks().override(tasks_override or {}), seed, threads)
-        model, self.gravity = self.model, gravity
-        self.horizon = horizon
-        self.goal_visible = goal_visible
-        self.action_size = model.nu
-        self.observation_size = 3 * model.nu + 3 + (3 if goal_visible else 0)
-        self.home = torch.from_numpy(model.key("home").qpos.copy())
-        self.low, self.high = (torch.from_numpy(bound.copy()) for bound in model.jnt_range.T)
-        self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
+        # The arm carries its own weight (gravcomp), so gravity pulls only the payload. A force on it gives the same
+        # motion and saves a fifth of the step's cost.
+        spec.option.gravity = (0.0, 0.0, 0.0)
+        return spec
+
+    def bind(self) -> None:
+        self.home = torch.from_numpy(self.model.key("home").qpos.copy())
+        self.low, self.high = (torch.from_numpy(bound.copy()) for bound in self.model.jnt_range.T)
         self.grip = self.sensor("grip_position")
-        self.force = torch.zeros(num_simulations, model.nbody, 6, dtype=torch.float64)
-        self.steps_inside = torch.zeros(num_simulations, dtype=torch.int64)
+        self.force = torch.zeros(self.num_simulations, self.model.nbody, 6, dtype=torch.float64)
+        self.last_outside = torch.zeros(self.num_simulations, dtype=torch.int64)
 
     def apply_tasks(self) -> None:
         payload = self.model.body("payload").id
         mass = self.assigned["payload_mass"][:, 0].double()
         body_mass, body_inertia = self.repeated("body_mass"), self.repeated("body_inertia")
         body_mass[:, payload] = mass
-        self.force[:, payload, :3] = mass[:, None] * self.gravity
+        self.force[:, payload, :3] = mass[:, None] * GRAVITY
         body_inertia[:, payload] = (0.4 * PAYLOAD_RADIUS**2 * mass)[:, None]
         damping = self.repeated("dof_damping") * self.assigned["damping_scale"].double()
         self.simulator.set_model_fields({"body_mass": body_mass, "body_inertia": body_inertia, "dof_damping": damping})
@@ -109,22 +93,22 @@ class Reach(MujocoEnvironment):
         return {"qpos": start, "ctrl": start, "mocap_pos": goal, "xfrc_applied": self.force}
 
     def on_reset(self, mask: Tensor) -> None:
-        self.steps_inside[mask] = 0
+        self.last_outside[mask] = 0
 
     def control(self, action: Tensor) -> None:
         target = torch.add(self.ctrl, action, alpha=DELTA)
         target = torch.clamp(target, self.qpos - WINDUP, self.qpos + WINDUP)
         torch.clamp(target, self.low, self.high, out=self.ctrl)
 
-    def observe(self) -> Tensor:
-        parts = [self.qpos, self.qvel, self.ctrl - self.qpos, self.grip]
-        observation = torch.cat(parts, -1).float()
-        return torch.cat([observation, self.goal], -1) if self.goal_visible else observation
-
-    def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
+    def sense(self) -> None:
         self.distance = torch.linalg.vector_norm(self.grip.float() - self.goal, dim=-1)
         inside = self.distance < SUCCESS_DISTANCE
-        self.steps_inside = torch.where(inside, self.steps_inside + 1, 0)
+        self.last_outside = torch.where(inside, self.last_outside, self.elapsed)
+
+    def seen(self) -> list[Tensor]:
+        return [self.qpos, self.qvel, self.ctrl - self.qpos, self.grip]
+
+    def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
         return {
             "distance": -self.distance,
             "precision": 1.0 - torch.tanh(10.0 * self.distance),
@@ -132,4 +116,4 @@ class Reach(MujocoEnvironment):
         }
 
     def success(self) -> Tensor:
-        return self.steps_inside >= SUCCESS_STEPS
+        return self.elapsed - self.last_outside >= SUCCESS_STEPS

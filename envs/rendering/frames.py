@@ -28,7 +28,7 @@ class FrameRenderer:
 
     The first backend that works is taken: the one named by the variable MUJOCO_GL (egl, osmesa, glfw, cgl; "disable"
     means no OpenGL) or, if it names none, EGL, then OSMesa; after these always ray casting, which needs no graphics
-    library. Those that fail are passed over in silence; `backend` says which one draws.
+    library. Backends that fail are skipped in silence; `backend` says which one draws.
 
     Args:
         model: copied, never changed.
@@ -82,7 +82,7 @@ class FrameRenderer:
         for name, value in state.items():
             if value is not None:
                 _assign(name, getattr(self.data, name), value)
-        # What a picture shows depends on positions alone: no contacts, no forces.
+        # A picture shows positions only: it needs no contacts and no forces.
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
@@ -101,7 +101,7 @@ class FrameRenderer:
             if name not in self._compiled:
                 field = getattr(self.model, name, None)
                 if not isinstance(field, np.ndarray):
-                    raise ModelError(f"'{name}' is no field of a model that a simulation can have for itself")
+                    raise ModelError(f"'{name}' is not a model field that a simulation can have for itself")
                 self._compiled[name] = field.copy()
         for name, compiled in self._compiled.items():
             _assign(name, getattr(self.model, name), values.get(name, compiled))
@@ -118,14 +118,14 @@ def _backends(asked: str) -> tuple[str, ...]:
     if asked in _WINDOW:
         return ("glfw",)
     if asked not in opengl.LIBRARIES:
-        raise ModelError(f"'{asked}' is no rendering backend; there are {', '.join((*opengl.LIBRARIES, RAYCAST))}")
+        raise ModelError(f"'{asked}' is not a rendering backend; there are {', '.join((*opengl.LIBRARIES, RAYCAST))}")
     return (asked,)
 
 
 def _first_working(names: tuple[str, ...], model: mujoco.MjModel, width: int, height: int) -> tuple[str, Painter]:
     for name in names:
         if opengl.usable(name):
-            # Drivers fail in many ways, and none of them shall keep a user from a picture.
+            # Drivers fail in many ways; none of them may keep a user from a picture.
             with contextlib.suppress(Exception):
                 return name, opengl.OpenGLPainter(model, width, height, name)
     return RAYCAST, RaycastPainter(model, width, height)

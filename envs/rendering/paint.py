@@ -28,21 +28,21 @@ def paint_plane(
     unit = min(image.size) / 100.0
     center = np.array(image.size) / 2.0
 
-    def place(point: np.ndarray) -> tuple[float, float]:
+    def pixel(point: np.ndarray) -> tuple[float, float]:
         x, y = center + np.asarray(point, float) * (scale, -scale)
         return float(x), float(y)
 
     def disc(point: np.ndarray, radius: float, **style: object) -> None:
-        x, y = place(point)
+        x, y = pixel(point)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), **style)  # pyright: ignore
 
     corner = np.array([extent, extent])
-    (left, low), (right, top) = place(-corner), place(corner)
+    (left, low), (right, top) = pixel(-corner), pixel(corner)
     draw.rectangle((left, top, right, low), FIELD)
     for line in _grid_lines(extent):
         colour = AXIS if line == 0.0 else GRID
-        draw.line([place(np.array([line, -extent])), place(np.array([line, extent]))], colour, round(0.3 * unit))
-        draw.line([place(np.array([-extent, line])), place(np.array([extent, line]))], colour, round(0.3 * unit))
+        draw.line([pixel(np.array([line, -extent])), pixel(np.array([line, extent]))], colour, round(0.3 * unit))
+        draw.line([pixel(np.array([-extent, line])), pixel(np.array([extent, line]))], colour, round(0.3 * unit))
     if goal is not None:
         shown = np.clip(goal, -extent, extent)
         disc(shown, 3.2 * unit, outline=GOAL, width=round(0.7 * unit))
@@ -51,7 +51,7 @@ def paint_plane(
     for index in range(len(way) - 1):
         share = (index + 1) / (len(way) - 1)
         colour = tuple(round(old + share * (new - old)) for old, new in zip(TRAIL_OLD, TRAIL_NEW, strict=True))
-        draw.line([place(way[index]), place(way[index + 1])], colour, round(0.8 * unit))
+        draw.line([pixel(way[index]), pixel(way[index + 1])], colour, round(0.8 * unit))
         disc(way[index], 0.7 * unit, fill=colour)
     disc(position, 2.0 * unit, fill=POINT)
     return np.asarray(image.resize((width, height), Image.Resampling.BOX)).copy()

@@ -49,7 +49,7 @@ class RaycastPainter:
         self._textures = shading.read_textures(model)
         threads = min(os.cpu_count() or 1, 8)
         self._pool = ThreadPoolExecutor(threads)
-        # mj_multiRay works on the MjData's stack, so that every thread needs an MjData of its own.
+        # mj_multiRay works on the MjData's stack, so every thread needs an MjData of its own.
         self._copies = [mujoco.MjData(model) for _ in range(threads)]
         self._spare: SimpleQueue[mujoco.MjData] = SimpleQueue()
         for copy in self._copies:
@@ -83,7 +83,7 @@ class RaycastPainter:
     def _picture(self, rays: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
         x, y = np.broadcast_arrays(np.arange(self.width)[None], np.arange(self.height)[:, None])
         traced = self._trace_all(rays, x.reshape(-1), y.reshape(-1))
-        # A shadow's edge is no edge: it shall stay soft.
+        # The edge of a shadow does not count: it stays soft.
         edge = edges((traced.steady + traced.direct.sum(0)).reshape(self.height, self.width, 3))
         colour = self._soften(traced).colour().reshape(self.height, self.width, 3)
         if edge.any():
@@ -211,9 +211,9 @@ class RaycastPainter:
         if not self.model.mat_texuniform[material]:
             size = self.model.geom_size[geom, :2]
             scale = scale / np.where(size > 0, size, 1.0)
-        place = local * (scale * (1, -1)).astype(np.float32) - np.float32(0.5)
+        uv = local * (scale * (1, -1)).astype(np.float32) - np.float32(0.5)
         footprint = distance * np.float32(self._pixel * scale.max()) / np.sqrt(np.maximum(np.abs(slant), 0.02))
-        return shading.plane_colour(self._textures.planes[material], place, footprint)
+        return shading.plane_colour(self._textures.planes[material], uv, footprint)
 
     def _soften(self, traced: Traced) -> Traced:
         """Average the shadows over the neighbouring pixels of the same geom."""

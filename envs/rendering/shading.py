@@ -127,19 +127,19 @@ def sky_colour(textures: Textures, rays: np.ndarray, haze: bool) -> np.ndarray:
     return colour + (textures.haze - colour) * veil
 
 
-def plane_colour(copies: list[np.ndarray], place: np.ndarray, footprint: np.ndarray) -> np.ndarray:
+def plane_colour(copies: list[np.ndarray], uv: np.ndarray, footprint: np.ndarray) -> np.ndarray:
     """A repeated texture's colour (n, 3).
 
     Args:
-        place: (n, 2) texture coordinates; 1 is one repetition.
+        uv: (n, 2) texture coordinates; 1 is one repetition.
         footprint: (n,) a pixel's size in the same unit; a copy is chosen whose texels are about as large.
     """
     level = np.log2(np.maximum(footprint * max(copies[0].shape[:2]), 1.0))
     level = np.minimum(np.rint(level).astype(np.int32), len(copies) - 1)
-    colour = np.empty((len(place), 3), np.float32)
+    colour = np.empty((len(uv), 3), np.float32)
     for index in np.unique(level):
         mask = level == index
-        colour[mask] = _bilinear(copies[index], place[mask])
+        colour[mask] = _bilinear(copies[index], uv[mask])
     return colour
 
 
@@ -201,11 +201,11 @@ def _smaller_copies(image: np.ndarray) -> list[np.ndarray]:
     return copies
 
 
-def _bilinear(image: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Colours (n, 3) of a repeated image (h, w, 3) at places (n, 2), 1 being the image's width and height."""
+def _bilinear(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Colours (n, 3) of a repeated image (h, w, 3) at texture coordinates (n, 2)."""
     height, width = image.shape[:2]
     texels = image.reshape(-1, 3)
-    across, down = place[:, 0] * width - 0.5, place[:, 1] * height - 0.5
+    across, down = uv[:, 0] * width - 0.5, uv[:, 1] * height - 0.5
     left, top = np.floor(across), np.floor(down)
     right_share, low_share = (across - left)[:, None], (down - top)[:, None]
     left, top = left.astype(np.int32) % width, top.astype(np.int32) % height

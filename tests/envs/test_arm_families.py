@@ -210,4 +210,4 @@ def test_touch_means_the_object_and_not_the_table() -> None:
     for _ in range(25):
         env.step(down)
     assert float(env.grip[0, 2]) < 0.02, "the closed fingers press on the table"
-    assert not env.touching().any()
+    assert not env.touching.any()

@@ -15,7 +15,7 @@ from envs.core.tasks import Range, Tasks
 from envs.errors import TaskError
 from envs.families.ant import AntDir, AntGoal
 from envs.families.cheetah import Cheetah, CheetahDir, CheetahVel
-from envs.families.locomotion import GYMNASIUM_ASSETS, Runner
+from envs.families.locomotion import GYMNASIUM_ASSETS, LocomotionEnvironment
 
 DT = 0.05  # s, a control step
 
@@ -29,13 +29,13 @@ def given(kind: Callable[..., Any], count: int, **values: float | list[float]) -
     return env
 
 
-def actions(env: Runner, steps: int) -> Tensor:
+def actions(env: LocomotionEnvironment, steps: int) -> Tensor:
     shape = (steps, env.num_simulations, env.action_size)
     return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(1)) - 1
 
 
 def papers_terms(
-    kind: type[Runner], before: np.ndarray, after: np.ndarray, goal: np.ndarray, action: np.ndarray
+    kind: type[LocomotionEnvironment], before: np.ndarray, after: np.ndarray, goal: np.ndarray, action: np.ndarray
 ) -> list[float]:
     """The reward terms of one step, as the papers' code has them, from qpos before and after it."""
     velocity, effort = (after - before)[:2] / DT, float(np.square(action).sum())
@@ -55,7 +55,9 @@ ANT_GOAL = (AntGoal, {"goal_angle": [0.3, 2.5], "goal_radius_squared": 4.0}, "an
 
 
 @pytest.mark.parametrize(("kind", "task", "file"), [CHEETAH_DIR, CHEETAH_VEL, ANT_DIR, ANT_GOAL])
-def test_physics_is_that_of_gymnasium_s_file(kind: type[Runner], task: dict[str, Any], file: str) -> None:
+def test_physics_is_that_of_gymnasium_s_file(
+    kind: type[LocomotionEnvironment], task: dict[str, Any], file: str
+) -> None:
     """With the observations and the rewards that follow from it, written down once more from the papers."""
     env = given(kind, 2, **task)
     with warnings.catch_warnings():
@@ -83,7 +85,7 @@ def test_physics_is_that_of_gymnasium_s_file(kind: type[Runner], task: dict[str,
 
 
 @pytest.mark.parametrize(("kind", "task"), [CHEETAH_DIR[:2], ANT_DIR[:2]])
-def test_episodes_begin_as_gymnasium_s_do(kind: type[Runner], task: dict[str, Any]) -> None:
+def test_episodes_begin_as_gymnasium_s_do(kind: type[LocomotionEnvironment], task: dict[str, Any]) -> None:
     env = given(kind, 2, **task)
     starts = []
     for _ in range(300):
@@ -170,7 +172,7 @@ def test_ant_goal_distance_and_success() -> None:
     env.qvel.zero_()
     step = env.step(torch.zeros(3, 8))
     assert step.success.tolist() == [True, False, False]
-    expected = -(env.place.float() - env.goal).abs().sum(-1)
+    expected = -(env.position.float() - env.goal).abs().sum(-1)
     assert torch.allclose(step.terms["distance"], expected)
     assert step.terms["distance"][2].item() == pytest.approx(-3.0, abs=0.1)
 
@@ -179,13 +181,13 @@ def test_ant_goal_rewards_the_speed_towards_the_goal() -> None:
     """Which sums up to the way by which the torso has come nearer."""
     env = given(AntGoal, 4, goal_angle=[0.0, 1.0, 2.0, 3.0], goal_radius_squared=4.0)
     plain = given(partial(AntGoal, closing=0.0), 4, goal_angle=[0.0, 1.0, 2.0, 3.0], goal_radius_squared=4.0)
-    start, total = env.place.clone(), torch.zeros(4)
+    start, total = env.position.clone(), torch.zeros(4)
     for action in actions(env, 30):
         step, published = env.step(action), plain.step(action)
         total += step.terms["closing"]
         assert set(published.terms) == {"distance", "effort"}
         assert torch.allclose(step.reward - step.terms["closing"], published.reward, atol=1e-4)
-    far, near = (torch.linalg.vector_norm(place - env.goal, dim=-1) for place in (start, env.place))
+    far, near = (torch.linalg.vector_norm(place - env.goal, dim=-1) for place in (start, env.position))
     assert torch.allclose(total, (10.0 * (far - near) / DT).float(), atol=1e-3)
     assert (far - near).abs().min() > 0.01
     env = given(partial(AntGoal, closing=3.0), 1, goal_angle=0.0, goal_radius_squared=4.0)
@@ -225,7 +227,7 @@ def test_pictures_show_the_task() -> None:
         pace.step(action)
     np.testing.assert_allclose(pace.render_state(0)["mocap_pos"], [[1.5, 0, 0]], atol=1e-6)
     ahead = given(AntDir, 1, heading=np.pi / 2)
-    place = ahead.render_state(0)["mocap_pos"][0, :2] - ahead.place[0].numpy()
+    place = ahead.render_state(0)["mocap_pos"][0, :2] - ahead.position[0].numpy()
     np.testing.assert_allclose(place, [0.0, 1.4], atol=1e-6)
     goal = given(AntGoal, 1, goal_angle=0.0, goal_radius_squared=4.0)
     np.testing.assert_allclose(goal.render_state(0)["mocap_pos"][0, :2], [2.0, 0.0], atol=1e-6)

@@ -70,7 +70,7 @@ def put(env: Navigate, x: float, y: float, heading: float) -> Tensor:
     env.reset()
     env.qpos[:, :2] = torch.tensor([x, y])
     env.qpos[:, 3], env.qpos[:, 6] = math.cos(heading / 2), math.sin(heading / 2)
-    env.on_reset(torch.ones(env.num_simulations, dtype=torch.bool))
+    env.sense()
     return env.observe()
 
 

@@ -148,6 +148,17 @@ def test_the_walk_through_is_a_task_that_can_be_solved(written: Write) -> None:
     assert step.success.float().mean() > 0.95 and not step.failed.any()
 
 
+def test_an_environment_may_compute_in_its_reward_terms_what_its_success_reads(written: Write) -> None:
+    changes = ("    def sense(", "    def look("), ('return {"distance"', 'self.look()\n        return {"distance"')
+    both = [registry.make(f"{written(cart(*each))}:Cart", 4, threads=1) for each in ((), changes)]
+    for env in both:
+        env.set_tasks(env.distribution.published("train", 4))
+        env.reset()
+    for action in torch.linspace(-1, 1, 40 * 4).reshape(40, 4, 1):
+        one, two = (env.step(action) for env in both)
+        assert torch.equal(one.reward, two.reward) and torch.equal(one.success, two.success)
+
+
 def test_a_model_without_a_viewer_is_drawn(written: Write) -> None:
     name = written(cart(('name="viewer" ', "")))
     env = registry.make(f"{name}:Cart", 1)
