@@ -93,7 +93,9 @@ def test_threads_share_the_gradient(tiny_policy: Policy, make_batch: Callable[..
     learner = InContext(tiny_policy, settings(), torch.Generator())
     loss = learner.outer_loss({}, sequences)
     expected = torch.autograd.grad(loss, list(tiny_policy.parameters()))
-    for workers in (1, 2, 4, 100):
-        assert shared_gradient(learner.twins(workers), sequences) == pytest.approx(float(loss.detach()), rel=1e-6)
-        for parameter, gradient in zip(tiny_policy.parameters(), expected, strict=True):
-            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)
+    for learner.workers in (1, 2, 4, 100):
+        gradients, _, shared_loss = shared_gradient(learner.twins(), sequences)
+        assert float(shared_loss) == pytest.approx(float(loss.detach()), rel=1e-6)
+        assert list(gradients) == [name for name, _ in tiny_policy.named_parameters()]
+        for ours, gradient in zip(gradients.values(), expected, strict=True):
+            torch.testing.assert_close(ours, gradient, rtol=1e-5, atol=1e-7)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Policy
-from metarl.algorithms.adaptation import Parameters, adapt
+from metarl.algorithms.adaptation import Parameters, adapt, inner_step
 from metarl.algorithms.learner import Inner, Outer, Settings
 from metarl.algorithms.maml import MAML, compiled, meta_gradient, meta_loss
 from metarl.algorithms.objectives import ppo, surrogate
@@ -51,18 +51,11 @@ class Problem:
     def task_loss(
         self, parameters: Parameters, log_rates: Parameters, support: Sequence[Batch], query: Batch
     ) -> Tensor:
-        return meta_loss(
-            self.inner,
-            self.outer,
-            parameters,
-            log_rates,
-            support,
-            query,
-            first_order=self.first_order,
-            clip=self.clip,
-            unadapted_weight=self.unadapted_weight,
-            later_rate=self.later_rate,
-        )
+        step = partial(inner_step, self.inner, first_order=self.first_order, max_norm=self.clip)
+        first = {name: torch.exp(value) for name, value in log_rates.items()}
+        later = {name: self.later_rate * rate for name, rate in first.items()}
+        rates = [later if number else first for number in range(len(support))]
+        return meta_loss(step, self.outer, parameters, rates, support, query, unadapted_weight=self.unadapted_weight)
 
     def gradient(self, chunk: int = 1, **options: Any) -> tuple[Parameters, Parameters, Tensor]:
         data = self.support, self.query
@@ -186,11 +179,11 @@ def test_the_meta_gradient_is_that_of_finite_differences(
     directions = [(random_like(zeros), no_rates), (zeros, random_like(no_rates))]
     directions += [(random_like(zeros), random_like(no_rates)) for _ in range(2)]
     for direction, rate_direction in directions:
-        slope = sum((grads[n] * direction[n]).sum() for n in grads)
-        slope = slope + sum((rate_grads[n] * rate_direction[n]).sum() for n in rate_grads)
+        derivative = sum((grads[n] * direction[n]).sum() for n in grads)
+        derivative = derivative + sum((rate_grads[n] * rate_direction[n]).sum() for n in rate_grads)
         h = 1e-6
         difference = (loss_at(h, direction, rate_direction) - loss_at(-h, direction, rate_direction)) / (2 * h)
-        torch.testing.assert_close(torch.as_tensor(slope), difference, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(torch.as_tensor(derivative), difference, rtol=1e-5, atol=1e-7)
         assert abs(float(difference)) > 1e-4, "the direction tells nothing"
 
 
@@ -293,7 +286,7 @@ def test_what_acts_is_what_the_meta_gradient_assumes(tiny_policy: Policy, make_b
     start = {name: learner.parameters[name].detach() for name in adapted}
     for m in range(TASKS):
         support = [task(batch, m) for batch in rounds]
-        one = adapt(learner.inner_loss, start, learner.rates(), support, clip=0.1, later_rate=0.5)
+        one = adapt(learner.inner_step, start, learner.rates(learner.log_rates, 2), support)
         for name, value in one.items():
             torch.testing.assert_close(adapted[name][m], value)
 
@@ -308,8 +301,8 @@ def test_rates_move_at_their_own_rate_if_they_are_learned(
         learner.update(rounds)
         moved = (torch.stack(list(learner.log_rates.values())) - before).abs()
         # Adam's first step has the length of its learning rate, 3 x 1e-2, but for its small constant.
-        slope = torch.stack([rate.grad for rate in learner.log_rates.values() if rate.grad is not None]).abs()
-        expected = 3e-2 * slope / (slope + 1e-5) if learned else torch.zeros_like(moved)
+        gradient = torch.stack([rate.grad for rate in learner.log_rates.values() if rate.grad is not None]).abs()
+        expected = 3e-2 * gradient / (gradient + 1e-5) if learned else torch.zeros_like(moved)
         torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
 
 
@@ -354,6 +347,10 @@ def test_maml_learns_to_learn_sinusoids() -> None:
     def loss(parameters: Parameters, points: Points) -> Tensor:
         return (functional_call(network, parameters, (points.x,)) - points.y).square().mean()
 
+    def task_loss(parameters: Parameters, log_rates: Parameters, support: Sequence[Points], query: Points) -> Tensor:
+        rates = {name: torch.exp(value) for name, value in log_rates.items()}
+        return meta_loss(partial(inner_step, loss), loss, parameters, [rates] * len(support), support, query)
+
     parameters = dict(network.named_parameters())
     log_rates = {name: torch.tensor(0.02).log() for name in parameters}
     optimiser = torch.optim.Adam(
@@ -363,9 +360,7 @@ def test_maml_learns_to_learn_sinusoids() -> None:
     for _ in range(120):
         support, query = sinusoids(16, generator)
         detached = {name: value.detach() for name, value in parameters.items()}
-        grads, rate_grads, _ = meta_gradient(
-            partial(meta_loss, loss, loss), detached, log_rates, [support], query, tasks=16, chunk=16
-        )
+        grads, rate_grads, _ = meta_gradient(task_loss, detached, log_rates, [support], query, tasks=16, chunk=16)
         for leaves, gradients in ((parameters, grads), (log_rates, rate_grads)):
             for name, gradient in gradients.items():
                 leaves[name].grad = gradient
@@ -374,7 +369,7 @@ def test_maml_learns_to_learn_sinusoids() -> None:
     support, query = sinusoids(200, generator)
     trained = {name: value.detach() for name, value in parameters.items()}
     measure = partial(meta_gradient, tasks=200, chunk=200)
-    after = float(measure(partial(meta_loss, loss, loss), trained, log_rates, [support], query)[2])
-    before = float(measure(partial(meta_loss, loss, loss), trained, log_rates, [], query)[2])
+    after = float(measure(task_loss, trained, log_rates, [support], query)[2])
+    before = float(measure(task_loss, trained, log_rates, [], query)[2])
     assert before > 3.0
     assert after < 0.4 * before
