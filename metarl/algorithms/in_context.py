@@ -44,6 +44,6 @@ def shared_gradient(learners: Sequence[GradientLearner], sequences: Batch) -> Ou
 
     parts = zip(*(x.tensor_split(min(len(learners), len(x))) for x in sequences), strict=True)
     shares = run_all([partial(share, *each) for each in zip(learners, map(Batch._make, parts), strict=False)])
-    losses, gradients = zip(*shares, strict=True)
-    summed = [torch.stack(each).sum(0) for each in zip(*gradients, strict=True)]
-    return OuterGradient(dict(zip(parameters, summed, strict=True)), {}, sum(losses[1:], losses[0]))
+    summed = [torch.stack(each).sum(0) for each in zip(*(gradients for _, gradients in shares), strict=True)]
+    loss = sum((loss for loss, _ in shares), torch.zeros_like(whole))
+    return OuterGradient(dict(zip(parameters, summed, strict=True)), {}, loss)

@@ -134,7 +134,11 @@ class Learner(ABC):
         unit = self.policy.critic.deviation
         return ppo(self.outputs(parameters, batch), batch, outer.clip, outer.value, outer.entropy, unit)
 
-    def rates(self, log_rates: Parameters, steps: int) -> list[Parameters]:
+    def rates(self) -> Parameters:
+        """The inner rate of each adapting parameter in the first step."""
+        return self.step_rates(self.log_rates, 1)[0]
+
+    def step_rates(self, log_rates: Parameters, steps: int) -> list[Parameters]:
         """The inner rates of each of so many steps in turn; all but the first are scaled by `inner.later_rate`."""
         first = {name: torch.exp(value) for name, value in log_rates.items()}
         later = {name: rate * self.settings.inner.later_rate for name, rate in first.items()}
@@ -147,7 +151,7 @@ class Learner(ABC):
 
     def adapt(self, adapted: Parameters | None, batch: Batch) -> Parameters:
         """Parameters of all tasks (M, ...) after one more inner step on `batch` (M, E, ...); None: after the first."""
-        first, later = self.rates({name: value.detach() for name, value in self.log_rates.items()}, 2)
+        first, later = self.step_rates({name: value.detach() for name, value in self.log_rates.items()}, 2)
         if adapted is not None:
             return step_tasks(self.inner_step, adapted, later, batch, per_task=True)
         start = {name: self.parameters[name].detach() for name in self.log_rates}

@@ -153,7 +153,7 @@ class MAML(GradientLearner):
         self, parameters: Parameters, log_rates: Parameters, support: Sequence[Batch], query: Batch
     ) -> Tensor:
         """`meta_loss` with this learner's losses and settings."""
-        rates = self.rates(log_rates, len(support))
+        rates = self.step_rates(log_rates, len(support))
         weight = self.settings.inner.unadapted_weight
         return meta_loss(self.inner_step, self.outer_loss, parameters, rates, support, query, unadapted_weight=weight)
 

@@ -3,14 +3,14 @@
 Training itself looks at one norm for each update, which costs next to nothing, and keeps a `snapshot` of what the
 update began with. Only after a skip does this search repeat the update, up to the step that was skipped, and look there
 at everything in the order of causes: parameters, then the data of each round and the inner gradients on it, then what
-single tasks add to the outer step. It knows of an algorithm only `update`, `adapt` and, where there is one, the method
-`apply` that takes the outer step: given what to step by, by name, it returns False if that is not finite.
+single tasks add to the outer step. It knows of an algorithm only `update`, `adapt` and two methods that need not be
+there: `apply`, which takes the outer step and returns False if that is not finite, and `minibatches`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,29 +95,41 @@ class _Stop(Exception):
         self.step = step
 
 
-def _first_skipped(learner: Learner, rounds: Sequence[Batch], *, still: bool = False) -> Parameters | None:
-    """What the first skipped step of an update would have stepped by, or None; the learner is left just before it.
-
-    Args:
-        still: take no step at all, and see only whether the entries of each are finite, not its norm.
-    """
-    apply = getattr(learner, "apply", None)
-    if apply is None:
-        return None
+def _first_skipped(learner: Learner, rounds: Sequence[Batch]) -> Parameters | None:
+    """Update up to the first step that is skipped: what it would have stepped by, or None if there is none."""
+    apply: Any = getattr(learner, "apply", None)  # an update without it does not call it either
 
     def watched(*changes: Parameters) -> bool:
         step = _named(*changes)
-        if not (all_finite(step) if still else apply(*changes)):
+        if not apply(*changes):
             raise _Stop(step)
         return True
 
-    learner.apply = watched  # in the way of the method, for as long as this update lasts
+    return _update_with(learner, rounds, apply=watched)
+
+
+def _broken_alone(learner: Learner, rounds: Sequence[Batch]) -> Parameters:
+    """The outer step from all of these data at once if its entries are not finite, else nothing; it is not taken."""
+
+    def seen(*changes: Parameters) -> bool:
+        step = _named(*changes)
+        if not all_finite(step):
+            raise _Stop(step)
+        return True
+
+    return _update_with(learner, rounds, apply=seen, minibatches=lambda size: [torch.arange(size)]) or {}
+
+
+def _update_with(learner: Learner, rounds: Sequence[Batch], **methods: Callable[..., Any]) -> Parameters | None:
+    """Update with other methods in the way of the learner's own; the step at which one of them stopped it."""
+    vars(learner).update(methods)
     try:
         learner.update(rounds)
     except _Stop as stop:
         return stop.step
     finally:
-        del learner.apply
+        for name in methods:
+            del vars(learner)[name]
     return None
 
 
@@ -138,7 +150,7 @@ def _outer_step(learner: Learner, rounds: Sequence[Batch], skipped: Parameters) 
     """The outer step as it would be from the data of one task alone."""
     for m in range(len(rounds[0].tokens)):
         task = [batch.select(slice(m, m + 1)) for batch in rounds]
-        if names := _not_finite(_first_skipped(learner, task, still=True) or {}):
+        if names := _not_finite(_broken_alone(learner, task)):
             yield Finding(f"outer gradient of {{task}}{_sequence(learner, task)} is not finite: {names}", m)
     if names := _not_finite({name: value.square().sum() for name, value in skipped.items()}):
         yield Finding(f"the norm of the outer gradient is not finite, though that of each task is: {names}")
@@ -149,7 +161,7 @@ def _sequence(learner: Learner, task: Sequence[Batch]) -> str:
     episodes = task[0].valid.shape[1]
     for e in range(episodes if len(task) == 1 and episodes > 1 else 0):
         alone = [Batch(*(x[:, e : e + 1] for x in batch)) for batch in task]
-        if _first_skipped(learner, alone, still=True) is not None:
+        if _broken_alone(learner, alone):
             return f", sequence {e}"
     return ""
 
@@ -168,7 +180,7 @@ def _beginning(learner: Learner) -> Iterator[Finding]:
     """What the update began with."""
     if names := _not_finite(learner.policy.state_dict()):
         yield Finding(f"the policy itself is not finite: {names}")
-    if names := _not_finite(learner.rates(learner.log_rates, 1)[0]):
+    if names := _not_finite(learner.rates()):
         yield Finding(f"an inner rate is not finite: {names}")
 
 

@@ -286,7 +286,7 @@ def test_what_acts_is_what_the_meta_gradient_assumes(tiny_policy: Policy, make_b
     start = {name: learner.parameters[name].detach() for name in adapted}
     for m in range(TASKS):
         support = [task(batch, m) for batch in rounds]
-        one = adapt(learner.inner_step, start, learner.rates(learner.log_rates, 2), support)
+        one = adapt(learner.inner_step, start, learner.step_rates(learner.log_rates, 2), support)
         for name, value in one.items():
             torch.testing.assert_close(adapted[name][m], value)
 
@@ -304,6 +304,43 @@ def test_rates_move_at_their_own_rate_if_they_are_learned(
         gradient = torch.stack([rate.grad for rate in learner.log_rates.values() if rate.grad is not None]).abs()
         expected = 3e-2 * gradient / (gradient + 1e-5) if learned else torch.zeros_like(moved)
         torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
+
+
+class MetaSGD(MAML):
+    """As a user writes it (Li et al. 2017, arXiv 1707.09835): a rate for every entry of every parameter."""
+
+    def initial_log_rates(self) -> Parameters:
+        rates = super().initial_log_rates()
+        return {name: rate.expand_as(self.parameters[name]).clone().double() for name, rate in rates.items()}
+
+
+def test_a_subclass_may_learn_a_rate_for_every_entry(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
+    options = settings(steps=2, clip=0.1, later_rate=0.5, learn_rates=True)
+    learner, fresh = (MetaSGD(tiny_policy, options, torch.Generator().manual_seed(0)) for _ in range(2))
+    rounds = [make_batch(tiny_policy, TASKS, 2, 4, seed) for seed in range(3)]
+    parameters = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
+    before = {name: value.clone() for name, value in learner.log_rates.items()}
+    _, rate_grads, _ = Problem(
+        tiny_policy, parameters, before, rounds[:-1], rounds[-1], clip=0.1, later_rate=0.5
+    ).plain_gradient()
+    assert learner.update(rounds)["inner_rate"] == pytest.approx(0.3, rel=0.3)
+    for name, rate in learner.log_rates.items():
+        assert rate.shape == parameters[name].shape
+        torch.testing.assert_close(rate.grad, rate_grads[name], rtol=1e-7, atol=1e-10)
+        assert bool((rate != before[name])[rate_grads[name].abs() > 1e-9].all()), f"{name} never moved"
+    assert len(torch.cat([rate.flatten() for rate in learner.log_rates.values()]).unique()) > 50
+    # Both go on alike: the rates and Adam's memory of them are in the state.
+    start = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
+    fresh.load({name: value.clone() for name, value in learner.state().items()})
+    fresh.generator.set_state(learner.generator.get_state())
+    ends = []
+    for each in (learner, fresh):
+        tiny_policy.load_state_dict(start, strict=False)
+        ends.append((each.update(rounds), [rate.clone() for rate in each.log_rates.values()]))
+        adapted = each.adapt(each.adapt(None, rounds[0]), rounds[1])
+        assert all(value.shape == (TASKS, *parameters[name].shape) for name, value in adapted.items())
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(left, right) for left, right in zip(ends[0][1], ends[1][1], strict=True))
 
 
 def test_minibatches_cover_all_tasks_once_per_epoch(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:

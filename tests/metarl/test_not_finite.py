@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,10 @@ def learner_of(kind: type[Learner], policy: Policy, **inner: Any) -> Learner:
 
 def finding(learner: Learner, rounds: list[Batch], start: dict[str, Tensor] | None = None) -> str:
     """What the search finds; it must leave the learner as it is."""
-    before = snapshot(learner)
+    before, generator = snapshot(learner), learner.generator.get_state()
     text = search_update(learner, start or before, rounds).text(NAMES)
     after = snapshot(learner)
+    assert torch.equal(learner.generator.get_state(), generator)
     assert set(after) == set(before) and all(torch.equal(value, before[name]) for name, value in after.items())
     return text
 
@@ -175,6 +176,43 @@ def test_a_norm_beyond_any_number_is_told_from_gradients_that_are(
     assert finding(learner, [batch]).startswith(
         "the norm of the outer gradient is not finite, though that of each task"
     )
+
+
+@pytest.mark.parametrize("kind", [MAML, InContext])
+def test_tasks_that_are_sound_are_tried_without_a_step(
+    tiny_policy: Policy, make_batch: MakeBatch, kind: type[Learner]
+) -> None:
+    settings = Settings(M, E, outer=Outer(learning_rate=1e300, epochs=1, minibatches=1))
+    learner = kind(tiny_policy, settings, torch.Generator())
+    first, last = (make_batch(tiny_policy, M, E, T, seed) for seed in range(2))
+    rounds = [overflow(last, 3, 0)] if kind is InContext else [first, overflow(last, 3, 0)]
+    assert finding(learner, rounds).startswith("outer gradient of task 3")
+
+
+def test_an_algorithm_that_only_updates_is_searched_too(tiny_policy: Policy, make_batch: MakeBatch) -> None:
+    class Idle(Learner):
+        rounds = 2
+
+        def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
+            return {"updates": 1.0, "skipped_updates": 1.0}
+
+    learner = learner_of(Idle, tiny_policy, adapt="head")
+    rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(2)]
+    assert finding(learner, rounds).startswith("something was not finite, but every part")
+    named = next(iter(learner.log_rates))
+    assert finding(learner, [overflow(rounds[0], 2, 1), rounds[1]]).startswith(
+        f"inner gradient of task 2 is not finite (step 1): {named}"
+    )
+
+
+def test_a_search_in_the_midst_of_training_leaves_its_course(tiny_policy: Policy, make_batch: MakeBatch) -> None:
+    learner = learner_of(MAML, tiny_policy, learn_rates=True)
+    rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(2)]
+    learner.update(rounds)  # Adam remembers it
+    start = snapshot(learner)
+    broken = [rounds[0], overflow(rounds[1], 3, 0)]
+    assert learner.update(broken)["skipped_updates"] == 1.0
+    assert finding(learner, broken, start).startswith("outer gradient of task 3 is not finite: ")
 
 
 def poison(
