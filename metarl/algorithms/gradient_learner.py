@@ -1,4 +1,4 @@
-"""What algorithms share that step an optimiser on an outer gradient: minibatches, threads, Adam."""
+"""What algorithms share that step Adam on an outer gradient: minibatches, threads, the step itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ Twin = TypeVar("Twin", bound="GradientLearner")
 
 
 class GradientLearner(Learner):
-    """A learner that steps Adam on the gradient of each minibatch of several epochs."""
+    """A learner that steps Adam on the gradient of each minibatch of several epochs.
+
+    A subclass passes the function that computes this gradient to `descend`, and returns the metrics it gets.
+    """
 
     def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)
@@ -66,7 +69,11 @@ class GradientLearner(Learner):
             yield from order.to(self.device).tensor_split(min(self.settings.outer.minibatches, size))
 
     def apply(self, gradient: Parameters, rate_gradient: Parameters) -> bool:
-        """Clip a gradient in place and step the optimiser; one that is not finite is skipped (False)."""
+        """Clip the gradient of the parameters in place and step the optimiser.
+
+        Returns:
+            False if either gradient is not finite: then nothing moves.
+        """
         for name, value in gradient.items():
             self.parameters[name].grad = value
         for name, value in rate_gradient.items():
@@ -80,7 +87,11 @@ class GradientLearner(Learner):
     def descend(
         self, rounds: Sequence[Batch], gradient: Callable[[Sequence[Batch]], OuterGradient]
     ) -> dict[str, float]:
-        """Step on the gradient of every minibatch of the rounds, along their leading dimension; metrics."""
+        """Step on the `gradient` of every minibatch of the rounds, drawn along their leading dimension.
+
+        Returns:
+            Metrics: the mean loss, and the numbers of updates and of those that were skipped.
+        """
         total, skipped, count = 0.0, 0, 0
         for index in self.minibatches(len(rounds[0].tokens)):
             parameters, log_rates, loss = gradient([batch.select(index) for batch in rounds])

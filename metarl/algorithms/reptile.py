@@ -24,9 +24,9 @@ def interpolate(parameters: Parameters, adapted: Parameters, epsilon: float) -> 
 
 
 class Reptile(Learner):
-    """Inner gradient steps on fresh episodes each, critic included; then one interpolation.
+    """Inner gradient steps, each on fresh episodes and with the critic; then one interpolation.
 
-    With K steps between rounds the last round's episodes serve one step more, so nothing that was collected is wasted.
+    With K steps between rounds there is one step more, on the episodes of the last round: nothing collected is wasted.
     """
 
     def __init__(self, policy: Policy, settings: Settings, generator: torch.Generator) -> None:
@@ -45,7 +45,7 @@ class Reptile(Learner):
         return surrogate(output, batch) + weight * value_loss(output, batch, unit)
 
     def apply(self, moved: Parameters) -> bool:
-        """Move the policy's parameters to these; if one is not finite, they stay (False)."""
+        """Move the policy's parameters to `moved`; if one of these is not finite, nothing moves (False)."""
         if not all_finite(moved):
             return False
         with torch.no_grad():
