@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from metarl.algorithms.nan_search import find_culprit
+from metarl.algorithms.nan_search import search_update
 from metarl.assembly.build import stream_seed
 from metarl.assembly.device import resolve_device
 from metarl.assembly.opened import Run, open_run
 from metarl.config.parsing import parse, train_settings
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
-from metarl.errors import CheckpointError, Interrupted, NotFiniteError, TrainingError
+from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds, report, table
 from metarl.evaluation.plots import curve_png
-from metarl.rollouts.episodes import Batch
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
+from metarl.training.failure import Failure
 from metarl.training.progress import Progress, clock, print_table
 from metarl.training.session import Session, start
 from metarl.training.signals import graceful_stop
@@ -104,12 +103,12 @@ def _finish(session: Session, console: Console) -> None:
 def _stopped(folder: RunFolder, settings: TrainSettings, trainer: Trainer) -> TrainingError:
     """The error that ends a run which skips most updates; writes the dump of the latest one."""
     what = f"{trainer.skipped_share():.0%} of the updates of the last {len(trainer.recent)} iterations were skipped"
-    if trainer.failure is None:  # a learner of the user's own that keeps nothing
-        return TrainingError(f"{what}: their gradients were not finite; see {folder.path}")
-    message, tensors, state = trainer.failure
+    failure = trainer.failure
+    assert failure is not None  # each iteration that skips leaves one
+    tensors, state = failure.dump()
     made_by = {"config": settings.plain(), "versions": versions(), "git_commit": git_commit()[0]}
     dump = folder.save_dump(int(state["iteration"]), tensors, state | made_by)
-    return TrainingError(f"{what}: {message}; to see it again: python -m metarl.reproduce dump={dump}")
+    return TrainingError(f"{what}: {failure.message}; to see it again: python -m metarl.reproduce dump={dump}")
 
 
 def reproduce(path: str | Path, device: str = "cpu") -> str:
@@ -121,23 +120,14 @@ def reproduce(path: str | Path, device: str = "cpu") -> str:
     where = resolve_device(device)
     _, tensors, state = read_checkpoint(Path(path))
     try:
-        names, index = state["tasks"], state["index"]
         settings = parse(train_settings(state["config"]), state["config"])
         torch.set_num_threads(settings.torch_threads)
+        failure = Failure.read(tensors, state, where)
         trainer = Trainer(settings, where)
-        learner = trainer.phases[state["phase"]][1]
-        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for name, value in tensors.items():
-            group, _, rest = name.partition(".")
-            number, _, field = rest.partition(".") if group == "round" else ("", "", rest)
-            parts[f"{group}{number}"][field] = value.to(where)
-        rounds = [Batch(**parts[f"round{number}"]) for number in range(state["rounds"])]
-        trainer.policy.load_state_dict(parts["policy"])
-        trainer.policy.set_attention(learner.attention)
-        chosen = None if index is None else torch.tensor(index)
-        culprit = find_culprit(learner, parts["policy"], parts["log_rate"], rounds, chosen)
-        return culprit.text(names)
-    except (KeyError, IndexError, RuntimeError, TypeError) as error:
+        trainer.iteration = failure.iteration
+        finding = search_update(trainer.ready_learner(), failure.start, failure.rounds)
+        return finding.text(failure.tasks)
+    except (ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no dump of this code: {type(error).__name__}: {one_line(error)}") from None
 
 

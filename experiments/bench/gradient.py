@@ -14,7 +14,7 @@ from agents.transformer import TransformerPolicy
 from experiments.bench.gradient_peers import Gradients, by_higher, by_loop, replica
 from experiments.bench.measure import MissingPeer, Row, Target, interleave, speedup, summary
 from metarl.algorithms.learner import Inner, Settings
-from metarl.algorithms.maml import MAML, meta_gradient
+from metarl.algorithms.maml import MAML
 from metarl.algorithms.threads import cores
 from metarl.rollouts.episodes import Batch
 
@@ -155,20 +155,10 @@ def _learner(policy: Policy, support: Batch, compile: bool) -> MAML:
 def _ours(policy: Policy, support: Batch, query: Batch, compile: bool) -> Run:
     policy = replica(policy, "math")
     learner = _learner(policy, support, compile)
-    losses = [each.task_loss for each in learner.twins(learner.workers)]
-    parameters = {name: value.detach() for name, value in learner.parameters.items()}
+    learners = learner.twins()
 
     def run() -> Gradients:
         torch.set_num_threads(cores())
-        return meta_gradient(
-            losses,
-            parameters,
-            learner.log_rates,
-            [support],
-            query,
-            tasks=support.valid.shape[0],
-            chunk=learner.chunk(query),
-            differentiate=learner.differentiate,
-        )[:2]
+        return learner.meta_gradient([support, query], learners)[:2]
 
     return run

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from metarl.algorithms.adaptation import Loss, Parameters, adapt_tasks
+from metarl.algorithms.adaptation import Loss, Parameters, inner_step, step_tasks
 from metarl.algorithms.maml import compiled, meta_gradient, meta_loss, reverse
 from metarl.algorithms.reptile import interpolate
 
@@ -116,6 +116,7 @@ class Learner:
     def predictions(self, examples: Examples, shots: int, steps: Iterable[int]) -> dict[int, Tensor]:
         """Of the examples (M, n, .) after the support, (M, n - shots, C), by number of gradient steps taken."""
         inner, _ = losses(self.network, self.criterion, shots)
+        gradient_step = partial(inner_step, inner, max_norm=self.clip)
         support, found, adapted = examples.part(0, shots), {}, self.parameters
         wanted = set(steps)
 
@@ -124,7 +125,7 @@ class Learner:
 
         for step in range(max(wanted) + 1):
             if step:
-                adapted = adapt_tasks(inner, adapted, self.rates, support, per_task=step > 1, clip=self.clip)
+                adapted = step_tasks(gradient_step, adapted, self.rates, support, per_task=step > 1)
             if step in wanted:
                 with torch.no_grad():
                     found[step] = vmap(predict, in_dims=(0 if step else None, 0))(adapted, examples)
@@ -161,7 +162,15 @@ def maml(network: nn.Module, criterion: Criterion, sample: Sample, recipe: Recip
         sample: gives the examples of so many training tasks, more than `recipe.shots` for each.
         ticks: the iterations.
     """
-    task_loss = partial(meta_loss, *losses(network, criterion, recipe.shots), clip=recipe.clip)
+    inner, outer = losses(network, criterion, recipe.shots)
+    step = partial(inner_step, inner, max_norm=recipe.clip)
+
+    def task_loss(
+        parameters: Parameters, log_rates: Parameters, support: Sequence[Examples], query: Examples
+    ) -> Tensor:
+        rates = {name: torch.exp(value) for name, value in log_rates.items()}
+        return meta_loss(step, outer, parameters, [rates] * len(support), support, query)
+
     differentiate = functools.cache(compiled) if recipe.compile else reverse
     leaves = _plain(dict(network.named_parameters()))
     log_rates = {name: torch.tensor(recipe.rate).log() for name in leaves} if recipe.steps else {}
@@ -201,11 +210,12 @@ def reptile(network: nn.Module, criterion: Criterion, sample: Sample, recipe: Re
     inner, _ = losses(network, criterion, recipe.shots)
     parameters = _plain(dict(network.named_parameters()))
     rates = {name: torch.tensor(recipe.rate) for name in parameters}
+    gradient_step = partial(inner_step, inner, max_norm=recipe.clip)
 
     def descend(adapted: Parameters, examples: Examples) -> Parameters:
         for step in range(recipe.steps):
             minibatch = examples.part(step * recipe.shots, (step + 1) * recipe.shots)
-            adapted = adapt_tasks(inner, adapted, rates, minibatch, per_task=step > 0, clip=recipe.clip)
+            adapted = step_tasks(gradient_step, adapted, rates, minibatch, per_task=step > 0)
         return adapted
 
     if recipe.compile:

@@ -1,4 +1,4 @@
-"""The inner loop: a few gradient steps on a task's own data, for all tasks in one vectorised call."""
+"""The inner loop: a few gradient steps on a task's own data."""
 
 from __future__ import annotations
 
@@ -10,76 +10,59 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 Parameters = dict[str, Tensor]
+Rates = Mapping[str, Tensor]  # the inner rate of each parameter that adapts
 Data = TypeVar("Data")
 Loss = Callable[[Parameters, Data], Tensor]
+InnerStep = Callable[[Parameters, Rates, Data], Parameters]  # `inner_step` on a loss that is already given
 
 
-def clip_by_norm(gradient: Parameters, limit: float | None) -> Parameters:
-    """The gradient, scaled down to a global norm of `limit`; None leaves it."""
-    if limit is None:
+def clip_by_norm(gradient: Parameters, max_norm: float | None) -> Parameters:
+    """The gradient, scaled down to a global norm of `max_norm`; None leaves it."""
+    if max_norm is None:
         return gradient
     # Not from 0: the root has no derivative there, and one task without any signal would make the meta-gradient NaN.
     norm = torch.sqrt(sum((g.square().sum() for g in gradient.values()), torch.tensor(1e-24)))
-    scale = (limit / norm).clamp(max=1.0)
+    scale = (max_norm / norm).clamp(max=1.0)
     return {name: g * scale for name, g in gradient.items()}
 
 
 def inner_step(
     loss: Loss[Data],
     parameters: Parameters,
-    rates: Mapping[str, Tensor],
+    rates: Rates,
     data: Data,
     *,
     first_order: bool = False,
-    clip: float | None = None,
+    max_norm: float | None = None,
 ) -> Parameters:
-    """theta' = theta - alpha * grad L(theta) (Finn et al. 2017, eq. 1; learned alpha per tensor: Li et al. 2017,
-    Meta-SGD).
+    """theta' = theta - alpha * grad L(theta) (Finn et al. 2017, arXiv 1703.03400, section 2.2); a learned alpha for
+    each parameter is that of Meta-SGD (Li et al. 2017, arXiv 1707.09835).
 
     Args:
         loss: of (parameters, data); a scalar.
-        parameters: those that adapt.
-        rates: alpha for each of them, a scalar or of the parameter's own shape.
-        first_order: treat the gradient as a constant (FOMAML).
-        clip: norm limit of the gradient.
+        parameters: theta. Those without a rate stay as they are.
+        rates: alpha of each parameter that adapts; a scalar, or of the parameter's own shape.
+        first_order: treat the gradient as a constant (FOMAML, section 5.2).
+        max_norm: to which the gradient is clipped; None: it is not.
     """
-    gradient = clip_by_norm(grad(loss)(parameters, data), clip)
+    adapting = {name: parameters[name] for name in rates}
+    gradient = clip_by_norm(grad(lambda moved: loss({**parameters, **moved}, data))(adapting), max_norm)
     if first_order:
         gradient = {name: g.detach() for name, g in gradient.items()}
-    return {name: value - rates[name] * gradient[name] for name, value in parameters.items()}
+    return {**parameters, **{name: value - rates[name] * gradient[name] for name, value in adapting.items()}}
 
 
-def adapt(
-    loss: Loss[Data],
-    parameters: Parameters,
-    rates: Mapping[str, Tensor],
-    support: Sequence[Data],
-    *,
-    first_order: bool = False,
-    clip: float | None = None,
-    later_rate: float = 1.0,
-) -> Parameters:
-    """One task's parameters after an inner step on each batch of `support` in turn.
-
-    The rates of all steps after the first are multiplied by `later_rate`.
-    """
-    for number, data in enumerate(support):
-        if number == 1:
-            rates = {name: rate * later_rate for name, rate in rates.items()}
-        parameters = inner_step(loss, parameters, rates, data, first_order=first_order, clip=clip)
+def adapt(step: InnerStep[Data], parameters: Parameters, rates: Sequence[Rates], support: Sequence[Data]) -> Parameters:
+    """One task's parameters after inner steps at `rates[k]` on `support[k]`, one after the other."""
+    for step_rates, data in zip(rates, support, strict=True):
+        parameters = step(parameters, step_rates, data)
     return parameters
 
 
-def adapt_tasks(
-    loss: Loss[Data],
-    parameters: Parameters,
-    rates: Mapping[str, Tensor],
-    data: Data,
-    *,
-    per_task: bool,
-    clip: float | None = None,
+def step_tasks(
+    step: InnerStep[Data], parameters: Parameters, rates: Rates, data: Data, *, per_task: bool
 ) -> Parameters:
-    """One inner step for M tasks at once, without a graph for the outer gradient.
+    """One inner step of M tasks at once, in one vectorised call, without a graph for the outer gradient.
 
     Args:
         parameters: with a leading M if `per_task`, else shared by all tasks.
@@ -89,8 +72,13 @@ def adapt_tasks(
         Parameters with a leading M.
     """
 
-    def step(task_parameters: Parameters, task_data: Data) -> Parameters:
-        return inner_step(loss, task_parameters, rates, task_data, clip=clip)
+    def step_task(parameters: Parameters, data: Data) -> Parameters:
+        return step(parameters, rates, data)
 
     with torch.no_grad():
-        return vmap(step, in_dims=(0 if per_task else None, 0))(parameters, data)
+        return vmap(step_task, in_dims=(0 if per_task else None, 0))(parameters, data)
+
+
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every entry is finite; waits for an accelerator only once."""
+    return bool(torch.stack([torch.isfinite(value).all() for value in tensors.values()]).all())

@@ -1,72 +1,62 @@
-"""What the trainer asks of an algorithm, and the pieces that all algorithms share."""
+"""What the trainer asks of an algorithm, and what all algorithms inherit."""
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Output, Policy
-from metarl.algorithms.adaptation import Parameters, adapt_tasks
+from metarl.algorithms.adaptation import Parameters, Rates, inner_step, step_tasks
 from metarl.algorithms.advantages import discounted_returns, generalised_advantage, linear_baseline, normalise
 from metarl.algorithms.objectives import ppo, surrogate
-from metarl.algorithms.threads import cores, twin
 from metarl.config.settings import AlgorithmSettings
 from metarl.rollouts.episodes import Batch, Episodes
-
-Twin = TypeVar("Twin", bound="Learner")
-
-
-class Skipped(NamedTuple):
-    """What a skipped update was to move, and from which data: enough for `nan_search` to find what went wrong."""
-
-    policy: dict[str, Tensor]  # its parameters and buffers
-    log_rates: Parameters
-    index: Tensor | None  # the minibatch, as numbers of `Learner.entries`; None: all of them
 
 
 class Learner(ABC):
     """An algorithm: `prepare` each round of episodes, `adapt` between rounds, `update` at the end.
 
-    The base class adapts by plain gradient steps at a fixed rate, as any trained policy can be fine-tuned.
+    A subclass sets `rounds` and writes `update`. The base class adapts by plain gradient steps at a fixed rate, as any
+    trained policy can be fine-tuned.
+
+    Attributes:
+        rounds: rollouts in a meta-iteration; between them every task takes an inner step on the last one.
+        attention: how attention over whole sequences is computed in training, see `agents.attention`.
+        parameters: of the policy, by name.
+        log_rates: the logarithm of each adapting parameter's inner rate.
     """
 
-    rounds: int = 1  # rollouts per meta-iteration
-    attention = "math"  # implementation for whole sequences, see `agents.attention`
-    skipped: Skipped | None = None  # the latest update that was skipped
-    index: Tensor | None = None  # the minibatch that `minibatches` gave last; None: all
+    rounds: int = 1
+    attention = "math"
 
     def __init__(self, policy: Policy, settings: AlgorithmSettings, generator: torch.Generator) -> None:
         self.policy = policy
         self.settings = settings
         self.generator = generator
         self.parameters = dict(policy.named_parameters())
-        names = policy.parameter_names(settings.inner.adapt)
-        rate = torch.log(torch.tensor(settings.inner.rate, device=policy.log_std.device))
-        self.log_rates = {name: rate.clone() for name in self.parameters if name in names}
-        self.optimiser = torch.optim.Adam(self.parameter_groups(), eps=1e-5, fused=True)
-        self.first_rates = [group["lr"] for group in self.optimiser.param_groups]
-        self.on_gpu = policy.log_std.device.type == "cuda"  # where several threads are of no use
-        self.workers = 1 if self.on_gpu else settings.inner.workers or cores()
+        self.log_rates = self.initial_log_rates()
 
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """What the outer optimiser moves."""
-        return [{"params": list(self.parameters.values()), "lr": getattr(self.settings.outer, "learning_rate", 1e-3)}]
+    @abstractmethod
+    def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
+        """Improve the policy from the rounds (M, E, T, ...) of one meta-iteration.
 
-    def begin(self, iteration: int) -> None:
-        """Set the outer learning rates for this iteration (from 0) of the learner's own.
-
-        They fall with iterations and not with the share of a budget, so that a run whose budget is raised goes on as
-        if it had always had that one.
+        Returns:
+            Metrics, with the numbers of `updates` and, among these, of `skipped_updates`: those that were not finite
+            and moved nothing.
         """
-        if half_life := self.settings.outer.half_life:
-            for group, first in zip(self.optimiser.param_groups, self.first_rates, strict=True):
-                group["lr"] = first * 0.5 ** (iteration / half_life)
+
+    def initial_log_rates(self) -> Parameters:
+        """The log rates to begin with: for each parameter that adapts a scalar, or one of the parameter's own shape."""
+        names = self.policy.parameter_names(self.settings.inner.adapt)
+        rate = torch.log(torch.tensor(self.settings.inner.rate, device=self.policy.log_std.device))
+        return {name: rate.clone() for name in self.parameters if name in names}
+
+    def set_learning_rate(self, iteration: int) -> None:  # noqa: B027 - not every learner has one that falls
+        """Set the outer learning rate of an iteration, counted from 0 since the learner began."""
 
     def prepare(self, episodes: Episodes) -> Batch:
         """Advantages and critic targets of episodes, normalised within each task that has several episodes."""
@@ -98,63 +88,35 @@ class Learner(ABC):
         return ppo(self.outputs(parameters, batch), batch, outer.clip_range, outer.value_coef, outer.entropy_coef, unit)
 
     def rates(self) -> Parameters:
-        """The inner rate of each adapting parameter."""
-        return {name: torch.exp(value) for name, value in self.log_rates.items()}
+        """The inner rate of each adapting parameter in the first step."""
+        return self.step_rates(self.log_rates, 1)[0]
+
+    def step_rates(self, log_rates: Parameters, steps: int) -> list[Parameters]:
+        """The inner rates of each of so many steps in turn; all but the first are scaled by `inner.later_rate`."""
+        first = {name: torch.exp(value) for name, value in log_rates.items()}
+        later = {name: rate * self.settings.inner.later_rate for name, rate in first.items()}
+        return ([first] + [later] * steps)[:steps]
+
+    def inner_step(self, parameters: Parameters, rates: Rates, batch: Batch) -> Parameters:
+        """One task's parameters after an inner step on its batch (E, T, ...)."""
+        inner = self.settings.inner
+        return inner_step(self.inner_loss, parameters, rates, batch, max_norm=inner.max_grad_norm)
 
     def adapt(self, adapted: Parameters | None, batch: Batch) -> Parameters:
-        """Parameters of all tasks (M, ...) after one more inner step on `batch` (M, E, ...)."""
-        start = adapted or {name: self.parameters[name].detach() for name in self.log_rates}
-        factor = 1.0 if adapted is None else self.settings.inner.later_rate
-        rates = {name: rate.detach() * factor for name, rate in self.rates().items()}
-        clip = self.settings.inner.max_grad_norm
-        return adapt_tasks(self.inner_loss, start, rates, batch, per_task=adapted is not None, clip=clip)
+        """Parameters of all tasks (M, ...) after one more inner step on `batch` (M, E, ...); None: after the first."""
+        first, later = self.step_rates({name: value.detach() for name, value in self.log_rates.items()}, 2)
+        if adapted is not None:
+            return step_tasks(self.inner_step, adapted, later, batch, per_task=True)
+        start = {name: self.parameters[name].detach() for name in self.log_rates}
+        return step_tasks(self.inner_step, start, first, batch, per_task=False)
 
-    def twins(self: Twin, count: int) -> list[Twin]:
-        """This learner and others on the same tensors, `count` in all, for that many threads."""
-        others = [copy.copy(self) for _ in range(count - 1)]
-        for other in others:
-            other.policy = twin(self.policy)
-        return [self, *others]
-
-    @abstractmethod
-    def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
-        """Improve the policy from the rounds of one meta-iteration; returns metrics."""
-
-    def apply(self) -> bool:
-        """Clip the gradients that are set and step the optimiser; a gradient that is not finite is skipped (False)."""
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.outer.max_grad_norm)
-        rates_finite = all(r.grad is None or bool(torch.isfinite(r.grad)) for r in self.log_rates.values())
-        if not gradients or not torch.isfinite(norm) or not rates_finite:
-            self.keep_skipped()
-            return False
-        self.optimiser.step()
-        return True
-
-    def keep_skipped(self) -> None:
-        """Note what the update that is being skipped was to move; call it before anything else moves."""
-        policy = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
-        rates = {name: value.detach().clone() for name, value in self.log_rates.items()}
-        self.skipped = Skipped(policy, rates, self.index)
-
-    def entries(self, rounds: Sequence[Batch]) -> list[Batch]:
-        """The rounds with a leading dimension that `minibatches` draws from: the tasks, if nothing else is said."""
-        return list(rounds)
-
-    def support(self, rounds: Sequence[Batch]) -> Sequence[Batch]:
-        """The rounds that inner steps are taken on."""
-        return rounds[:-1]
-
-    def objective(self, parameters: Parameters, log_rates: Parameters, rounds: Sequence[Batch]) -> Tensor:
-        """What one of the `entries` adds to the outer loss; a scalar."""
-        return self.outer_loss(parameters, rounds[-1])
+    def action_std(self) -> float:
+        """The mean standard deviation of the policy's actions, for the metrics."""
+        return float(torch.exp(self.policy.log_std.detach()).mean())
 
     def state(self) -> dict[str, Tensor]:
-        """Learned rates and the optimiser's memory, by name."""
-        tensors = {f"log_rate.{name}": value for name, value in self.log_rates.items()}
-        for index, memory in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in memory.items()}
-        return tensors
+        """What an update depends on beside the policy and the generator, by name: here the learned rates."""
+        return {f"log_rate.{name}": value for name, value in self.log_rates.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a `state`.
@@ -164,21 +126,3 @@ class Learner(ABC):
         """
         for name, value in self.log_rates.items():
             value.copy_(tensors[f"log_rate.{name}"])
-        memory: dict[int, dict[str, Tensor]] = {}
-        moved = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimiser":
-                index, _, leaf = rest.partition(".")
-                if leaf != "step" and value.shape != moved[int(index)].shape:
-                    raise RuntimeError(f"{name} is {tuple(value.shape)}, its parameter another shape")
-                memory.setdefault(int(index), {})[leaf] = value.clone()  # the optimiser keeps what it is given
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": memory})
-
-    def minibatches(self, size: int) -> Iterator[Tensor]:
-        """Index tensors of every minibatch of every epoch."""
-        for _ in range(self.settings.outer.n_epochs):
-            order = torch.randperm(size, generator=self.generator)
-            for index in order.tensor_split(min(self.settings.outer.minibatches, size)):
-                self.index = index
-                yield index

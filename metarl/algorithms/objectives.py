@@ -25,10 +25,10 @@ def surrogate(output: Output, batch: Batch) -> Tensor:
     return -mean_valid(ratio * batch.advantage, batch.valid)
 
 
-def clipped_surrogate(output: Output, batch: Batch, clip: float) -> Tensor:
+def clipped_surrogate(output: Output, batch: Batch, clip_range: float) -> Tensor:
     """The PPO loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7)."""
     ratio = torch.exp(log_probability(output, batch.actions) - batch.log_probability)
-    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
+    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     return -mean_valid(torch.minimum(ratio * batch.advantage, clipped * batch.advantage), batch.valid)
 
 
@@ -38,13 +38,12 @@ def value_loss(output: Output, batch: Batch, unit: Tensor | float = 1.0) -> Tens
 
 
 def ppo(
-    output: Output, batch: Batch, clip: float, value: float, entropy_bonus: float, unit: Tensor | float = 1.0
+    output: Output, batch: Batch, clip_range: float, value_coef: float, entropy_coef: float, unit: Tensor | float = 1.0
 ) -> Tensor:
-    """Clipped surrogate, critic and entropy together (arXiv 1707.06347, eq. 9); the critic's error in units of
-    `unit`."""
-    loss = clipped_surrogate(output, batch, clip)
-    if value:
-        loss = loss + value * value_loss(output, batch, unit)
-    if entropy_bonus:
-        loss = loss - entropy_bonus * mean_valid(entropy(output), batch.valid)
+    """Clipped surrogate, critic and entropy together (arXiv 1707.06347, eq. 9); the critic errs in units of `unit`."""
+    loss = clipped_surrogate(output, batch, clip_range)
+    if value_coef:
+        loss = loss + value_coef * value_loss(output, batch, unit)
+    if entropy_coef:
+        loss = loss - entropy_coef * mean_valid(entropy(output), batch.valid)
     return loss

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from agents.policy import Policy
-from metarl.algorithms.adaptation import Parameters
+from metarl.algorithms.adaptation import Parameters, all_finite
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.objectives import surrogate, value_loss
 from metarl.config.settings import ReptileSettings
@@ -24,25 +25,34 @@ def interpolate(parameters: Parameters, adapted: Parameters, epsilon: float) -> 
 
 
 class Reptile(Learner):
-    """Inner gradient steps on fresh episodes each, critic included; then one interpolation.
+    """Inner gradient steps, each on fresh episodes and with the critic; then one interpolation.
 
-    With K steps between rounds the last round's episodes serve one step more, so nothing that was collected is wasted.
+    With K steps between rounds there is one step more, on the episodes of the last round: nothing collected is wasted.
     """
 
     def __init__(self, policy: Policy, settings: ReptileSettings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)
         self.rounds = settings.inner.steps + 1
-        rate = next(iter(self.log_rates.values()))
-        self.log_rates |= {name: rate.clone() for name in policy.critic_names()}
 
-    def inner_loss(self, parameters: Parameters, batch: Batch) -> torch.Tensor:
+    def initial_log_rates(self) -> Parameters:
+        rates = super().initial_log_rates()
+        rate = next(iter(rates.values()))
+        critic = self.policy.critic_names()
+        return rates | {name: rate.clone() for name in self.parameters if name in critic}
+
+    def inner_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         output = self.outputs(parameters, batch)
-        return surrogate(output, batch) + self.settings.outer.value_coef * value_loss(
-            output, batch, self.policy.critic.deviation
-        )
+        weight, unit = self.settings.outer.value_coef, self.policy.critic.deviation
+        return surrogate(output, batch) + weight * value_loss(output, batch, unit)
 
-    def support(self, rounds: Sequence[Batch]) -> Sequence[Batch]:
-        return rounds
+    def apply(self, moved: Parameters) -> bool:
+        """Move the policy's parameters to `moved`; if one of these is not finite, nothing moves (False)."""
+        if not all_finite(moved):
+            return False
+        with torch.no_grad():
+            for name, value in moved.items():
+                self.parameters[name].copy_(value)
+        return True
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         adapted: Parameters | None = None
@@ -51,13 +61,11 @@ class Reptile(Learner):
         assert adapted is not None
         start = {name: self.parameters[name].detach() for name in adapted}
         moved = interpolate(start, adapted, self.settings.outer.meta_step_size)
-        distance = sum(float((moved[name] - start[name]).square().sum()) for name in moved) ** 0.5
-        finite = all(bool(torch.isfinite(value).all()) for value in moved.values())
-        if finite:
-            with torch.no_grad():
-                for name, value in moved.items():
-                    self.parameters[name].copy_(value)
-        else:
-            self.keep_skipped()
-        std = float(torch.exp(self.policy.log_std.detach()).mean())
-        return {"step_length": distance, "updates": 1.0, "skipped_updates": float(not finite), "std": std}
+        squares = torch.stack([(moved[name] - start[name]).square().sum() for name in moved])
+        skipped = not self.apply(moved)
+        return {
+            "step_length": float(squares.sum().sqrt()),
+            "updates": 1.0,
+            "skipped_updates": float(skipped),
+            "std": self.action_std(),
+        }

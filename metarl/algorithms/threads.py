@@ -1,7 +1,7 @@
-"""Tasks side by side on a CPU: threads that each take whole tasks.
+"""Threads that each take whole tasks, for a CPU.
 
 The operations of one small task are too short to be split between torch's own threads, which wait for each other after
-every one of them. Torch releases Python's lock inside its operations, so whole tasks do run at the same time.
+each operation. Torch releases Python's lock inside its operations, so whole tasks do run at the same time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run_all(functions: Sequence[Callable[[], Result]]) -> list[Result]:
     try:
         return [future.result() for future in futures]
     finally:
-        wait(futures)  # after an error or Ctrl-C too nobody writes into the tensors of the caller any more
+        wait(futures)  # even after an error or Ctrl-C nobody may still write into the caller's tensors
         torch.set_num_threads(before)  # what a thread sets also holds for threads to come
 
 
@@ -55,7 +55,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _one_torch_thread() -> None:
     torch.set_num_threads(1)
-    torch.get_num_threads()  # makes the number final, which a thread else asks for at its first operation
+    torch.get_num_threads()  # fixes the number, which a thread otherwise asks for at its first operation
 
 
 if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads

@@ -131,7 +131,7 @@ class AlgorithmSettings(Chosen):
     )
     baseline: Literal["critic", "linear"] = setting("critic", "of the advantages; linear is fitted to each task")
     inner: SerializeAsAny[InnerLoop] = InnerLoop()
-    outer: SerializeAsAny[PPO | Interpolation] = PPO()
+    outer: SerializeAsAny[PPO] = PPO()
 
     def phases(self) -> list[Phase]:
         """What a run with these settings does, in order."""
@@ -212,7 +212,8 @@ class ReptileSettings(WarmStarted):
 
     name: Text = "reptile"
     inner: InnerLoop = InnerLoop(steps=3, rate=0.01, max_grad_norm=1.0)
-    outer: Interpolation = Interpolation()
+    # Not a PPO: nothing is stepped, the initialisation moves.
+    outer: Interpolation = Interpolation()  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 ALGORITHMS: dict[str, type[AlgorithmSettings]] = {

@@ -12,9 +12,9 @@ from torch import Tensor
 from agents.policy import Policy
 from envs.core.environment import Environment
 from envs.core.tasks import Tasks
-from metarl.algorithms.adaptation import Parameters
+from metarl.algorithms.adaptation import Parameters, all_finite
 from metarl.algorithms.learner import Learner
-from metarl.algorithms.nan_search import all_finite, find_inner_culprit
+from metarl.algorithms.nan_search import search_inner_step
 from metarl.errors import NotFiniteError
 from metarl.evaluation.statistics import mean_interval
 from metarl.rollouts.episodes import Batch, Episodes
@@ -67,7 +67,7 @@ def finite_step(learner: Learner, adapted: Parameters | None, batch: Batch, name
     """
     after = learner.adapt(adapted, batch)
     if not all_finite(after):
-        raise NotFiniteError(find_inner_culprit(learner, adapted, batch).text(names))
+        raise NotFiniteError(search_inner_step(learner, adapted, batch).text(names))
     return after
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,24 +14,17 @@ from agents.policy import Policy
 from envs.core.environment import Environment
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.learner import Learner
-from metarl.algorithms.nan_search import find_culprit, find_data_culprit
+from metarl.algorithms.nan_search import search_data, search_update, snapshot
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy, stream_seed
 from metarl.config.settings import Phase, TrainSettings
 from metarl.errors import CheckpointError
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
+from metarl.training.failure import Failure
 
 # Iterations over which the share of skipped updates is taken: a run that breaks late must stop as early as one that
 # never worked.
 WINDOW = 20
-
-
-class Failure(NamedTuple):
-    """An update that was skipped: what was not finite, and all that it takes to compute it again."""
-
-    message: str
-    tensors: dict[str, Tensor]  # policy.*, log_rate.* and round.<number>.<field of Batch>
-    state: dict[str, Any]  # plain data
 
 
 class Trainer:
@@ -76,27 +69,34 @@ class Trainer:
         """The phase that the next iteration belongs to."""
         return next(each for each in self.phases if each[0].until is None or self.iteration < each[0].until)
 
-    def iterate(self) -> dict[str, float]:
-        """One meta-iteration; returns its metrics."""
+    def ready_learner(self) -> Learner:
+        """The learner of the next iteration, once its learning rate and the policy's attention are set."""
         _, learner = self.phase()
         earlier = [phase.until for phase, _ in self.phases if phase.until is not None and phase.until <= self.iteration]
-        learner.begin(self.iteration - max(earlier, default=0))
+        learner.set_learning_rate(self.iteration - max(earlier, default=0))
+        self.policy.set_attention(learner.attention)
+        return learner
+
+    def iterate(self) -> dict[str, float]:
+        """One meta-iteration; returns its metrics."""
+        learner = self.ready_learner()
         settings = learner.settings
         env = self.environments[settings.tasks * settings.episodes]
         env.set_tasks(self.distribution.sample(settings.tasks))
-        self.policy.set_attention(learner.attention)
         rounds, seconds = self._rollouts(env, learner)
         update_start = time.perf_counter()
         batches = [batch for _, batch in rounds]
         self.policy.critic.rescale(torch.cat([batch.target[batch.valid > 0] for batch in batches]))
+        start = snapshot(learner)
         metrics = learner.update(batches)
         self.troubles = [episodes.failure for episodes, _ in rounds if episodes.failure]
-        if metrics["skipped_updates"] and learner.skipped is not None:
-            self.failure = self._failure(env, learner, batches)
+        if metrics["skipped_updates"]:
+            message = search_update(learner, start, batches).text(_names(env))
+            self.failure = Failure(message, self.iteration, _names(env), start, batches)
             self.troubles.append(self.failure.message)
         tokens = torch.cat([episodes.tokens[episodes.valid > 0] for episodes, _ in rounds])
         if not self.policy.normaliser.update(tokens):
-            self.troubles.append(find_data_culprit(learner, batches).text(_names(env)))
+            self.troubles.append(search_data(learner, batches).text(_names(env)))
         self.iteration += 1
         self.env_steps += sum(episodes.steps for episodes, _ in rounds)
         self.updates += metrics["updates"]
@@ -133,26 +133,6 @@ class Trainer:
             if number < learner.rounds - 1:
                 adapted = learner.adapt(adapted, rounds[-1][1])
         return rounds, time.perf_counter() - start
-
-    def _failure(self, env: Environment, learner: Learner, rounds: Sequence[Batch]) -> Failure:
-        """The learner's latest skipped update, with the first thing in it that was not finite."""
-        skipped, learner.skipped = learner.skipped, None
-        assert skipped is not None
-        names = _names(env)
-        message = find_culprit(learner, skipped.policy, skipped.log_rates, rounds, skipped.index).text(names)
-        tensors = {f"policy.{name}": value for name, value in skipped.policy.items()}
-        tensors |= {f"log_rate.{name}": value for name, value in skipped.log_rates.items()}
-        for number, batch in enumerate(rounds):
-            tensors |= {f"round.{number}.{name}": value for name, value in batch._asdict().items()}
-        state = {
-            "iteration": self.iteration + 1,
-            "message": message,
-            "phase": [other for _, other in self.phases].index(learner),
-            "rounds": len(rounds),
-            "index": None if skipped.index is None else skipped.index.tolist(),
-            "tasks": names,
-        }
-        return Failure(message, tensors, state)
 
     def skipped_share(self) -> float:
         """The share of the outer updates of the last `WINDOW` iterations that were skipped: something was not finite.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Policy
-from metarl.algorithms.adaptation import Parameters, adapt, adapt_tasks, clip_by_norm, inner_step
+from metarl.algorithms.adaptation import InnerStep, Parameters, adapt, clip_by_norm, inner_step, step_tasks
 from metarl.algorithms.objectives import surrogate
 from metarl.rollouts.episodes import Batch
 
@@ -28,6 +29,10 @@ def norm(gradient: Parameters) -> float:
 
 def loss_of(policy: Policy) -> Callable[[Parameters, Batch], Tensor]:
     return lambda parameters, batch: surrogate(functional_call(policy, parameters, (batch.tokens,)), batch)
+
+
+def step_of(policy: Policy, clip: float | None = None) -> InnerStep[Batch]:
+    return partial(inner_step, loss_of(policy), max_norm=clip)
 
 
 def plain_step(
@@ -57,12 +62,12 @@ def test_all_tasks_at_once_equal_a_loop_over_tasks(
     tiny_policy: Policy, make_batch: Callable[..., Batch], choice: str, clip: float | None
 ) -> None:
     before = {name: value.clone() for name, value in tiny_policy.state_dict().items()}
-    loss = loss_of(tiny_policy)
+    step = step_of(tiny_policy, clip)
     parameters, rates = start(tiny_policy, choice)
     first, second = (make_batch(tiny_policy, TASKS, 2, 4, seed) for seed in (0, 1))
 
-    once = adapt_tasks(loss, parameters, rates, first, per_task=False, clip=clip)
-    twice = adapt_tasks(loss, once, rates, second, per_task=True, clip=clip)
+    once = step_tasks(step, parameters, rates, first, per_task=False)
+    twice = step_tasks(step, once, rates, second, per_task=True)
 
     assert set(once) == set(twice) == tiny_policy.parameter_names(choice)
     for m in range(TASKS):
@@ -79,14 +84,14 @@ def test_all_tasks_at_once_equal_a_loop_over_tasks(
 def test_one_task_steps_through_its_batches_in_turn(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
     parameters, rates = start(tiny_policy, "all")
     batches = [task(make_batch(tiny_policy, 1, 2, 4, seed), 0) for seed in range(3)]
-    result = adapt(loss_of(tiny_policy), parameters, rates, batches, later_rate=0.5)
-    expected = plain_step(tiny_policy, parameters, rates, batches[0], None)
     later = {name: 0.5 * rate for name, rate in rates.items()}  # of every step after the first
+    result = adapt(step_of(tiny_policy), parameters, [rates, later, later], batches)
+    expected = plain_step(tiny_policy, parameters, rates, batches[0], None)
     for batch in batches[1:]:
         expected = plain_step(tiny_policy, expected, later, batch, None)
     for name in parameters:
         torch.testing.assert_close(result[name], expected[name])
-    assert adapt(loss_of(tiny_policy), parameters, rates, []) == parameters
+    assert adapt(step_of(tiny_policy), parameters, [], []) == parameters
 
 
 def test_a_step_goes_downhill(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
@@ -99,7 +104,7 @@ def test_a_step_goes_downhill(tiny_policy: Policy, make_batch: Callable[..., Bat
 
 def test_rates_may_be_of_the_parameters_shape() -> None:
     parameters, rates = {"a": torch.zeros(3)}, {"a": torch.tensor([1.0, 2.0, 3.0])}
-    stepped = inner_step(lambda p, slope: (p["a"] * slope).sum(), parameters, rates, torch.tensor([1.0, 1.0, -1.0]))
+    stepped = inner_step(lambda p, data: (p["a"] * data).sum(), parameters, rates, torch.tensor([1.0, 1.0, -1.0]))
     assert stepped["a"].tolist() == [-1.0, -2.0, 3.0]
 
 

@@ -9,16 +9,24 @@ import torch
 
 from agents.policy import Policy
 from metarl.algorithms.in_context import InContext, shared_gradient
-from metarl.algorithms.learner import Inner, Outer, Settings
 from metarl.algorithms.objectives import ppo, surrogate
+from metarl.config.settings import PPO, InContextSettings, InnerLoop
 from metarl.rollouts.episodes import Batch
 
 TASKS, EPISODES = 3, 2
-OUTER = Outer(learning_rate=1e-2, epochs=2, minibatches=3, clip=0.15, value=0.7, entropy=0.02, gradient_clip=0.05)
+OUTER = PPO(
+    learning_rate=1e-2,
+    n_epochs=2,
+    minibatches=3,
+    clip_range=0.15,
+    value_coef=0.7,
+    entropy_coef=0.02,
+    max_grad_norm=0.05,
+)
 
 
-def settings(outer: Outer = OUTER) -> Settings:
-    return Settings(tasks=TASKS, episodes=EPISODES, inner=Inner(rate=0.3, adapt="head"), outer=outer)
+def settings(outer: PPO = OUTER) -> InContextSettings:
+    return InContextSettings(tasks=TASKS, episodes=EPISODES, inner=InnerLoop(rate=0.3, adapt="head"), outer=outer)
 
 
 def test_the_update_is_ppo_with_adam(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
@@ -33,13 +41,13 @@ def test_the_update_is_ppo_with_adam(tiny_policy: Policy, make_batch: Callable[.
     generator = torch.Generator().manual_seed(7)
     sequences = [x.reshape(TASKS * EPISODES, *x.shape[2:]) for x in batch]
     losses = []
-    for _ in range(OUTER.epochs):
+    for _ in range(OUTER.n_epochs):
         for index in torch.randperm(TASKS * EPISODES, generator=generator).chunk(OUTER.minibatches):
             part = Batch(*(x[index] for x in sequences))
-            loss = ppo(tiny_policy(part.tokens), part, OUTER.clip, OUTER.value, OUTER.entropy)
+            loss = ppo(tiny_policy(part.tokens), part, OUTER.clip_range, OUTER.value_coef, OUTER.entropy_coef)
             optimiser.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(tiny_policy.parameters(), OUTER.gradient_clip)
+            torch.nn.utils.clip_grad_norm_(tiny_policy.parameters(), OUTER.max_grad_norm)
             optimiser.step()
             losses.append(float(loss.detach()))
     for name, parameter in tiny_policy.named_parameters():
@@ -50,7 +58,7 @@ def test_the_update_is_ppo_with_adam(tiny_policy: Policy, make_batch: Callable[.
 
 
 def test_there_are_never_more_minibatches_than_sequences(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
-    learner = InContext(tiny_policy, settings(Outer(epochs=1, minibatches=50)), torch.Generator())
+    learner = InContext(tiny_policy, settings(PPO(n_epochs=1, minibatches=50)), torch.Generator())
     assert learner.update([make_batch(tiny_policy, TASKS, EPISODES, 4, 0)])["updates"] == TASKS * EPISODES
 
 
@@ -77,7 +85,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(
     batch = make_batch(tiny_policy, TASKS, EPISODES, 4, 0)
     advantage = batch.advantage.clone()
     advantage[(slice(None) if share == "all" else 0), 0, 0] = torch.inf
-    learner = InContext(tiny_policy, settings(Outer(epochs=2, minibatches=6)), torch.Generator())
+    learner = InContext(tiny_policy, settings(PPO(n_epochs=2, minibatches=6)), torch.Generator())
     before = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
     metrics = learner.update([batch._replace(advantage=advantage)])
     assert metrics["updates"] == 12.0
@@ -93,7 +101,9 @@ def test_threads_share_the_gradient(tiny_policy: Policy, make_batch: Callable[..
     learner = InContext(tiny_policy, settings(), torch.Generator())
     loss = learner.outer_loss({}, sequences)
     expected = torch.autograd.grad(loss, list(tiny_policy.parameters()))
-    for workers in (1, 2, 4, 100):
-        assert shared_gradient(learner.twins(workers), sequences) == pytest.approx(float(loss.detach()), rel=1e-6)
-        for parameter, gradient in zip(tiny_policy.parameters(), expected, strict=True):
-            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)
+    for learner.workers in (1, 2, 4, 100):
+        gradients, _, shared_loss = shared_gradient(learner.twins(), sequences)
+        assert float(shared_loss) == pytest.approx(float(loss.detach()), rel=1e-6)
+        assert list(gradients) == [name for name, _ in tiny_policy.named_parameters()]
+        for ours, gradient in zip(gradients.values(), expected, strict=True):
+            torch.testing.assert_close(ours, gradient, rtol=1e-5, atol=1e-7)

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Policy
-from metarl.algorithms.adaptation import Parameters, adapt
-from metarl.algorithms.learner import Inner, Outer, Settings
+from metarl.algorithms.adaptation import Parameters, adapt, inner_step
 from metarl.algorithms.maml import MAML, compiled, meta_gradient, meta_loss
 from metarl.algorithms.objectives import ppo, surrogate
 from metarl.algorithms.threads import twin
+from metarl.config.settings import PPO, MAMLSettings, MetaInnerLoop
 from metarl.rollouts.episodes import Batch
 
 TASKS = 3
@@ -51,18 +51,11 @@ class Problem:
     def task_loss(
         self, parameters: Parameters, log_rates: Parameters, support: Sequence[Batch], query: Batch
     ) -> Tensor:
-        return meta_loss(
-            self.inner,
-            self.outer,
-            parameters,
-            log_rates,
-            support,
-            query,
-            first_order=self.first_order,
-            clip=self.clip,
-            unadapted_weight=self.unadapted_weight,
-            later_rate=self.later_rate,
-        )
+        step = partial(inner_step, self.inner, first_order=self.first_order, max_norm=self.clip)
+        first = {name: torch.exp(value) for name, value in log_rates.items()}
+        later = {name: self.later_rate * rate for name, rate in first.items()}
+        rates = [later if number else first for number in range(len(support))]
+        return meta_loss(step, self.outer, parameters, rates, support, query, unadapted_weight=self.unadapted_weight)
 
     def gradient(self, chunk: int = 1, **options: Any) -> tuple[Parameters, Parameters, Tensor]:
         data = self.support, self.query
@@ -186,11 +179,11 @@ def test_the_meta_gradient_is_that_of_finite_differences(
     directions = [(random_like(zeros), no_rates), (zeros, random_like(no_rates))]
     directions += [(random_like(zeros), random_like(no_rates)) for _ in range(2)]
     for direction, rate_direction in directions:
-        slope = sum((grads[n] * direction[n]).sum() for n in grads)
-        slope = slope + sum((rate_grads[n] * rate_direction[n]).sum() for n in rate_grads)
+        derivative = sum((grads[n] * direction[n]).sum() for n in grads)
+        derivative = derivative + sum((rate_grads[n] * rate_direction[n]).sum() for n in rate_grads)
         h = 1e-6
         difference = (loss_at(h, direction, rate_direction) - loss_at(-h, direction, rate_direction)) / (2 * h)
-        torch.testing.assert_close(torch.as_tensor(slope), difference, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(torch.as_tensor(derivative), difference, rtol=1e-5, atol=1e-7)
         assert abs(float(difference)) > 1e-4, "the direction tells nothing"
 
 
@@ -251,9 +244,10 @@ def test_a_task_without_signal_leaves_the_meta_gradient_finite(build: Callable[.
     assert all(bool(torch.isfinite(g).all()) for g in [*grads.values(), *rate_grads.values()])
 
 
-def settings(**inner: Any) -> Settings:
-    outer = Outer(learning_rate=1e-2, epochs=1, minibatches=1, clip=0.2, value=0.5, entropy=0.01, gradient_clip=1e9)
-    return Settings(tasks=TASKS, episodes=2, inner=Inner(rate=0.3, **inner), outer=outer)
+def settings(**inner: Any) -> MAMLSettings:
+    outer = PPO(learning_rate=1e-2, n_epochs=1, minibatches=1, entropy_coef=0.01, max_grad_norm=1e9)
+    inner = {"rate": 0.3, "learn_rates": False, "unadapted_weight": 0.0} | inner
+    return MAMLSettings(tasks=TASKS, episodes=2, inner=MetaInnerLoop(**inner), outer=outer)
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -261,7 +255,7 @@ def settings(**inner: Any) -> Settings:
 def test_the_learner_gives_the_optimiser_the_meta_gradient(
     tiny_policy: Policy, make_batch: Callable[..., Batch], chunk: int, workers: int, first_order: bool
 ) -> None:
-    inner = {"steps": 2, "clip": 0.1, "unadapted_weight": 0.5, "later_rate": 0.5, "learn_rates": True}
+    inner = {"steps": 2, "max_grad_norm": 0.1, "unadapted_weight": 0.5, "later_rate": 0.5, "learn_rates": True}
     options = settings(chunk=chunk, workers=workers, first_order=first_order, **inner)
     learner = MAML(tiny_policy, options, torch.Generator())
     learner.log_rates |= {name: value.double() for name, value in learner.log_rates.items()}
@@ -284,7 +278,7 @@ def test_the_learner_gives_the_optimiser_the_meta_gradient(
 
 def test_what_acts_is_what_the_meta_gradient_assumes(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
     """Adaptation between rollouts, all tasks at once, is the inner loop of the loss."""
-    learner = MAML(tiny_policy, settings(steps=2, clip=0.1, later_rate=0.5, adapt="body"), torch.Generator())
+    learner = MAML(tiny_policy, settings(steps=2, max_grad_norm=0.1, later_rate=0.5, adapt="body"), torch.Generator())
     rounds = [make_batch(tiny_policy, TASKS, 2, 4, seed) for seed in range(2)]
     adapted = None
     for batch in rounds:
@@ -293,7 +287,7 @@ def test_what_acts_is_what_the_meta_gradient_assumes(tiny_policy: Policy, make_b
     start = {name: learner.parameters[name].detach() for name in adapted}
     for m in range(TASKS):
         support = [task(batch, m) for batch in rounds]
-        one = adapt(learner.inner_loss, start, learner.rates(), support, clip=0.1, later_rate=0.5)
+        one = adapt(learner.inner_step, start, learner.step_rates(learner.log_rates, 2), support)
         for name, value in one.items():
             torch.testing.assert_close(adapted[name][m], value)
 
@@ -308,14 +302,51 @@ def test_rates_move_at_their_own_rate_if_they_are_learned(
         learner.update(rounds)
         moved = (torch.stack(list(learner.log_rates.values())) - before).abs()
         # Adam's first step has the length of its learning rate, 3 x 1e-2, but for its small constant.
-        slope = torch.stack([rate.grad for rate in learner.log_rates.values() if rate.grad is not None]).abs()
-        expected = 3e-2 * slope / (slope + 1e-5) if learned else torch.zeros_like(moved)
+        gradient = torch.stack([rate.grad for rate in learner.log_rates.values() if rate.grad is not None]).abs()
+        expected = 3e-2 * gradient / (gradient + 1e-5) if learned else torch.zeros_like(moved)
         torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
 
 
+class MetaSGD(MAML):
+    """As a user writes it (Li et al. 2017, arXiv 1707.09835): a rate for every entry of every parameter."""
+
+    def initial_log_rates(self) -> Parameters:
+        rates = super().initial_log_rates()
+        return {name: rate.expand_as(self.parameters[name]).clone().double() for name, rate in rates.items()}
+
+
+def test_a_subclass_may_learn_a_rate_for_every_entry(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
+    options = settings(steps=2, max_grad_norm=0.1, later_rate=0.5, learn_rates=True)
+    learner, fresh = (MetaSGD(tiny_policy, options, torch.Generator().manual_seed(0)) for _ in range(2))
+    rounds = [make_batch(tiny_policy, TASKS, 2, 4, seed) for seed in range(3)]
+    parameters = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
+    before = {name: value.clone() for name, value in learner.log_rates.items()}
+    _, rate_grads, _ = Problem(
+        tiny_policy, parameters, before, rounds[:-1], rounds[-1], clip=0.1, later_rate=0.5
+    ).plain_gradient()
+    assert learner.update(rounds)["inner_rate"] == pytest.approx(0.3, rel=0.3)
+    for name, rate in learner.log_rates.items():
+        assert rate.shape == parameters[name].shape
+        torch.testing.assert_close(rate.grad, rate_grads[name], rtol=1e-7, atol=1e-10)
+        assert bool((rate != before[name])[rate_grads[name].abs() > 1e-9].all()), f"{name} never moved"
+    assert len(torch.cat([rate.flatten() for rate in learner.log_rates.values()]).unique()) > 50
+    # Both go on alike: the rates and Adam's memory of them are in the state.
+    start = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
+    fresh.load({name: value.clone() for name, value in learner.state().items()})
+    fresh.generator.set_state(learner.generator.get_state())
+    ends = []
+    for each in (learner, fresh):
+        tiny_policy.load_state_dict(start, strict=False)
+        ends.append((each.update(rounds), [rate.clone() for rate in each.log_rates.values()]))
+        adapted = each.adapt(each.adapt(None, rounds[0]), rounds[1])
+        assert all(value.shape == (TASKS, *parameters[name].shape) for name, value in adapted.items())
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(left, right) for left, right in zip(ends[0][1], ends[1][1], strict=True))
+
+
 def test_minibatches_cover_all_tasks_once_per_epoch(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
-    outer = Outer(epochs=3, minibatches=2)
-    learner = MAML(tiny_policy, Settings(tasks=5, episodes=2, outer=outer), torch.Generator().manual_seed(0))
+    outer = PPO(n_epochs=3, minibatches=2)
+    learner = MAML(tiny_policy, MAMLSettings(tasks=5, episodes=2, outer=outer), torch.Generator().manual_seed(0))
     parts = list(learner.minibatches(5))
     assert [len(p) for p in parts] == [3, 2] * 3
     epochs = [torch.cat(parts[i : i + 2]).tolist() for i in (0, 2, 4)]
@@ -354,6 +385,10 @@ def test_maml_learns_to_learn_sinusoids() -> None:
     def loss(parameters: Parameters, points: Points) -> Tensor:
         return (functional_call(network, parameters, (points.x,)) - points.y).square().mean()
 
+    def task_loss(parameters: Parameters, log_rates: Parameters, support: Sequence[Points], query: Points) -> Tensor:
+        rates = {name: torch.exp(value) for name, value in log_rates.items()}
+        return meta_loss(partial(inner_step, loss), loss, parameters, [rates] * len(support), support, query)
+
     parameters = dict(network.named_parameters())
     log_rates = {name: torch.tensor(0.02).log() for name in parameters}
     optimiser = torch.optim.Adam(
@@ -363,9 +398,7 @@ def test_maml_learns_to_learn_sinusoids() -> None:
     for _ in range(120):
         support, query = sinusoids(16, generator)
         detached = {name: value.detach() for name, value in parameters.items()}
-        grads, rate_grads, _ = meta_gradient(
-            partial(meta_loss, loss, loss), detached, log_rates, [support], query, tasks=16, chunk=16
-        )
+        grads, rate_grads, _ = meta_gradient(task_loss, detached, log_rates, [support], query, tasks=16, chunk=16)
         for leaves, gradients in ((parameters, grads), (log_rates, rate_grads)):
             for name, gradient in gradients.items():
                 leaves[name].grad = gradient
@@ -374,7 +407,7 @@ def test_maml_learns_to_learn_sinusoids() -> None:
     support, query = sinusoids(200, generator)
     trained = {name: value.detach() for name, value in parameters.items()}
     measure = partial(meta_gradient, tasks=200, chunk=200)
-    after = float(measure(partial(meta_loss, loss, loss), trained, log_rates, [support], query)[2])
-    before = float(measure(partial(meta_loss, loss, loss), trained, log_rates, [], query)[2])
+    after = float(measure(task_loss, trained, log_rates, [support], query)[2])
+    before = float(measure(task_loss, trained, log_rates, [], query)[2])
     assert before > 3.0
     assert after < 0.4 * before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,20 @@ from agents.policy import Normaliser, Policy
 from envs.registry import make
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.in_context import InContext
-from metarl.algorithms.learner import Inner, Learner, Outer, Settings
+from metarl.algorithms.learner import Learner
 from metarl.algorithms.maml import MAML
-from metarl.algorithms.nan_search import find_culprit, find_inner_culprit
+from metarl.algorithms.nan_search import search_inner_step, search_update, snapshot
 from metarl.algorithms.reptile import Reptile
 from metarl.assembly.opened import open_run
 from metarl.config.command_line import main
 from metarl.config.composition import compose
+from metarl.config.settings import (
+    PPO,
+    AlgorithmSettings,
+    InContextSettings,
+    MAMLSettings,
+    ReptileSettings,
+)
 from metarl.errors import CheckpointError, NotFiniteError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.reproduce import task
@@ -33,19 +40,30 @@ from metarl.training.trainer import WINDOW, Trainer
 CPU = torch.device("cpu")
 M, E, T = 4, 2, 4
 MakeBatch = Callable[..., Batch]
+SETTINGS: dict[type, type[AlgorithmSettings]] = {MAML: MAMLSettings, Reptile: ReptileSettings, InContext: InContextSettings}
 NAMES = [f"task {m}" for m in range(M)]
 POINT = ["env=point2d", "env.horizon=5", "algo.tasks=4", "algo.episodes=2", "agent.hidden=[4]", "evaluate.tasks=2"]
 MINIBATCHES = ["algo.outer.epochs=1", "algo.outer.minibatches=4"]
 
 
 def learner_of(kind: type[Learner], policy: Policy, **inner: Any) -> Learner:
-    settings = Settings(M, E, inner=Inner(**inner), outer=Outer(epochs=1, minibatches=4))
+    inner = {"steps": 1, "rate": 0.1, "max_grad_norm": None} | inner
+    if kind is MAML:
+        inner = {"learn_rates": False, "unadapted_weight": 0.0} | inner
+    outer = {} if kind is Reptile else {"learning_rate": 1e-3, "n_epochs": 1, "minibatches": 4}
+    given = {"tasks": M, "episodes": E, "inner": inner, "outer": outer}
+    settings = SETTINGS.get(kind, InContextSettings).model_validate(given)
     return kind(policy, settings, torch.Generator().manual_seed(0))
 
 
-def culprit(learner: Learner, rounds: list[Batch], index: list[int] | None = None) -> str:
-    chosen = None if index is None else torch.tensor(index)
-    return find_culprit(learner, learner.policy.state_dict(), learner.log_rates, rounds, chosen).text(NAMES)
+def finding(learner: Learner, rounds: list[Batch], start: dict[str, Tensor] | None = None) -> str:
+    """What the search finds; it must leave the learner as it is."""
+    before, generator = snapshot(learner), learner.generator.get_state()
+    text = search_update(learner, start or before, rounds).text(NAMES)
+    after = snapshot(learner)
+    assert torch.equal(learner.generator.get_state(), generator)
+    assert set(after) == set(before) and all(torch.equal(value, before[name]) for name, value in after.items())
+    return text
 
 
 def overflow(batch: Batch, task: int, sequence: int) -> Batch:
@@ -68,9 +86,9 @@ def test_an_inner_gradient_is_named_with_its_task_and_step(
 ) -> None:
     rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(3)]
     rounds[step] = overflow(rounds[step], 2, 1)
-    learner = learner_of(kind, tiny_policy, steps=2, rate=1e-3, adapt="head", clip=1.0)
+    learner = learner_of(kind, tiny_policy, steps=2, rate=1e-3, adapt="head", max_grad_norm=1.0)
     named = next(iter(learner.log_rates))
-    assert culprit(learner, rounds).startswith(
+    assert finding(learner, rounds).startswith(
         f"inner gradient of task 2 is not finite (step {step + 1}): {named} and "
     )
 
@@ -86,7 +104,7 @@ def test_later_inner_gradients_are_taken_at_the_tasks_own_parameters(
     learner = learner_of(MAML, tiny_policy, steps=2)
     for rate in learner.log_rates.values():
         rate.fill_(88.0)  # exp(88) is nearly the largest number
-    assert culprit(learner, rounds).startswith("inner gradient of task 2 is not finite (step 2): ")
+    assert finding(learner, rounds).startswith("inner gradient of task 2 is not finite (step 2): ")
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -95,15 +113,17 @@ def test_an_outer_gradient_is_named_with_its_task(
 ) -> None:
     rounds = [make_batch(tiny_policy, M, E, T, 0), overflow(make_batch(tiny_policy, M, E, T, 1), 3, 0)]
     learner = learner_of(MAML, tiny_policy, rate=1e-3, first_order=first_order)
-    assert culprit(learner, rounds, [1, 3]).startswith("outer gradient of task 3 is not finite: ")
-    assert culprit(learner, rounds, [0, 1, 2]).startswith("something was not finite, but every part")
+    assert finding(learner, rounds).startswith("outer gradient of task 3 is not finite: ")
+    sound = [make_batch(tiny_policy, M, E, T, seed) for seed in range(2)]
+    assert finding(learner, sound).startswith("something was not finite, but every part")
 
 
 def test_an_outer_gradient_in_context_is_named_with_its_sequence(tiny_policy: Policy, make_batch: MakeBatch) -> None:
     learner = learner_of(InContext, tiny_policy)
     rounds = [overflow(make_batch(tiny_policy, M, E, T, 0), 1, 1)]
-    assert culprit(learner, rounds, [0, 3]).startswith("outer gradient of task 1, sequence 1 is not finite: ")
-    assert culprit(learner, rounds, [0, 2]).startswith("something was not finite, but every part")
+    assert finding(learner, rounds).startswith("outer gradient of task 1, sequence 1 is not finite: ")
+    sound = [make_batch(tiny_policy, M, E, T, 0)]
+    assert finding(learner, sound).startswith("something was not finite, but every part")
 
 
 @pytest.mark.parametrize("kind", [MAML, Reptile, InContext])
@@ -126,9 +146,9 @@ def test_data_is_named_with_task_sequence_and_step(
     learner = learner_of(kind, tiny_policy)
     rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(1 if kind is InContext else 2)]
     rounds[0] = spoiled(rounds[0], field, *place)
-    # Whatever minibatch is at hand: normalising can have spread it to tasks that are not to blame.
+    # Whatever minibatch it is: normalising can have spread it to tasks that are not to blame.
     where = "" if kind is InContext else ", round 0"
-    assert culprit(learner, rounds, [0, 1]) == text + where
+    assert finding(learner, rounds) == text + where
 
 
 def test_what_came_first_is_named(tiny_policy: Policy, make_batch: MakeBatch) -> None:
@@ -139,30 +159,26 @@ def test_what_came_first_is_named(tiny_policy: Policy, make_batch: MakeBatch) ->
     chain = spoiled(chain, "actions", 0, 0, 3, 0)  # what comes later is not named
     for t in range(3):
         chain = spoiled(spoiled(chain, "target", 0, 1, t), "advantage", 0, 1, t)
-    assert culprit(learner, [chain, second]) == "action is not finite in task 1, sequence 0, control step 1, round 0"
+    assert finding(learner, [chain, second]) == "action is not finite in task 1, sequence 0, control step 1, round 0"
     late = first
     for t in range(3):
         late = spoiled(late, "target", 0, 1, t)
     late = late._replace(advantage=torch.full_like(late.advantage, torch.nan))
-    assert "advantage is not finite in task 0, sequence 1, control step 2" in culprit(learner, [late, second])
+    assert "advantage is not finite in task 0, sequence 1, control step 2" in finding(learner, [late, second])
     # An inner step that fails comes before the data that was collected after it.
     both = [overflow(first, 2, 0), spoiled(second, "actions", 2, 0, 0, 0)]
-    assert culprit(learner, both).startswith("inner gradient of task 2 ")
+    assert finding(learner, both).startswith("inner gradient of task 2 ")
 
 
 def test_the_policy_its_statistics_and_the_rates_are_named(tiny_policy: Policy, make_batch: MakeBatch) -> None:
     learner = learner_of(MAML, tiny_policy)
     rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(2)]
-    state = {name: value.clone() for name, value in tiny_policy.state_dict().items()}
-    state["normaliser.mean"][0] = torch.inf
-    assert find_culprit(learner, state, learner.log_rates, rounds).text(NAMES) == (
-        "the policy itself is not finite: normaliser.mean"
-    )
-    rates = {name: value.clone() for name, value in learner.log_rates.items()}
-    last = list(rates)[-1]
-    rates[last].fill_(1e4)
-    text = find_culprit(learner, tiny_policy.state_dict(), rates, rounds).text(NAMES)
-    assert text == f"an inner rate is not finite: {last}"
+    start = snapshot(learner)
+    start["policy.normaliser.mean"][0] = torch.inf
+    assert finding(learner, rounds, start) == "the policy itself is not finite: normaliser.mean"
+    start, last = snapshot(learner), list(learner.log_rates)[-1]
+    start[f"learner.log_rate.{last}"].fill_(1e4)
+    assert finding(learner, rounds, start) == f"an inner rate is not finite: {last}"
 
 
 def test_a_norm_beyond_any_number_is_told_from_gradients_that_are(
@@ -172,9 +188,47 @@ def test_a_norm_beyond_any_number_is_told_from_gradients_that_are(
     batch = Batch(*(x.float() for x in make_batch(tiny_policy, M, E, T, 0)))
     sound = InContext.outer_loss
     monkeypatch.setattr(InContext, "outer_loss", lambda *arguments: sound(*arguments) * 1e25)
-    assert culprit(learner, [batch]).startswith(
+    assert finding(learner, [batch]).startswith(
         "the norm of the outer gradient is not finite, though that of each task"
     )
+
+
+@pytest.mark.parametrize("kind", [MAML, InContext])
+def test_tasks_that_are_sound_are_tried_without_a_step(
+    tiny_policy: Policy, make_batch: MakeBatch, kind: type[Learner]
+) -> None:
+    outer = PPO(learning_rate=1e300, n_epochs=1, minibatches=1)
+    settings = SETTINGS[kind].model_validate({"tasks": M, "episodes": E}).model_copy(update={"outer": outer})
+    learner = kind(tiny_policy, settings, torch.Generator())
+    first, last = (make_batch(tiny_policy, M, E, T, seed) for seed in range(2))
+    rounds = [overflow(last, 3, 0)] if kind is InContext else [first, overflow(last, 3, 0)]
+    assert finding(learner, rounds).startswith("outer gradient of task 3")
+
+
+def test_an_algorithm_that_only_updates_is_searched_too(tiny_policy: Policy, make_batch: MakeBatch) -> None:
+    class Idle(Learner):
+        rounds = 2
+
+        def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
+            return {"updates": 1.0, "skipped_updates": 1.0}
+
+    learner = learner_of(Idle, tiny_policy, adapt="head")
+    rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(2)]
+    assert finding(learner, rounds).startswith("something was not finite, but every part")
+    named = next(iter(learner.log_rates))
+    assert finding(learner, [overflow(rounds[0], 2, 1), rounds[1]]).startswith(
+        f"inner gradient of task 2 is not finite (step 1): {named}"
+    )
+
+
+def test_a_search_in_the_midst_of_training_leaves_its_course(tiny_policy: Policy, make_batch: MakeBatch) -> None:
+    learner = learner_of(MAML, tiny_policy, learn_rates=True)
+    rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(2)]
+    learner.update(rounds)  # Adam remembers it
+    start = snapshot(learner)
+    broken = [rounds[0], overflow(rounds[1], 3, 0)]
+    assert learner.update(broken)["skipped_updates"] == 1.0
+    assert finding(learner, broken, start).startswith("outer gradient of task 3 is not finite: ")
 
 
 def poison(
@@ -202,7 +256,7 @@ def test_one_bad_task_leaves_the_others_updates_alone(monkeypatch: pytest.Monkey
     after = dict(trainer.policy.named_parameters())
     assert all(torch.isfinite(value).all() for value in after.values())
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
-    assert trainer.failure is not None and trainer.failure.state["index"] == [2]
+    assert trainer.failure is not None
     env = trainer.environments[8]
     assert env.tasks is not None
     expected = f"inner gradient of task 2 {env.tasks.describe(2)} is not finite (step 1): "
@@ -214,7 +268,7 @@ def test_a_sound_iteration_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> N
     def forbidden(*arguments: Any) -> None:
         raise AssertionError("searched without need")
 
-    for name in ("find_culprit", "find_data_culprit"):
+    for name in ("search_update", "search_data"):
         monkeypatch.setattr(f"metarl.training.trainer.{name}", forbidden)
     trainer = Trainer(compose([*POINT, *MINIBATCHES]), CPU)
     assert trainer.iterate()["skipped_updates"] == 0.0
@@ -317,7 +371,7 @@ def test_evaluation_names_an_inner_step_that_is_not_finite(monkeypatch: pytest.M
     start["head.bias"][1] = torch.nan
     monkeypatch.undo()
     batch = trainer.learner.prepare(adaptation_episodes(trainer))
-    text = find_inner_culprit(trainer.learner, {n: start[n] for n in trainer.learner.log_rates}, batch).text(NAMES)
+    text = search_inner_step(trainer.learner, {n: start[n] for n in trainer.learner.log_rates}, batch).text(NAMES)
     assert text.startswith("inner gradient of task 1 is not finite: ")
 
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Policy
-from metarl.algorithms.learner import Inner, Outer, Settings
 from metarl.algorithms.objectives import surrogate, value_loss
 from metarl.algorithms.reptile import Reptile, interpolate
+from metarl.config.settings import InnerLoop, Interpolation, ReptileSettings
 from metarl.rollouts.episodes import Batch
 
 TASKS, RATE, EPSILON, VALUE = 3, 0.2, 0.6, 0.7
 
 
-def settings(steps: int, **inner: object) -> Settings:
-    return Settings(
+def settings(steps: int, **inner: Any) -> ReptileSettings:
+    return ReptileSettings(
         tasks=TASKS,
         episodes=2,
-        inner=Inner(steps=steps, rate=RATE, **inner),  # type: ignore[arg-type]
-        outer=Outer(interpolation=EPSILON, value=VALUE),
+        inner=InnerLoop(steps=steps, rate=RATE, **inner),
+        outer=Interpolation(meta_step_size=EPSILON, value_coef=VALUE),
     )
 
 
@@ -77,7 +79,7 @@ def test_an_update_is_a_plain_loop_and_an_interpolation(
     clip: float | None,
     later_rate: float,
 ) -> None:
-    options = settings(steps, adapt=adapt, clip=clip, later_rate=later_rate)
+    options = settings(steps, adapt=adapt, max_grad_norm=clip, later_rate=later_rate)
     learner = Reptile(tiny_policy, options, torch.Generator())
     assert learner.rounds == steps + 1
     rounds = [make_batch(tiny_policy, TASKS, 2, 4, seed) for seed in range(steps + 1)]

@@ -200,7 +200,7 @@ def test_outer_rates_fall_by_the_iterations_of_their_phase() -> None:
         _, learner = trainer.phase()
         trainer.iterate()
         rates = [group["lr"] for group in learner.optimiser.param_groups]
-        shares.append([rate / first for rate, first in zip(rates, learner.first_rates, strict=True)])
+        shares.append([rate / first for rate, first in zip(rates, learner.first_learning_rates, strict=True)])
     assert shares == [[1.0], [0.5], [1.0, 1.0], pytest.approx([0.5**0.5] * 2), [0.5, 0.5]]
 
 
@@ -279,20 +279,15 @@ def test_a_rate_gradient_that_is_not_finite_is_skipped_too() -> None:
     trainer = Trainer(point2d(inner={"learn_rates": True}), CPU)
     learner = trainer.learner
     before = parameters(trainer)
-    for parameter in learner.parameters.values():
-        parameter.grad = torch.ones_like(parameter)
-    for rate in learner.log_rates.values():
-        rate.grad = torch.full_like(rate, torch.inf)
-    assert not learner.apply()
+    gradient = {name: torch.ones_like(value) for name, value in learner.parameters.items()}
+    assert not learner.apply(gradient, {name: torch.full_like(x, torch.inf) for name, x in learner.log_rates.items()})
     assert all(torch.equal(value, before[name]) for name, value in parameters(trainer).items())
 
 
 def test_the_gradient_is_clipped_to_its_limit() -> None:
     trainer = Trainer(point2d(outer={"gradient_clip": 0.5}), CPU)
     learner = trainer.learner
-    for parameter in learner.parameters.values():
-        parameter.grad = torch.ones_like(parameter)
-    assert learner.apply()
+    assert learner.apply({name: torch.ones_like(value) for name, value in learner.parameters.items()}, {})
     norm = torch.cat([p.grad.flatten() for p in learner.parameters.values() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(0.5, rel=1e-4)
 

@@ -1,0 +1,122 @@
+"""What algorithms share that step Adam on an outer gradient: minibatches, threads, the step itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from agents.policy import Policy
+from metarl.algorithms.adaptation import Parameters
+from metarl.algorithms.learner import Learner
+from metarl.algorithms.threads import cores, twin
+from metarl.config.settings import AlgorithmSettings
+from metarl.rollouts.episodes import Batch
+
+
+class OuterGradient(NamedTuple):
+    """A mean loss and its gradient."""
+
+    parameters: Parameters
+    log_rates: Parameters  # empty for those that an algorithm does not differentiate
+    loss: Tensor
+
+
+Twin = TypeVar("Twin", bound="GradientLearner")
+
+
+class GradientLearner(Learner):
+    """A learner that steps Adam on the gradient of each minibatch of several epochs.
+
+    A subclass passes the function that computes this gradient to `descend`, and returns the metrics it gets.
+    """
+
+    def __init__(self, policy: Policy, settings: AlgorithmSettings, generator: torch.Generator) -> None:
+        super().__init__(policy, settings, generator)
+        self.optimiser = torch.optim.Adam(self.parameter_groups(), eps=1e-5, fused=True)
+        self.first_learning_rates = [group["lr"] for group in self.optimiser.param_groups]
+        self.device = policy.log_std.device
+        # On a GPU several threads are of no use.
+        self.workers = 1 if self.device.type == "cuda" else settings.inner.workers or cores()
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """What the optimiser moves."""
+        return [{"params": list(self.parameters.values()), "lr": self.settings.outer.learning_rate}]
+
+    def set_learning_rate(self, iteration: int) -> None:
+        """Halve the learning rates every `outer.half_life` iterations.
+
+        They do not fall with the share of a budget, so that a run whose budget is raised goes on as if it had always
+        had that one.
+        """
+        if half_life := self.settings.outer.half_life:
+            for group, first in zip(self.optimiser.param_groups, self.first_learning_rates, strict=True):
+                group["lr"] = first * 0.5 ** (iteration / half_life)
+
+    def twins(self: Twin) -> list[Twin]:
+        """This learner and others on the same tensors, one for each of the `workers` threads."""
+        others = [copy.copy(self) for _ in range(self.workers - 1)]
+        for other in others:
+            other.policy = twin(self.policy)
+        return [self, *others]
+
+    def minibatches(self, size: int) -> Iterator[Tensor]:
+        """Numbers below `size` for every minibatch of every epoch."""
+        for _ in range(self.settings.outer.n_epochs):
+            order = torch.randperm(size, generator=self.generator)
+            yield from order.to(self.device).tensor_split(min(self.settings.outer.minibatches, size))
+
+    def apply(self, gradient: Parameters, rate_gradient: Parameters) -> bool:
+        """Clip the gradient of the parameters in place and step the optimiser.
+
+        Returns:
+            False if either gradient is not finite: then nothing moves.
+        """
+        for name, value in gradient.items():
+            self.parameters[name].grad = value
+        for name, value in rate_gradient.items():
+            self.log_rates[name].grad = value
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.outer.max_grad_norm)
+        if not torch.isfinite(norm + torch.nn.utils.get_total_norm(rate_gradient.values())):
+            return False
+        self.optimiser.step()
+        return True
+
+    def descend(
+        self, rounds: Sequence[Batch], gradient: Callable[[Sequence[Batch]], OuterGradient]
+    ) -> dict[str, float]:
+        """Step on the `gradient` of every minibatch of the rounds, drawn along their leading dimension.
+
+        Returns:
+            Metrics: the mean loss, and the numbers of updates and of those that were skipped.
+        """
+        total, skipped, count = 0.0, 0, 0
+        for index in self.minibatches(len(rounds[0].tokens)):
+            parameters, log_rates, loss = gradient([batch.select(index) for batch in rounds])
+            skipped += not self.apply(parameters, log_rates)
+            total += float(loss)
+            count += 1
+        return {"loss": total / count, "updates": float(count), "skipped_updates": float(skipped)}
+
+    def state(self) -> dict[str, Tensor]:
+        """The learned rates and the optimiser's memory, by name."""
+        tensors = super().state()
+        for index, memory in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in memory.items()}
+        return tensors
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        super().load(tensors)
+        memory: dict[int, dict[str, Tensor]] = {}
+        moved = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimiser":
+                index, _, leaf = rest.partition(".")
+                if leaf != "step" and value.shape != moved[int(index)].shape:
+                    raise RuntimeError(f"{name} is {tuple(value.shape)}, its parameter another shape")
+                memory.setdefault(int(index), {})[leaf] = value.clone()  # the optimiser keeps what it is given
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": memory})
