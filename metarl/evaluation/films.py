@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def record(
     trial: list[list[Moment]] = []
     over = False
 
-    def watch(t: int, step: Step | None) -> None:
+    def listener(t: int, step: Step | None) -> None:
         nonlocal over
         if step is None:
             trial.append([Moment(env.render_state(0), 0, 0.0, False)])
@@ -53,7 +54,8 @@ def record(
 
     env.set_tasks(tasks)
     episodes = run.learner.settings.trial_episodes
-    collect(env, run.policy, adapted, generator=generator, trial_episodes=episodes, deterministic=True, watch=watch)
+    play = partial(collect, generator=generator, trial_episodes=episodes, deterministic=True)
+    play(env, run.policy, adapted, listener=listener)
     return trial
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.policy import Normaliser, Policy
+from agents.token import TokenLayout
 from envs.registry import make
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.in_context import InContext
@@ -338,7 +339,7 @@ def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 
 
 def test_tokens_that_are_not_finite_leave_the_statistics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    normaliser = Normaliser(2, 1)
+    normaliser = Normaliser(TokenLayout(2, 1))
     assert normaliser.update(torch.randn(50, 5))
     before = {name: value.clone() for name, value in normaliser.state_dict().items()}
     for value in (torch.nan, torch.inf):
