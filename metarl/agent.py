@@ -16,9 +16,9 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.rounds import finite_step, inner_loop
 from metarl.errors import MetaRLError
-from metarl.rollouts.acting import Actor, Memory
+from metarl.rollouts.acting import Actor, Memory, sample
 from metarl.rollouts.episodes import Batch
-from metarl.rollouts.vector_env import explore, sample
+from metarl.rollouts.vector_env import explore
 from metarl.run_folder.pretrained import locate
 from metarl.runs import Run, open_run
 

@@ -22,7 +22,7 @@ from metarl.evaluation.video import beside, caption, write_video
 from metarl.rollouts.rollout import collect
 from metarl.runs import Run, open_run
 
-HOLD_SECONDS = 1.0  # the last picture stays this long
+HOLD_SECONDS = 1.0  # how long the last picture stays
 BAND = 32  # grey level of the strip that holds the caption, so that it hides nothing
 
 
@@ -75,7 +75,7 @@ def panels(run: Run, tasks: Tasks, adapted: Parameters | None, env: Environment,
 def frames(
     shown: Mapping[str, list[Moment]], drawer: Mapping[str, Drawer], heading: str, fps: float
 ) -> Iterator[np.ndarray]:
-    """Captioned pictures of all panels side by side; a shorter episode rests on its last moment."""
+    """Captioned pictures of all panels side by side; a shorter episode stays at its last moment."""
     length = max(len(moments) for moments in shown.values())
     last: np.ndarray | None = None
     for t in range(length):

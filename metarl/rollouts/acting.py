@@ -70,6 +70,24 @@ class Actor:
         return decision, Memory(state, memory.position + 1, action.clamp(-1.0, 1.0))
 
 
+def sample_with(noise: Tensor) -> Choose:
+    """Choose actions by standard normal noise (T, N, A), one row for each step."""
+    rows = iter(noise)
+
+    def choose(output: Output) -> Tensor:
+        return torch.addcmul(output.mean, next(rows).to(output.mean.device), torch.exp(output.log_std))
+
+    return choose
+
+
+def sample(output: Output, generator: torch.Generator | None = None) -> Tensor:
+    """Actions drawn by a generator; None: by torch's own, on the output's device."""
+    device = output.mean.device
+    noise = torch.randn(output.mean.shape, generator=generator, device=generator.device if generator else device)
+    # Not `addcmul`: it rounds once less, and what an agent does and adapts to would change in the last bit.
+    return output.mean + noise.to(device) * torch.exp(output.log_std)
+
+
 def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> PolicyStep:
     """The policy's step over tokens (M * E, F), with parameters (M, ...) if they adapted."""
     if not adapted:
@@ -84,7 +102,7 @@ def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> PolicyStep
         # All of this is views, so a policy may write into its memory: nothing is copied.
         dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, state)
         all_tasks = vmap(one_task, in_dims=(0, 0, dims, None), out_dims=(0, dims))
-        split = (_map(lambda leaf: leaf.unflatten(0, (tasks, -1)), part) for part in (token, state))
+        split = _map(lambda leaf: leaf.unflatten(0, (tasks, -1)), (token, state))
         return _map(lambda leaf: leaf.flatten(0, 1), all_tasks(renamed, *split, position))
 
     return act

@@ -1,4 +1,4 @@
-"""Collect episodes: policy and environment in lockstep over all tasks, with per-task parameters if they adapted."""
+"""Collect episodes: all simulations step together, and the policy acts in each with the parameters of its task."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from agents.policy import Output, Policy
+from agents.policy import Policy
 from envs.core.environment import Environment, Step
 from envs.errors import TaskError
-from metarl.rollouts.acting import Actor, Choose, Parameters
+from metarl.rollouts.acting import Actor, Choose, Parameters, sample_with
 from metarl.rollouts.episodes import Episodes
 
 Listener = Callable[[int, Step | None], None]
@@ -34,7 +34,7 @@ class Simulations(Protocol):
         ...
 
 
-class Moment(NamedTuple):
+class Transition(NamedTuple):
     """What happened to N simulations in one control step."""
 
     token: Tensor  # (N, F) what the policy saw
@@ -51,10 +51,13 @@ class Moment(NamedTuple):
 
 def play(
     env: Simulations, actor: Actor, choose: Choose, episodes: int = 1, listener: Listener | None = None
-) -> Iterator[Moment]:
+) -> Iterator[Transition]:
     """Play `episodes` episodes that share one context, one after the other; yields every control step.
 
-    An episode takes the whole horizon, even if all simulations are over before: who wants less stops asking.
+    An episode takes the whole horizon, even if it is over before in all simulations; to end it there, stop asking.
+
+    Args:
+        listener: called with (0, None) after every reset and with (t + 1, step) after every step t of an episode.
     """
     memory, reward = actor.start(env.num_simulations), torch.zeros(env.num_simulations)
     for _ in range(episodes):
@@ -69,7 +72,7 @@ def play(
             terms = {name: term * valid for name, term in step.terms.items()}
             if listener:
                 listener(t + 1, step)
-            yield Moment(*decision, reward, valid.float(), step.success & valid, broken, over, terms)
+            yield Transition(*decision, reward, valid.float(), step.success & valid, broken, over, terms)
 
 
 @torch.no_grad()
@@ -92,7 +95,7 @@ def collect(
         generator: of the action noise (CPU).
         trial_episodes: episodes that share one context; the first flag marks where each begins.
         deterministic: act by the mean.
-        listener: called with (0, None) after every reset and with (t + 1, step) after every step t of an episode.
+        listener: see `play`.
 
     Returns:
         Episodes with T = R * H, on the policy's device.
@@ -105,69 +108,63 @@ def collect(
     actor = Actor(policy, adapted, len(env.tasks))
     shape = (trial_episodes * env.horizon, env.num_simulations, env.action_size)
     choose = attrgetter("mean") if deterministic else sample_with(torch.randn(shape, generator=generator))
-    moments: list[Moment] = []
+    transitions: list[Transition] = []
     failure: str | None = None
-    for t, moment in enumerate(play(env, actor, choose, trial_episodes, listener)):
-        if failure is None and bool(moment.broken.any()):
+    for t, transition in enumerate(play(env, actor, choose, trial_episodes, listener)):
+        if failure is None and bool(transition.broken.any()):
             episode, step = divmod(t, env.horizon)
-            failure = f"{_failure(env, moment.broken)}, episode {episode}, control step {step}"
-        moments.append(moment)
-    return summarise(moments, len(env.tasks), env.horizon, policy.device, failure)
-
-
-def sample_with(noise: Tensor) -> Choose:
-    """Choose actions by standard normal noise (T, N, A), one row for each step."""
-    rows = iter(noise)
-
-    def sample(output: Output) -> Tensor:
-        return torch.addcmul(output.mean, next(rows).to(output.mean.device), torch.exp(output.log_std))
-
-    return sample
+            failure = f"{_failure(env, transition.broken)}, episode {episode}, control step {step}"
+        transitions.append(transition)
+    return summarise(transitions, len(env.tasks), env.horizon, policy.device, failure)
 
 
 def summarise(
-    moments: Sequence[Moment], tasks: int, horizon: int, device: torch.device, failure: str | None = None
+    transitions: Sequence[Transition], tasks: int, horizon: int, device: torch.device, failure: str | None = None
 ) -> Episodes:
-    """Episodes (M, E, T, ...) on `device` from T = R * H moments of N = M * E simulations.
+    """Episodes (M, E, T, ...) on `device` from T = R * H transitions of N = M * E simulations.
 
     Args:
         tasks: M. horizon: H. failure: the first failure in words, if any.
     """
-    columns = Moment(*zip(*moments, strict=True))
-    reward, valid, success, broken = (
-        torch.stack(column).unflatten(0, (-1, horizon))  # (R, H, N)
-        for column in (columns.reward, columns.valid, columns.success, columns.broken)
-    )
-    # Valid steps come first in an episode; one that broke ended without success.
-    count = valid.sum(1).long()
-    last = success.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
+
+    def by_episode(name: str) -> Tensor:
+        """A field of all transitions (R, H, N)."""
+        return torch.stack([getattr(transition, name) for transition in transitions]).unflatten(0, (-1, horizon))
 
     def by_task(x: Tensor) -> Tensor:
         """(N, ...) to (M, E, ...)."""
         return x.unflatten(0, (tasks, -1)).to(device)
 
+    def in_sequence(name: str) -> Tensor:
+        """A field of all transitions (M, E, T, ...)."""
+        return by_task(torch.stack([getattr(transition, name) for transition in transitions], 1))
+
+    success, broken = by_episode("success"), by_episode("broken")
+    # Valid steps come first in an episode; one that broke ended without success.
+    count = by_episode("valid").sum(1).long()
+    last = success.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
     return Episodes(
-        tokens=by_task(torch.stack(columns.token, 1)),
-        actions=by_task(torch.stack(columns.action, 1)),
-        log_probability=by_task(torch.stack(columns.log_probability, 1)),
-        value=by_task(torch.stack(columns.value, 1)),
-        reward=by_task(torch.stack(columns.reward, 1)),
-        valid=by_task(torch.stack(columns.valid, 1)),
-        success_at_end=by_task((last & (count > 0) & ~broken.any(1)).T),
+        tokens=in_sequence("token"),
+        actions=in_sequence("action"),
+        log_probability=in_sequence("log_probability"),
+        value=in_sequence("value"),
+        reward=in_sequence("reward"),
+        valid=in_sequence("valid"),
+        success_at_end=by_task((last & ~broken.any(1)).T),
         success_any_step=by_task(success.any(1).T),
-        returns=by_task(reward.sum(1).T),
-        terms={name: by_task(total.T) for name, total in _summed(columns.terms, horizon).items()},
+        returns=by_task(by_episode("reward").sum(1).T),
+        terms={name: by_task(total.T) for name, total in _summed(transitions, horizon).items()},
         failures=int(broken.sum()),
         failure=failure,
     )
 
 
-def _summed(terms: Sequence[dict[str, Tensor]], horizon: int) -> dict[str, Tensor]:
+def _summed(transitions: Sequence[Transition], horizon: int) -> dict[str, Tensor]:
     """Reward terms (R, N), each summed over its episode."""
     totals: dict[str, Tensor] = {}
-    for t, named in enumerate(terms):
-        for name, term in named.items():
-            total = totals.setdefault(name, torch.zeros(len(terms) // horizon, len(term)))
+    for t, transition in enumerate(transitions):
+        for name, term in transition.terms.items():
+            total = totals.setdefault(name, torch.zeros(len(transitions) // horizon, len(term)))
             total[t // horizon] += term
     return totals
 

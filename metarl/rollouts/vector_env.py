@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from agents.policy import Output, Policy
+from agents.policy import Policy
 from envs.core.environment import Step
-from metarl.rollouts.acting import Actor, Choose, Parameters
+from metarl.rollouts.acting import Actor, Choose, Parameters, sample
 from metarl.rollouts.episodes import Episodes
-from metarl.rollouts.rollout import Moment, play, summarise
+from metarl.rollouts.rollout import Transition, play, summarise
 
 
 class VectorSimulations:
@@ -43,35 +44,31 @@ def explore(
     episodes: int,
     generator: torch.Generator,
 ) -> Episodes:
-    """At least `episodes` episodes of H = `horizon` steps with sampled actions, as Episodes with M = 1.
+    """At least `episodes` exploring episodes of H = `horizon` steps: Episodes with M = 1, on the policy's device.
 
-    Success is unknown (False). When all are over, their environment rests until the next reset.
+    All environments begin together, and rest as soon as the episodes of all are over. They do not tell success: it is
+    False.
+
+    Args:
+        env: with actions in [-1, 1]; each of its E environments presents the same task.
+        adapted: parameters with a leading M = 1; None: the policy's own.
+        generator: of the action noise (CPU).
     """
     simulations, actor = VectorSimulations(env, horizon), Actor(policy, adapted, 1)
-
-    def choose(output: Output) -> Tensor:
-        return sample(output, generator)
-
+    choose = partial(sample, generator=generator)
     rounds = [_one_each(simulations, actor, choose) for _ in range(-(-episodes // env.num_envs))]
-    beside = [tree_map(lambda *parts: torch.cat(parts), *moments) for moments in zip(*rounds, strict=True)]
+    beside = [tree_map(lambda *parts: torch.cat(parts), *transitions) for transitions in zip(*rounds, strict=True)]
     return summarise(beside, 1, horizon, policy.device)
 
 
-def sample(output: Output, generator: torch.Generator | None = None) -> Tensor:
-    """Actions (N, A) drawn by `generator`; None: by torch's own, on the output's device."""
-    device = output.mean.device
-    noise = torch.randn(output.mean.shape, generator=generator, device=generator.device if generator else device)
-    return output.mean + noise.to(device) * torch.exp(output.log_std)
-
-
-def _one_each(simulations: VectorSimulations, actor: Actor, choose: Choose) -> list[Moment]:
-    """One episode in each simulation; moments after the end of all are 0."""
-    moments: list[Moment] = []
-    for moment in play(simulations, actor, choose):
-        moments.append(moment)
-        if bool(moment.over.all()):
+def _one_each(simulations: VectorSimulations, actor: Actor, choose: Choose) -> list[Transition]:
+    """One episode in each simulation; transitions after the end of all are 0."""
+    transitions: list[Transition] = []
+    for transition in play(simulations, actor, choose):
+        transitions.append(transition)
+        if bool(transition.over.all()):
             break
-    return moments + [tree_map(torch.zeros_like, moments[-1])] * (simulations.horizon - len(moments))
+    return transitions + [tree_map(torch.zeros_like, transitions[-1])] * (simulations.horizon - len(transitions))
 
 
 def _float32(values: Any) -> Tensor:

@@ -104,9 +104,20 @@ def test_a_memory_that_is_written_in_place_is_not_copied() -> None:
         assert torch.equal(kept, before) and bool((before != 0).any())
 
 
-@pytest.mark.parametrize("nothing", [None, ()])
-def test_a_policy_may_remember_nothing(nothing: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = MLPPolicy(D, A, hidden=(4,))
-    monkeypatch.setattr(policy, "initial_state", lambda batch: nothing)
-    output, after = acting(policy, per_task(policy), M)(torch.randn(M * E, 6), policy.initial_state(M * E), 0)
-    assert output.mean.shape == (M * E, A) and after == nothing
+class Nothing(MLPPolicy):
+    """Says so by None, where its base class says it by ()."""
+
+    def initial_state(self, batch: int) -> Any:
+        return None
+
+    def step(self, token: Tensor, state: Any, position: int) -> tuple[Output, Any]:
+        assert state is None
+        return self(token), None
+
+
+@pytest.mark.parametrize("kind", [MLPPolicy, Nothing])
+def test_a_policy_may_remember_nothing(kind: type[MLPPolicy]) -> None:
+    policy = kind(D, A, hidden=(4,))
+    start = policy.initial_state(M * E)
+    output, after = acting(policy, per_task(policy), M)(torch.randn(M * E, policy.layout.size), start, 0)
+    assert output.mean.shape == (M * E, A) and after == start

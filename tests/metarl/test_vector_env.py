@@ -15,6 +15,7 @@ from torch.func import functional_call
 from agents.mlp import MLPPolicy
 from agents.policy import Policy, log_probability
 from agents.transformer import TransformerPolicy
+from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.vector_env import explore
 
 HORIZON = 6
@@ -77,12 +78,15 @@ def test_what_was_recorded_is_what_the_whole_pass_gives() -> None:
     torch.manual_seed(0)
     policy: Policy = TransformerPolicy(2, 1, HORIZON, width=8)
     adapted = {"log_std": torch.full((1, 1), -0.3)}
-    env = SyncVectorEnv([lambda: Counter(9)] * 2)
-    episodes = explore(env, policy, adapted, horizon=HORIZON, episodes=4, generator=generator())
+
+    def played() -> Episodes:
+        env = SyncVectorEnv([lambda: Counter(9)] * 2)
+        return explore(env, policy, adapted, horizon=HORIZON, episodes=4, generator=generator())
+
+    episodes = played()
     with torch.no_grad():
         output = functional_call(policy, {"log_std": adapted["log_std"][0]}, (episodes.tokens[0],))
     torch.testing.assert_close(episodes.value[0], output.value)
     torch.testing.assert_close(episodes.log_probability[0], log_probability(output, episodes.actions[0]))
     assert len(episodes.actions.flatten().unique()) == 4 * HORIZON
-    again = explore(env, policy, adapted, horizon=HORIZON, episodes=4, generator=generator())
-    assert torch.equal(again.actions, episodes.actions)
+    assert torch.equal(played().actions, episodes.actions)
