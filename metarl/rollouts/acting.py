@@ -102,8 +102,8 @@ def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> PolicyStep
         # All of this is views, so a policy may write into its memory: nothing is copied.
         dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, state)
         all_tasks = vmap(one_task, in_dims=(0, 0, dims, None), out_dims=(0, dims))
-        split = _map(lambda leaf: leaf.unflatten(0, (tasks, -1)), (token, state))
-        return _map(lambda leaf: leaf.flatten(0, 1), all_tasks(renamed, *split, position))
+        token, state = _map(lambda leaf: leaf.unflatten(0, (tasks, -1)), (token, state))
+        return _map(lambda leaf: leaf.flatten(0, 1), all_tasks(renamed, token, state, position))
 
     return act
 
