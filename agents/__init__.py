@@ -1,1 +1,1 @@
-"""Policies for meta-reinforcement learning: Transformer, MLP and Stable-Baselines3 baselines."""
+"""Policies for meta-reinforcement learning: a Transformer and an MLP."""

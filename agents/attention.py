@@ -1,11 +1,11 @@
 """Causal self-attention that is cheap to differentiate twice.
 
-Second-order meta-learning differentiates through a gradient. The fused kernels of PyTorch have no double backward, and
-the plain form pays for one by keeping about ten T x T matrices per head. Here the first and the second derivative are
-functions of their own: nothing but T x d matrices is kept, and the weights are made again from the inputs and the
-log-normaliser of each row (as FlashAttention does: Dao et al. 2022, arXiv 2205.14135, sec. 3.1 and appendix B.4). On a
-CPU the attention and its first derivative are PyTorch's fused kernels and the second derivative goes tile by tile, in
-the cache.
+Second-order meta-learning differentiates through a gradient. PyTorch's fused kernels cannot be differentiated twice,
+and the plain form keeps about ten T x T matrices per head for it. Here the first and the second derivative are
+functions of their own, which keep only T x d matrices and recompute the weights from the inputs and the log-normaliser
+of each row (as FlashAttention does: Dao et al. 2022, arXiv 2205.14135, sec. 3.1 and appendix B.4). On a CPU the
+attention and its first derivative are PyTorch's fused kernels, and the second derivative works tile by tile, in the
+processor's cache.
 
 With scale c = 1 / sqrt(d), P the causal softmax of S = c Q K^T, and O = P V, the cotangent dO of O gives
 
@@ -18,8 +18,9 @@ and the cotangents q, k, v of dQ, dK, dV give, for the adjoint ~ of each quantit
     ~S = (G - g) * dS + P * (dO v^T - r)
     ~Q = c (~S K + dS k)                  ~K = c (~S^T Q + dS^T q)
 
-All row sums are taken after a product with a T x d matrix (g = c rowsum(q * P K + Q * P k)), and each "minus a number
-per row" is one more column of a product ([dO, -D] [V, 1]^T), so that few passes over T x T matrices remain.
+Two tricks leave few passes over T x T matrices: every row sum is taken after a product with a T x d matrix
+(g = c rowsum(q * P K + Q * P k)), and to subtract a number from each row is one more column of a product
+([dO, -D] [V, 1]^T).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from agents.errors import AgentsError
 
 IMPLEMENTATIONS = ("explicit", "math", "fused")
 
-# The tile of scores that the second derivative works on: about this many rows, so that the part above the diagonal is
-# mostly skipped, and this many elements, so that its four float32 tiles stay in the second-level caches of two cores.
+# The second derivative works on tiles of the scores. A tile has about this many rows, which skips most of what lies
+# above the diagonal, and this many elements: four of them in float32 fit into the second-level caches of two cores.
 _TILE_ROWS = 36
 _TILE_ELEMENTS = 2**18
 
@@ -50,15 +51,15 @@ class AttentionError(AgentsError):
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, implementation: str = "explicit") -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V over the present and past positions.
+    """softmax(Q K^T / sqrt(d)) V, where each position sees itself and those before it.
 
     Args:
         query, key, value: (..., T, d), the same shape, floating point; the leading dimensions are usually (B, heads).
         implementation: all three give the same numbers, and all work under `torch.func.grad` and `torch.func.vmap`.
 
-            - `explicit`: reverse mode once or twice, memory in proportion to T. Not for `torch.compile`.
-            - `math`: the plain form: any derivative, forward mode too, and compiles; keeps many T x T matrices.
-            - `fused`: reverse mode once, by PyTorch's kernels; on a CPU the same as `explicit`, which uses them too.
+            - `explicit`: reverse mode once or twice, with memory in proportion to T. Does not compile.
+            - `math`: the plain form. Any derivative, forward mode too, and compiles; keeps many T x T matrices.
+            - `fused`: reverse mode once, by PyTorch's kernels. On a CPU the same as `explicit`, which uses them too.
 
     Returns:
         (..., T, d).
@@ -87,7 +88,7 @@ def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    # The kernels take exactly (B, heads, T, d); other ranks would silently get the slow form.
+    # The kernels take exactly (B, heads, T, d); PyTorch silently uses the slow form for other ranks.
     shape = query.shape
     heads = shape[-3] if len(shape) > 2 else 1
     query, key, value = (tensor.reshape(-1, heads, *shape[-2:]) for tensor in (query, key, value))
@@ -159,7 +160,7 @@ class _SecondDerivative(Function):
 def _batch(
     function: Callable[..., Any], size: int, dims: tuple[int | None, ...], inputs: tuple[Tensor, ...]
 ) -> tuple[Any, Any]:
-    """One more leading dimension for all inputs: `function` works on any number of them."""
+    """Give all inputs one more leading dimension: `function` takes any number of them."""
     outputs = function(
         *(
             tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
@@ -198,7 +199,7 @@ def _tiles(query: Tensor) -> list[Tile]:
 
 
 def _buffers(query: Tensor, tiles: list[Tile], count: int) -> Callable[[Tile], list[Tensor]]:
-    """A function that gives `count` uninitialised matrices of a tile's shape, in the same memory each time."""
+    """A function from a tile to `count` uninitialised matrices of its shape, which are in the same memory each time."""
     shapes = [tuple(part.stop - part.start for part in tile) for tile in tiles]
     memory = [query.new_empty(max(math.prod(shape) for shape in shapes)) for _ in range(count)]
 
@@ -222,7 +223,7 @@ def _row_sum(matrix: Tensor) -> Tensor:
 
 
 def _weights(query: Tensor, key: Tensor, normaliser: Tensor) -> Tensor:
-    """P (N, T, T), made again from the logarithm of what normalises each row."""
+    """P (N, T, T), recomputed from the logarithm of what normalises each row."""
     rows = _with_column(query / math.sqrt(query.shape[-1]), -normaliser)
     return torch.bmm(rows, _with_ones(key).mT).exp_().tril_()
 
@@ -286,7 +287,7 @@ def _differentiate_twice(
         weights, d_scores, outer, work = buffers(tile)
         torch.bmm(log_weight_rows[row], keys[column].mT, out=weights).exp_().tril_(rows.start)
         torch.bmm(centred_rows[row], values[column].mT, out=d_scores).mul_(weights)
-        # Large scores leave rows of weights that miss 1 by rounding; the averages must not inherit it.
+        # With large scores a row of weights may not sum to 1, by rounding; the averages must not inherit that.
         averages = torch.bmm(weights, averaged[column])
         averages = averages[..., :-1] / averages[..., -1:]  # P [K, k, v]
         mean = _row_sum(outer_rows[row] * averages[..., : 2 * size])  # g

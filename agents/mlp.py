@@ -1,14 +1,13 @@
-"""A memoryless policy: the network of the MAML paper's reinforcement learning experiments."""
+"""A policy without memory: the network of the MAML paper's reinforcement learning experiments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from agents.errors import PolicyError
-from agents.policy import Critic, Output, Policy, State, layer
+from agents.policy import Critic, Output, Policy, orthogonal_linear
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -35,22 +34,21 @@ class MLPPolicy(Policy):
         def trunk() -> nn.Sequential:
             modules: list[nn.Module] = []
             for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-                modules += [layer(inputs, outputs, 2**0.5), ACTIVATIONS[activation]()]
+                modules += [orthogonal_linear(inputs, outputs, 2**0.5), ACTIVATIONS[activation]()]
             return nn.Sequential(*modules)
 
-        self.body, self.head = trunk(), layer(sizes[-1], action_size, 0.01)
-        self.critic = Critic(trunk(), layer(sizes[-1], 1))
+        self.body, self.head = trunk(), orthogonal_linear(sizes[-1], action_size, 0.01)
+        self.critic = Critic(trunk(), orthogonal_linear(sizes[-1], 1))
 
     def forward(self, tokens: Tensor) -> Output:
-        observation = self.normaliser(tokens)[..., : self.observation_size]
+        observation = self.layout.observation(self.normaliser(tokens))
         mean = self.head(self.body(observation))
         return Output(mean, self.bounded_log_std(mean), self.critic(observation))
 
-    def initial_state(self, batch: int) -> State:
-        empty = torch.zeros(batch, 0, device=self.log_std.device)
-        return State(empty, empty)
+    def initial_state(self, batch: int) -> tuple[()]:
+        return ()
 
-    def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+    def step(self, token: Tensor, state: tuple[()], position: int) -> tuple[Output, tuple[()]]:
         return self(token), state
 
     def head_names(self) -> frozenset[str]:

@@ -1,22 +1,24 @@
-"""What every policy shares: its output, the action distribution, token normalisation, and which parameters adapt.
-
-A token (F = D + A + 2) is [observation (D), previous action clipped to [-1, 1] (A), previous reward (1), first flag
-(1)].
-"""
+"""What all policies share: output, action distribution, normalised tokens, memory, and which parameters adapt."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from agents.errors import PolicyError
+from agents.token import TokenLayout
 
 ADAPT = ("all", "head", "body")
 LOG_STD_RANGE = (-4.0, 1.0)
+
+# What a policy remembers between steps: any tree of tensors (a tensor, tuple, dictionary, NamedTuple, ...), with the
+# batch first in every leaf, so that it can be vmapped over tasks; () or None if it remembers nothing. Nobody but the
+# policy knows what is in it.
+State = Any
 
 
 class Output(NamedTuple):
@@ -25,13 +27,6 @@ class Output(NamedTuple):
     mean: Tensor  # (..., A)
     log_std: Tensor  # (..., A)
     value: Tensor  # (...,)
-
-
-class State(NamedTuple):
-    """What a policy remembers of an episode or trial; batch first, so that it can be vmapped over tasks."""
-
-    keys: Tensor  # (B, layers, heads, T, d)
-    values: Tensor  # (B, layers, heads, T, d)
 
 
 def log_probability(output: Output, action: Tensor) -> Tensor:
@@ -46,10 +41,10 @@ def entropy(output: Output) -> Tensor:
 
 
 class Normaliser(nn.Module):
-    """Running mean and variance of the observation and reward entries of tokens; actions and flags pass unchanged.
+    """Scales tokens (..., F) by the running mean and variance of their observations and rewards.
 
-    The statistics are buffers that only `update` moves: adaptation and evaluation never do. Batches are merged by the
-    parallel form of Welford's algorithm (Chan et al. 1979).
+    Actions and flags pass unchanged. The statistics are buffers, and only `update` moves them: adaptation and
+    evaluation do not. Batches are merged by the parallel form of Welford's algorithm (Chan et al. 1979).
     """
 
     scaled: Tensor
@@ -57,23 +52,19 @@ class Normaliser(nn.Module):
     variance: Tensor
     count: Tensor
 
-    def __init__(self, observation_size: int, action_size: int, limit: float = 10.0) -> None:
+    def __init__(self, layout: TokenLayout, limit: float = 10.0) -> None:
         super().__init__()
-        size = observation_size + action_size + 2
-        scaled = torch.ones(size)
-        scaled[observation_size : observation_size + action_size] = 0.0
-        scaled[-1] = 0.0
         self.limit = limit
-        self.register_buffer("scaled", scaled, persistent=False)
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("scaled", layout.normalised(), persistent=False)
+        self.register_buffer("mean", torch.zeros(layout.size))
+        self.register_buffer("variance", torch.ones(layout.size))
         self.register_buffer("count", torch.zeros(()))
 
     @torch.no_grad()
     def update(self, tokens: Tensor) -> bool:
-        """Merge the statistics of tokens (n, F); n may be 0.
+        """Merge in the statistics of tokens (n, F); n may be 0.
 
-        One number that is not finite would spoil them for good: they then stay as they were, and False is returned.
+        A number that is not finite would spoil them for good: then they stay as they were, and this returns False.
         """
         if len(tokens) == 0:
             return True
@@ -95,11 +86,11 @@ class Normaliser(nn.Module):
 
 
 class Critic(nn.Module):
-    """A value estimate in the units of the rewards, from layers that learn it in units of its own spread.
+    """A value estimate in the units of the rewards, by layers that learn it in units of the targets' own spread.
 
-    The spread follows the targets; the last layer is corrected each time, so that no estimate changes (PopArt, van
-    Hasselt et al. 2016, arXiv 1602.07714, eqs. 5 to 9). Without it returns of hundreds drown the policy's gradient,
-    and returns of hundredths are never learned.
+    The spread follows the targets; each time it moves, the last layer is corrected so that no estimate changes (PopArt,
+    van Hasselt et al. 2016, arXiv 1602.07714, eqs. 5 to 9). Without this, returns of hundreds drown the policy's
+    gradient, and returns of hundredths are never learned.
     """
 
     mean: Tensor
@@ -119,7 +110,10 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def rescale(self, targets: Tensor) -> None:
-        """Move the units towards those of targets (n,), which weigh as much as `memory`, at first more; n may be 0."""
+        """Move the units towards those of targets (n,); n may be 0.
+
+        New targets weigh as much as `memory`, and more in the first calls. Targets that are not finite change nothing.
+        """
         if len(targets) == 0 or not torch.isfinite(targets).all():
             return
         self.count += 1
@@ -136,12 +130,13 @@ class Critic(nn.Module):
 
 
 class Policy(ABC, nn.Module):
-    """A policy over token sequences; a plain module, used through `torch.func.functional_call`.
+    """A policy over sequences of tokens; a plain module, used through `torch.func.functional_call`.
 
     Attributes:
+        layout: of its tokens.
         context: what the policy remembers: `none`, `episode`, or `trial` (several episodes of one task).
-        max_length: the longest sequence (T) it can see.
-        critic: on which no action depends.
+        max_length: the longest sequence (T) that it can see.
+        critic: estimates values; actions do not depend on it.
     """
 
     critic: Critic
@@ -156,12 +151,18 @@ class Policy(ABC, nn.Module):
         self.action_size = action_size
         self.context = context
         self.max_length = max_length
-        self.normaliser = Normaliser(observation_size, action_size)
+        self.layout = TokenLayout(observation_size, action_size)
+        self.normaliser = Normaliser(self.layout)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return self.log_std.device
 
     @abstractmethod
     def forward(self, tokens: Tensor) -> Output:
-        """Outputs over whole sequences (B, T, F); entry t sees tokens up to t."""
+        """Outputs over whole sequences (B, T, F); the output at t depends on the tokens up to t."""
 
     @abstractmethod
     def initial_state(self, batch: int) -> State:
@@ -169,24 +170,35 @@ class Policy(ABC, nn.Module):
 
     @abstractmethod
     def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
-        """Act on one token (B, F) at `position` of the sequence; equals `forward` there. Writes into the state."""
+        """Act on one token (B, F) at `position` of the sequence; equals `forward` there.
+
+        Returns:
+            The output (B, ...), and the memory for the next step: a fresh tree of the same structure, or the given one,
+            written in place. Callers must not use the given one again.
+        """
 
     @abstractmethod
     def head_names(self) -> frozenset[str]:
         """Parameters of the action head."""
 
     def critic_names(self) -> frozenset[str]:
-        """Parameters that no action depends on."""
+        """Parameters on which no action depends."""
         return frozenset(name for name, _ in self.named_parameters() if name.startswith("critic."))
 
     def set_attention(self, implementation: str) -> None:
-        """Choose how attention over whole sequences is computed (see `agents.attention`); nothing without attention."""
+        """Choose how attention over whole sequences is computed (see `agents.attention`).
+
+        Does nothing in a policy without attention.
+        """
 
     def parameter_names(self, adapt: str) -> frozenset[str]:
-        """The parameters that the inner loop adapts: `all` (on which actions depend), `head`, or `body` (all but head).
+        """The parameters that the inner loop adapts.
+
+        Args:
+            adapt: `all` on which actions depend, the `head`, or the `body` (all but the head).
 
         Raises:
-            PolicyError: for another word.
+            PolicyError: if `adapt` is another word.
         """
         if adapt not in ADAPT:
             raise PolicyError(f"adapt={adapt}: unknown choice (valid: {', '.join(ADAPT)})")
@@ -195,11 +207,14 @@ class Policy(ABC, nn.Module):
         return {"all": acting, "head": head, "body": acting - head}[adapt]
 
     def bounded_log_std(self, like: Tensor) -> Tensor:
-        """The state-independent log standard deviation, kept in a sane range, broadcast to `like` (..., A)."""
+        """The log standard deviation, clamped to a sane range and expanded to `like` (..., A).
+
+        It is the same in every state.
+        """
         return self.log_std.clamp(*LOG_STD_RANGE).expand_as(like)
 
 
-def layer(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
+def orthogonal_linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
     """A linear layer with orthogonal weights of the given gain and zero bias."""
     module = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(module.weight, gain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +11,23 @@ from torch.nn import functional as F
 
 from agents.attention import causal_attention
 from agents.errors import PolicyError
-from agents.policy import Critic, Output, Policy, State, layer
+from agents.policy import Critic, Output, Policy, orthogonal_linear
 
 CONTEXTS = ("none", "episode", "trial")
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens seen so far; `step` writes into it."""
+
+    keys: Tensor  # (B, layers, heads, T, d)
+    values: Tensor  # (B, layers, heads, T, d)
 
 
 class Norm(nn.LayerNorm):
     """Layer normalisation whose second derivative is right under `torch.func.vmap` too.
 
-    There PyTorch's own (seen with 2.13) takes mean and deviation for constants in the gradient of its weight, so that a
-    gradient through that gradient is silently wrong. Scale and shift are therefore kept out of the native operation.
+    Under vmap PyTorch's own (seen with 2.13) treats mean and deviation as constants in the gradient of its weight, so a
+    gradient through that gradient is silently wrong. This one keeps scale and shift out of the native operation.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -36,11 +44,11 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_attention = Norm(width)
-        self.project_in = layer(width, 3 * width)
-        self.project_out = layer(width, width, (2 * layers) ** -0.5)
+        self.project_in = orthogonal_linear(width, 3 * width)
+        self.project_out = orthogonal_linear(width, width, (2 * layers) ** -0.5)
         self.norm_mlp = Norm(width)
-        self.expand = layer(width, 4 * width)
-        self.contract = layer(4 * width, width, (2 * layers) ** -0.5)
+        self.expand = orthogonal_linear(width, 4 * width)
+        self.contract = orthogonal_linear(4 * width, width, (2 * layers) ** -0.5)
 
     def split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, heads, T, d) of hidden states (B, T, width)."""
@@ -55,17 +63,20 @@ class Block(nn.Module):
 
 
 class TransformerPolicy(Policy):
-    """A causal Transformer over (observation, previous action, previous reward, first flag) tokens.
+    """A causal Transformer over tokens (see `agents.token`).
 
     The normalised present observation also goes straight to the action and value heads, beside the context.
-    With `context="none"` each step is a sequence of its own and the action and reward entries are hidden.
+    With `context="none"` each step is a sequence of its own, and everything but the observation is hidden.
 
     Args:
         observation_size: D. action_size: A. max_length: longest sequence T.
-        width: of the hidden state; layers; heads: must divide the width.
+        width: of the hidden state. layers: number of blocks. heads: must divide the width.
         context: `none`, `episode` or `trial`.
         initial_std: standard deviation of the actions at the start.
         attention: implementation for whole sequences, see `agents.attention`.
+
+    Raises:
+        PolicyError: if an argument is out of range.
     """
 
     def __init__(
@@ -86,13 +97,14 @@ class TransformerPolicy(Policy):
             raise PolicyError(f"width={width} must be a multiple of heads={heads}, and layers={layers} at least 1")
         super().__init__(observation_size, action_size, context, 1 if context == "none" else max_length, initial_std)
         self.attention = attention
-        self.embed = layer(observation_size + action_size + 2, width)
+        self.embed = orthogonal_linear(self.layout.size, width)
         self.position = nn.Parameter(0.02 * torch.randn(self.max_length, width))
         self.cache_shape = (layers, heads, self.max_length, width // heads)
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = Norm(width)
-        self.head = nn.Sequential(layer(width + observation_size, 64), nn.Tanh(), layer(64, action_size, 0.01))
-        self.critic = Critic(layer(width + observation_size, 64), nn.Tanh(), layer(64, 1))
+        features = width + observation_size
+        self.head = nn.Sequential(orthogonal_linear(features, 64), nn.Tanh(), orthogonal_linear(64, action_size, 0.01))
+        self.critic = Critic(orthogonal_linear(features, 64), nn.Tanh(), orthogonal_linear(64, 1))
 
     def set_attention(self, implementation: str) -> None:
         self.attention = implementation
@@ -118,13 +130,12 @@ class TransformerPolicy(Policy):
             assert isinstance(block, Block)
             yield block
 
-    def initial_state(self, batch: int) -> State:
-        # Layer by layer in memory, so that a layer's part is one stack of matrices, which products take without a copy.
+    def initial_state(self, batch: int) -> Cache:
+        # Layer by layer in memory: a layer's part is then one stack of matrices, which products take without a copy.
         layers, *rest = self.cache_shape
-        device = self.log_std.device
-        return State(*(torch.zeros(layers, batch, *rest, device=device).movedim(0, 1) for _ in range(2)))
+        return Cache(*(torch.zeros(layers, batch, *rest, device=self.device).movedim(0, 1) for _ in range(2)))
 
-    def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+    def step(self, token: Tensor, state: Cache, position: int) -> tuple[Output, Cache]:
         if self.context == "none":
             position = 0
         elif position >= self.max_length:
@@ -146,15 +157,15 @@ class TransformerPolicy(Policy):
         return Output(mean[:, 0], log_std[:, 0], value[:, 0]), state
 
     def visible(self, tokens: Tensor) -> Tensor:
-        """Normalised tokens; without context nothing but the observation may be seen."""
+        """Normalised tokens; without context, of the observation alone."""
         tokens = self.normaliser(tokens)
         if self.context != "none":
             return tokens
-        return F.pad(tokens[..., : self.observation_size], (0, self.action_size + 2))
+        return self.layout.without_history(tokens)
 
     def outputs(self, hidden: Tensor, tokens: Tensor) -> Output:
-        """Heads on the context beside the present observation."""
-        features = torch.cat([self.norm(hidden), tokens[..., : self.observation_size]], -1)
+        """The heads' outputs, from the context beside the present observation."""
+        features = torch.cat([self.norm(hidden), self.layout.observation(tokens)], -1)
         mean = self.head(features)
         return Output(mean, self.bounded_log_std(mean), self.critic(features))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,15 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import SyncVectorEnv, VectorEnv
-from torch import Tensor
 
-from agents.policy import State, log_probability
 from metarl.algorithms.adaptation import Parameters
+from metarl.algorithms.rounds import finite_step, inner_loop
 from metarl.assembly.opened import Run, open_run
 from metarl.errors import MetaRLError
-from metarl.evaluation.curve import finite_step
-from metarl.rollouts.episodes import Episodes
-from metarl.rollouts.rollout import acting
+from metarl.rollouts.acting import Actor, Memory, sample
+from metarl.rollouts.episodes import Batch
+from metarl.rollouts.vector_env import explore
 from metarl.run_folder.pretrained import locate
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What an agent carries from one action to the next, for n simultaneous episodes."""
-
-    state: State
-    position: int
-    previous_action: Tensor  # (n, A)
 
 
 @dataclass(frozen=True)
@@ -60,12 +51,15 @@ class Agent:
             raise MetaRLError(f"adapt needs episodes >= 1 and steps >= 0, got episodes={episodes}, steps={steps}")
         vector = env if isinstance(env, VectorEnv) else SyncVectorEnv([lambda: env])
         self._check(vector)
-        agent = self
+        learner, horizon = self.run.learner, self.run.horizon
         generator = torch.Generator().manual_seed(self.run.settings.seed)
-        for _ in range(steps):
-            batch = self.run.learner.prepare(agent._play(vector, episodes, generator))
-            agent = replace(agent, adapted=finite_step(self.run.learner, agent.adapted, batch, ["this task"]))
-        return agent
+
+        def experience(adapted: Parameters | None) -> Batch:
+            played = explore(vector, self.run.policy, adapted, horizon=horizon, episodes=episodes, generator=generator)
+            return learner.prepare(played)
+
+        *_, adapted = inner_loop(finite_step(learner, ["this task"]), experience, steps, self.adapted)
+        return replace(self, adapted=adapted)
 
     def predict(
         self,
@@ -100,25 +94,15 @@ class Agent:
         if starts.any() and not starts.all():
             raise MetaRLError("episodes of one batch must begin together: use one agent state for each of them")
         fresh = state is None or (bool(starts.any()) and policy.context != "trial")
-        memory = self._fresh(len(batch)) if fresh else state
+        actor = Actor(policy, self.adapted, 1)
+        memory = actor.start(len(batch)) if fresh else state
         assert memory is not None
-        last = torch.as_tensor(np.broadcast_to(np.asarray(reward, np.float32), (len(batch),)).copy())
-        first = float(fresh or bool(starts.any()))
-        extra = torch.cat([memory.previous_action, (last * (0.0 if fresh else 1.0))[:, None]], -1)
-        token = torch.cat([batch, extra, torch.full((len(batch), 1), first)], -1)
-        with torch.no_grad():
-            act = acting(policy, self.adapted, 1)
-            output, inner = act(token.to(self.run.device), memory.state, memory.position)
-            action = (
-                output.mean if deterministic else output.mean + torch.randn_like(output.mean) * output.log_std.exp()
-            )
-        action = action.clamp(-1.0, 1.0).cpu()
-        result = action.numpy()[0] if np.ndim(observation) == 1 else action.numpy()
-        return result, Memory(inner, memory.position + 1, action)
-
-    def _fresh(self, count: int) -> Memory:
-        policy = self.run.policy
-        return Memory(policy.initial_state(count), 0, torch.zeros(count, policy.action_size))
+        earned = np.broadcast_to(np.asarray(0.0 if fresh else reward, np.float32), (len(batch),)).copy()
+        choose = attrgetter("mean") if deterministic else sample
+        first = fresh or bool(starts.any())
+        _, memory = actor.decide(memory, batch, torch.from_numpy(earned), first, choose)
+        action = memory.action.numpy()
+        return action[0] if np.ndim(observation) == 1 else action, memory
 
     def _check(self, env: VectorEnv[Any, Any, Any]) -> None:
         policy = self.run.policy
@@ -134,53 +118,6 @@ class Agent:
         ):
             remedy = "wrap it in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
             raise MetaRLError(f"the environment's actions are not from -1 to 1, as the policy's are: {remedy}")
-
-    @torch.no_grad()
-    def _play(self, env: VectorEnv[Any, Any, Any], episodes: int, generator: torch.Generator) -> Episodes:
-        """At least `episodes` exploring episodes of one task, as Episodes with M = 1."""
-        count, policy, device = env.num_envs, self.run.policy, self.run.device
-        horizon = self.run.horizon
-        act = acting(policy, self.adapted, 1)
-        batches: list[list[Tensor]] = []
-        for _ in range(-(-episodes // count)):
-            observation, _ = env.reset()
-            state = policy.initial_state(count)
-            alive, previous = torch.ones(count, dtype=torch.bool), torch.zeros(count, policy.action_size + 1)
-            columns: list[tuple[Tensor, ...]] = []
-            for t in range(horizon):
-                seen = torch.as_tensor(np.asarray(observation), dtype=torch.float32)
-                token = torch.cat([seen, previous, torch.full((count, 1), float(t == 0))], -1).to(device)
-                output, state = act(token, state, t)
-                noise = torch.randn(count, policy.action_size, generator=generator).to(device)
-                action = output.mean + noise * torch.exp(output.log_std)
-                clipped = action.clamp(-1.0, 1.0).cpu()
-                observation, reward, terminated, truncated, _ = env.step(clipped.numpy())
-                earned = torch.as_tensor(np.asarray(reward), dtype=torch.float32) * alive
-                columns.append((token, action, log_probability(output, action), output.value, earned, alive.float()))
-                alive = alive & ~torch.as_tensor(np.asarray(terminated) | np.asarray(truncated))
-                previous = torch.cat([clipped, earned[:, None]], -1)
-                if not alive.any():
-                    break
-            missing = horizon - len(columns)
-            stacked = [torch.stack([c.to(device) for c in column], 1) for column in zip(*columns, strict=True)]
-            pads = [torch.zeros(count, missing, *x.shape[2:], device=device) for x in stacked]
-            batches.append([torch.cat([x, pad], 1) for x, pad in zip(stacked, pads, strict=True)])
-        joined = [torch.cat(parts)[None] for parts in zip(*batches, strict=True)]
-        nothing = torch.zeros(1, joined[0].shape[1], 1, dtype=torch.bool)
-        token, action, log_density, value, reward, valid = joined
-        return Episodes(
-            tokens=token,
-            actions=action,
-            log_probability=log_density,
-            value=value,
-            reward=reward,
-            valid=valid,
-            success_at_end=nothing,
-            success_any_step=nothing,
-            returns=reward.sum(-1, keepdim=True),
-            terms={},
-            failures=0,
-        )
 
 
 def load(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Agent:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from metarl.algorithms.nan_search import search_update
 from metarl.assembly.build import stream_seed

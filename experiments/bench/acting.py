@@ -11,7 +11,8 @@ from agents.transformer import TransformerPolicy
 from envs.core.simulator import Simulator
 from envs.families.reach import Reach
 from experiments.bench.measure import Row, Target, summary
-from metarl.rollouts.rollout import Parameters, collect
+from metarl.rollouts.acting import Parameters
+from metarl.rollouts.rollout import collect
 
 SIMULATIONS = 200
 TASKS = 25

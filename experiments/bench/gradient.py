@@ -50,7 +50,7 @@ def synthetic(policy: Policy, tasks: int, episodes: int, steps: int, seed: int) 
     def normal(*size: int) -> torch.Tensor:
         return torch.randn(*shape, *size, generator=generator)
 
-    tokens = normal(OBSERVATION + ACTION + 2)
+    tokens = normal(policy.layout.size)
     with torch.no_grad():
         output = policy(tokens.flatten(0, 1))
         actions = output.mean + torch.exp(output.log_std) * normal(ACTION).flatten(0, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from metarl.training.budget import Budget
 from rich.console import Console
 
 from envs.errors import TaskError
@@ -21,7 +22,6 @@ from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.run_folder import RunFolder
 from metarl.runs import Run, evaluate, open_run, train
-from metarl.training.budget import Budget
 
 RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning; the best one on training tasks is used
 STEPS = 3  # of fine-tuning by default

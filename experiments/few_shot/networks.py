@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from agents.policy import layer
+from agents.policy import orthogonal_linear
 from agents.transformer import Block, Norm
 
 
@@ -70,10 +70,12 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.gain = gain
-        self.embed = nn.Sequential(layer(2 * inputs + outputs + 1, width), nn.ReLU(), layer(width, width))
+        self.embed = nn.Sequential(
+            orthogonal_linear(2 * inputs + outputs + 1, width), nn.ReLU(), orthogonal_linear(width, width)
+        )
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = Norm(width)
-        self.head = layer(width, outputs)
+        self.head = orthogonal_linear(width, outputs)
 
     def forward(self, x: Tensor, y: Tensor, shots: int) -> Tensor:
         x, position = self.gain * x, torch.arange(len(x))

@@ -63,7 +63,7 @@ class Learner(ABC):
         settings = self.settings
         value = episodes.value
         if settings.baseline == "linear":
-            observation = episodes.tokens[..., : self.policy.observation_size]
+            observation = self.policy.layout.observation(episodes.tokens)
             returns = discounted_returns(episodes.reward, settings.gamma)
             value = linear_baseline(observation, returns, episodes.valid)
         advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.gamma, settings.gae_lambda)

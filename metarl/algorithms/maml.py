@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from agents.policy import Policy
-from metarl.algorithms.adaptation import InnerStep, Loss, Parameters, Rates, adapt
+from metarl.algorithms.adaptation import InnerStep, Loss, Parameters, Rates, adapt, inner_step
 from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient
 from metarl.algorithms.threads import run_all
 from metarl.config.settings import MAMLSettings

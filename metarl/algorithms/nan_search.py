@@ -192,7 +192,8 @@ def _data(learner: Learner, batch: Batch, where: str) -> Iterator[Finding]:
         rows = (~torch.isfinite(value)).nonzero()
         if len(rows):
             task, sequence, t, entry = rows[rows[:, 2].argmin()].tolist()
-            places.append((t, order, task, sequence, _token_entry(learner, entry) if name == "token" else name))
+            what = learner.policy.layout.describe(entry) if name == "token" else name
+            places.append((t, order, task, sequence, what))
     for t, _, task, sequence, what in sorted(places):
         yield Finding(f"{what} is not finite in {{task}}, sequence {sequence}, control step {t}{where}", task)
     # Targets first: normalising spreads one number over its task, or over all tasks.
@@ -201,14 +202,6 @@ def _data(learner: Learner, batch: Batch, where: str) -> Iterator[Finding]:
         if len(rows):  # a step spreads to all before it, so the last one is to blame
             task, sequence, t = rows[rows[:, 2].argmax()].tolist()
             yield Finding(f"advantage is not finite in {{task}}, sequence {sequence}, control step {t}{where}", task)
-
-
-def _token_entry(learner: Learner, entry: int) -> str:
-    """An entry of a token (F = D + A + 2) in words."""
-    observations, actions = learner.policy.observation_size, learner.policy.action_size
-    if entry < observations:
-        return f"observation entry {entry}"
-    return "previous action" if entry < observations + actions else "previous reward"
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +13,9 @@ from torch import Tensor
 from agents.policy import Policy
 from envs.core.environment import Environment
 from envs.core.tasks import Tasks
-from metarl.algorithms.adaptation import Parameters, all_finite
+from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.learner import Learner
-from metarl.algorithms.nan_search import search_inner_step
-from metarl.errors import NotFiniteError
+from metarl.algorithms.rounds import finite_step, inner_loop
 from metarl.evaluation.statistics import mean_interval
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
@@ -34,41 +34,31 @@ def adaptation_rounds(
 ) -> tuple[list[Episodes], list[Parameters | None]]:
     """Episodes before adaptation and after each of `steps` inner steps, and the parameters that acted in them.
 
-    The episodes of one round are the data of the next inner step, unless `deterministic` (measure the mean action).
-    Nothing of the policy or the learner changes.
+    The episodes of one round are the data of the next inner step, unless `deterministic`: then rounds measure the mean
+    action, and each inner step has exploring episodes of its own. Policy and learner do not change.
 
     Raises:
         NotFiniteError: if an inner step is not finite; names the task. Its episodes would all fail, and a failed
             episode can have a better return than one that was played.
     """
     env.set_tasks(tasks)
-    trial = learner.settings.trial_episodes
-    adapted: Parameters | None = None
     names = [f"task {index} {tasks.describe(index)}" for index in range(len(tasks))]
-    rounds, acting = [], []
-    for step in range(steps + 1):
-        episodes = collect(env, policy, adapted, generator=generator, trial_episodes=trial, deterministic=deterministic)
-        rounds.append(episodes)
+    play = partial(collect, env, policy, generator=generator, trial_episodes=learner.settings.trial_episodes)
+    rounds: list[Episodes] = []
+    acting: list[Parameters | None] = []
+
+    def experience(adapted: Parameters | None) -> Batch:
+        if not deterministic:
+            return learner.prepare(rounds[-1])
+        explored, measured = play(adapted), rounds[-1]
+        failures = measured.failures + explored.failures
+        rounds[-1] = replace(measured, failures=failures, failure=measured.failure or explored.failure)
+        return learner.prepare(explored)
+
+    for adapted in inner_loop(finite_step(learner, names), experience, steps):
+        rounds.append(play(adapted, deterministic=deterministic))
         acting.append(adapted)
-        if step < steps:
-            if deterministic:  # the mean action explores nothing, so adaptation gets episodes of its own
-                episodes = collect(env, policy, adapted, generator=generator, trial_episodes=trial)
-                failures = rounds[-1].failures + episodes.failures
-                rounds[-1] = replace(rounds[-1], failures=failures, failure=rounds[-1].failure or episodes.failure)
-            adapted = finite_step(learner, adapted, learner.prepare(episodes), names)
     return rounds, acting
-
-
-def finite_step(learner: Learner, adapted: Parameters | None, batch: Batch, names: Sequence[str]) -> Parameters:
-    """The learner's inner step from `adapted` (M, ...) on a batch (M, E, ...) of the tasks of these names.
-
-    Raises:
-        NotFiniteError: if the result is not finite; names the task and the parameter.
-    """
-    after = learner.adapt(adapted, batch)
-    if not all_finite(after):
-        raise NotFiniteError(search_inner_step(learner, adapted, batch).text(names))
-    return after
 
 
 def curve(rounds: Sequence[Episodes]) -> list[dict[str, Any]]:

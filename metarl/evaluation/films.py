@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from metarl.evaluation.curve import adaptation_rounds
 from metarl.evaluation.video import beside, caption, write_video
 from metarl.rollouts.rollout import collect
 
-HOLD_SECONDS = 1.0  # the last picture stays this long
+HOLD_SECONDS = 1.0  # how long the last picture stays
 BAND = 32  # grey level of the strip that holds the caption, so that it hides nothing
 
 
@@ -42,7 +43,7 @@ def record(
     trial: list[list[Moment]] = []
     over = False
 
-    def watch(t: int, step: Step | None) -> None:
+    def listener(t: int, step: Step | None) -> None:
         nonlocal over
         if step is None:
             trial.append([Moment(env.render_state(0), 0, 0.0, False)])
@@ -53,7 +54,8 @@ def record(
 
     env.set_tasks(tasks)
     episodes = run.learner.settings.trial_episodes
-    collect(env, run.policy, adapted, generator=generator, trial_episodes=episodes, deterministic=True, watch=watch)
+    play = partial(collect, generator=generator, trial_episodes=episodes, deterministic=True)
+    play(env, run.policy, adapted, listener=listener)
     return trial
 
 
@@ -73,7 +75,7 @@ def panels(run: Run, tasks: Tasks, adapted: Parameters | None, env: Environment,
 def frames(
     shown: Mapping[str, list[Moment]], drawer: Mapping[str, Drawer], heading: str, fps: float
 ) -> Iterator[np.ndarray]:
-    """Captioned pictures of all panels side by side; a shorter episode rests on its last moment."""
+    """Captioned pictures of all panels side by side; a shorter episode stays at its last moment."""
     length = max(len(moments) for moments in shown.values())
     last: np.ndarray | None = None
     for t in range(length):

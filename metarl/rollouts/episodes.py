@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes of M tasks, E sequences each, T steps to a sequence: T = R * H for trials of R episodes, else T = H."""
+    """Episodes of M tasks: E sequences per task, T = R * H steps per sequence of R episodes (R = 1 without trials)."""
 
     tokens: Tensor  # (M, E, T, F) what the policy saw
     actions: Tensor  # (M, E, T, A) as sampled, before clipping
     log_probability: Tensor  # (M, E, T) under the policy that acted
     value: Tensor  # (M, E, T)
     reward: Tensor  # (M, E, T), 0 where not valid
-    valid: Tensor  # (M, E, T) 1.0 while the episode ran, 0.0 after its early end and at a physics failure
+    valid: Tensor  # (M, E, T) 1.0 while the episode ran, 0.0 where it failed and after its early end
     success_at_end: Tensor  # (M, E, R) bool
     success_any_step: Tensor  # (M, E, R) bool
     returns: Tensor  # (M, E, R) undiscounted

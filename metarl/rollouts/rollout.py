@@ -1,56 +1,78 @@
-"""Collect episodes: policy and environment in lockstep over all tasks, with per-task parameters if they adapted."""
+"""Collect episodes: all simulations step together, and the policy acts in each with the parameters of its task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch import Tensor
 
-from agents.policy import Output, Policy, State, log_probability
+from agents.policy import Policy
 from envs.core.environment import Environment, Step
 from envs.errors import TaskError
+from metarl.rollouts.acting import Actor, Choose, Parameters, sample_with
 from metarl.rollouts.episodes import Episodes
 
-Parameters = Mapping[str, Tensor]
-Act = Callable[[Tensor, State, int], tuple[Output, State]]
+Listener = Callable[[int, Step | None], None]
 
 
-class _Stepper(nn.Module):
-    """`functional_call` calls `forward`; this one is the policy's `step`."""
+@runtime_checkable
+class Simulations(Protocol):
+    """What a rollout needs of an environment."""
 
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
+    num_simulations: int
+    horizon: int
 
-    def forward(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
-        return self.policy.step(token, state, position)
+    def reset(self) -> Tensor:
+        """Start an episode in all of them; the observation (N, D)."""
+        ...
+
+    def step(self, action: Tensor) -> Step:
+        """Advance one control step with actions (N, A), which it clips to [-1, 1]."""
+        ...
 
 
-def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> Act:
-    """The policy's step over tokens (M * E, F).
+class Transition(NamedTuple):
+    """What happened to N simulations in one control step."""
+
+    token: Tensor  # (N, F) what the policy saw
+    action: Tensor  # (N, A) as sampled, before clipping
+    log_probability: Tensor  # (N,)
+    value: Tensor  # (N,)
+    reward: Tensor  # (N,) 0 where not valid
+    valid: Tensor  # (N,) 1.0 where the episode still ran and nothing failed, else 0.0
+    success: Tensor  # (N,) bool; False where not valid
+    broken: Tensor  # (N,) bool: the running episode failed in this step
+    over: Tensor  # (N,) bool: the episode has ended, in this step or before
+    terms: dict[str, Tensor]  # reward term -> (N,), 0 where not valid
+
+
+def play(
+    env: Simulations, actor: Actor, choose: Choose, episodes: int = 1, listener: Listener | None = None
+) -> Iterator[Transition]:
+    """Play `episodes` episodes that share one context, one after the other; yields every control step.
+
+    An episode takes the whole horizon, even if it is over before in all simulations; to end it there, stop asking.
 
     Args:
-        adapted: parameters with a leading M, one set per task; None acts with the policy's own.
+        listener: called with (0, None) after every reset and with (t + 1, step) after every step t of an episode.
     """
-    if not adapted:
-        return policy.step
-    stepper = _Stepper(policy)
-
-    def one_task(parameters: dict[str, Tensor], token: Tensor, keys: Tensor, values: Tensor, position: int) -> Output:
-        return functional_call(stepper, parameters, (token, State(keys, values), position))[0]
-
-    renamed = {f"policy.{name}": value for name, value in adapted.items()}
-    all_tasks = vmap(one_task, in_dims=(0, 0, 0, 0, None))
-
-    def act(token: Tensor, state: State, position: int) -> tuple[Output, State]:
-        # The memory is written in place, through these views.
-        split = [x.unflatten(0, (tasks, -1)) for x in (token, *state)]
-        output = all_tasks(renamed, split[0], split[1], split[2], position)
-        return Output._make(x.flatten(0, 1) for x in output), state
-
-    return act
+    memory, reward = actor.start(env.num_simulations), torch.zeros(env.num_simulations)
+    for _ in range(episodes):
+        observation, over = env.reset(), torch.zeros(env.num_simulations, dtype=torch.bool)
+        if listener:
+            listener(0, None)
+        for t in range(env.horizon):
+            decision, memory = actor.decide(memory, observation, reward, t == 0, choose)
+            step = env.step(decision.action)
+            broken, valid = step.failed & ~over, ~(over | step.failed)
+            observation, reward, over = step.observation, step.reward * valid, over | step.terminated
+            terms = {name: term * valid for name, term in step.terms.items()}
+            if listener:
+                listener(t + 1, step)
+            yield Transition(*decision, reward, valid.float(), step.success & valid, broken, over, terms)
 
 
 @torch.no_grad()
@@ -62,19 +84,18 @@ def collect(
     generator: torch.Generator,
     trial_episodes: int = 1,
     deterministic: bool = False,
-    watch: Callable[[int, Step | None], None] | None = None,
+    listener: Listener | None = None,
 ) -> Episodes:
     """Run R = `trial_episodes` episodes in every simulation of the environment's current tasks.
 
     Args:
         env: with its tasks set; its N simulations give E = N / M sequences per task.
         policy: on any device; the physics stays on the CPU.
-        adapted: parameters with a leading M for those that differ between tasks.
+        adapted: parameters with a leading M, for those that differ between tasks.
         generator: of the action noise (CPU).
         trial_episodes: episodes that share one context; the first flag marks where each begins.
         deterministic: act by the mean.
-        watch: called with (0, None) after every reset and with (t + 1, step) after every step t, to record what
-            happens.
+        listener: see `play`.
 
     Returns:
         Episodes with T = R * H, on the policy's device.
@@ -84,77 +105,68 @@ def collect(
     """
     if env.tasks is None:
         raise TaskError(f"{env.name}: set tasks before collecting episodes")
-    tasks, simulations, horizon = len(env.tasks), env.num_simulations, env.horizon
-    shape = (tasks, simulations // tasks)
-    device = policy.log_std.device
-    act = acting(policy, adapted, tasks)
-    state = policy.initial_state(simulations)
-    steps = trial_episodes * horizon
-    size_d, size_a = env.observation_size, env.action_size
-    tokens = torch.zeros(steps, simulations, size_d + size_a + 2)
-    actions = torch.zeros(steps, simulations, size_a)
-    scalars = torch.zeros(4, steps, simulations)  # log probability, value, reward, valid
-    noise = torch.zeros(steps, simulations, size_a)
-    if not deterministic:
-        noise = torch.randn(steps, simulations, size_a, generator=generator)
-    successes, broken = (torch.zeros(steps, simulations, dtype=torch.bool) for _ in range(2))
-    terms: dict[str, Tensor] = {}
-    failures, failure = 0, None
-    previous = torch.zeros(simulations, size_a + 1)
+    actor = Actor(policy, adapted, len(env.tasks))
+    shape = (trial_episodes * env.horizon, env.num_simulations, env.action_size)
+    choose = attrgetter("mean") if deterministic else sample_with(torch.randn(shape, generator=generator))
+    transitions: list[Transition] = []
+    failure: str | None = None
+    for t, transition in enumerate(play(env, actor, choose, trial_episodes, listener)):
+        if failure is None and bool(transition.broken.any()):
+            episode, step = divmod(t, env.horizon)
+            failure = f"{_failure(env, transition.broken)}, episode {episode}, control step {step}"
+        transitions.append(transition)
+    return summarise(transitions, len(env.tasks), env.horizon, policy.device, failure)
 
-    for t in range(steps):
-        episode, first = t // horizon, t % horizon == 0
-        if first:
-            observation = env.reset()
-            alive = torch.ones(simulations, dtype=torch.bool)
-            if watch:
-                watch(0, None)
-        torch.cat([observation, previous, torch.full((simulations, 1), float(first))], -1, out=tokens[t])
-        with torch.inference_mode():  # less overhead than `no_grad`; what it makes stays in here
-            output, state = act(tokens[t].to(device), state, t)
-            action = torch.addcmul(output.mean, noise[t].to(device), torch.exp(output.log_std))
-            scalars[0, t] = log_probability(output, action)
-            scalars[1, t] = output.value
-            actions[t] = action
-        step = env.step(actions[t])
-        valid = alive & ~step.failed
-        reward = step.reward * valid
-        scalars[2, t], scalars[3, t] = reward, valid
-        successes[t], broken[t] = step.success, alive & step.failed
-        for name, term in step.terms.items():
-            terms.setdefault(name, torch.zeros(trial_episodes, simulations))[episode].addcmul_(term, scalars[3, t])
-        if broken[t].any():
-            failures += int(broken[t].sum())
-            failure = failure or f"{_failure(env, broken[t])}, episode {episode}, control step {t % horizon}"
-        alive = alive & ~step.terminated
-        observation = step.observation
-        if watch:
-            watch(t % horizon + 1, step)
-        previous = torch.cat([actions[t].clamp(-1.0, 1.0), reward[:, None]], -1)
 
-    valid, success, failed = (x.unflatten(0, (trial_episodes, horizon)) for x in (scalars[3] > 0, successes, broken))
-    # Valid steps come first in an episode; one that broke ended without success.
-    count = valid.sum(1)
-    at_end = success.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0] & (count > 0) & ~failed.any(1)
+def summarise(
+    transitions: Sequence[Transition], tasks: int, horizon: int, device: torch.device, failure: str | None = None
+) -> Episodes:
+    """Episodes (M, E, T, ...) on `device` from T = R * H transitions of N = M * E simulations.
+
+    Args:
+        tasks: M. horizon: H. failure: the first failure in words, if any.
+    """
+
+    def by_episode(name: str) -> Tensor:
+        """A field of all transitions (R, H, N)."""
+        return torch.stack([getattr(transition, name) for transition in transitions]).unflatten(0, (-1, horizon))
 
     def by_task(x: Tensor) -> Tensor:
-        """(T, N, ...) to (M, E, T, ...)."""
-        return x.transpose(0, 1).unflatten(0, shape).to(device)
+        """(N, ...) to (M, E, ...)."""
+        return x.unflatten(0, (tasks, -1)).to(device)
 
+    def in_sequence(name: str) -> Tensor:
+        """A field of all transitions (M, E, T, ...)."""
+        return by_task(torch.stack([getattr(transition, name) for transition in transitions], 1))
+
+    success, broken = by_episode("success"), by_episode("broken")
+    # Valid steps come first in an episode; one that broke ended without success.
+    count = by_episode("valid").sum(1).long()
+    last = success.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
     return Episodes(
-        tokens=by_task(tokens).contiguous(),
-        actions=by_task(actions).contiguous(),
-        log_probability=by_task(scalars[0]).contiguous(),
-        value=by_task(scalars[1]).contiguous(),
-        reward=by_task(scalars[2]).contiguous(),
-        valid=by_task(scalars[3]).contiguous(),
-        success_at_end=by_task(at_end),
-        success_any_step=by_task((success & valid).any(1)),
-        returns=by_task(scalars[2].unflatten(0, (trial_episodes, horizon)).sum(1)),
-        terms={name: by_task(value) for name, value in terms.items()},
-        failures=failures,
+        tokens=in_sequence("token"),
+        actions=in_sequence("action"),
+        log_probability=in_sequence("log_probability"),
+        value=in_sequence("value"),
+        reward=in_sequence("reward"),
+        valid=in_sequence("valid"),
+        success_at_end=by_task((last & ~broken.any(1)).T),
+        success_any_step=by_task(success.any(1).T),
+        returns=by_task(by_episode("reward").sum(1).T),
+        terms={name: by_task(total.T) for name, total in _summed(transitions, horizon).items()},
+        failures=int(broken.sum()),
         failure=failure,
     )
+
+
+def _summed(transitions: Sequence[Transition], horizon: int) -> dict[str, Tensor]:
+    """Reward terms (R, N), each summed over its episode."""
+    totals: dict[str, Tensor] = {}
+    for t, transition in enumerate(transitions):
+        for name, term in transition.terms.items():
+            total = totals.setdefault(name, torch.zeros(len(transitions) // horizon, len(term)))
+            total[t // horizon] += term
+    return totals
 
 
 def _failure(env: Environment, failed: Tensor) -> str:

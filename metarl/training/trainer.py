@@ -12,9 +12,9 @@ from torch import Tensor
 
 from agents.policy import Policy
 from envs.core.environment import Environment
-from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.nan_search import search_data, search_update, snapshot
+from metarl.algorithms.rounds import inner_loop
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy, stream_seed
 from metarl.config.settings import Phase, TrainSettings
 from metarl.errors import CheckpointError
@@ -119,19 +119,11 @@ class Trainer:
     def _rollouts(self, env: Environment, learner: Learner) -> tuple[list[tuple[Episodes, Batch]], float]:
         """Rounds of episodes with an inner step between them, and the seconds they took."""
         start = time.perf_counter()
+        generator, trial = self.generators["actions"], learner.settings.trial_episodes
         rounds: list[tuple[Episodes, Batch]] = []
-        adapted: Parameters | None = None
-        for number in range(learner.rounds):
-            episodes = collect(
-                env,
-                self.policy,
-                adapted,
-                generator=self.generators["actions"],
-                trial_episodes=learner.settings.trial_episodes,
-            )
+        for adapted in inner_loop(learner.adapt, lambda _: rounds[-1][1], learner.rounds - 1):
+            episodes = collect(env, self.policy, adapted, generator=generator, trial_episodes=trial)
             rounds.append((episodes, learner.prepare(episodes)))
-            if number < learner.rounds - 1:
-                adapted = learner.adapt(adapted, rounds[-1][1])
         return rounds, time.perf_counter() - start
 
     def skipped_share(self) -> float:

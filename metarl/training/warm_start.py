@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agents.token import TokenLayout
 from metarl.assembly.trust import stored_settings
 from metarl.config.parsing import show
 from metarl.config.settings import TrainSettings
@@ -56,10 +57,9 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | Non
 
 def _other_sizes(checkpoint: Checkpoint, trainer: Trainer) -> str | None:
     """How the observations and actions of a checkpoint's policy differ from the trainer's, in words."""
-    actions = checkpoint.tensors["policy.log_std"].shape[0]
-    observations = checkpoint.tensors["policy.normaliser.mean"].shape[0] - actions - 2
-    policy = trainer.policy
-    if (observations, actions) == (policy.observation_size, policy.action_size):
+    tokens, actions = (checkpoint.tensors[f"policy.{name}"].shape[0] for name in ("normaliser.mean", "log_std"))
+    theirs, ours = TokenLayout.of_size(tokens, actions), trainer.policy.layout
+    if theirs == ours:
         return None
-    theirs = f"{observations} numbers of observation and {actions} of action"
-    return f"its policy is for {theirs}, this environment has {policy.observation_size} and {policy.action_size}"
+    sizes = f"{theirs.observation_size} numbers of observation and {theirs.action_size} of action"
+    return f"its policy is for {sizes}, this environment has {ours.observation_size} and {ours.action_size}"

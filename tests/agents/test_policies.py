@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.errors import PolicyError
 from agents.mlp import MLPPolicy
 from agents.policy import Critic, Normaliser, Output, Policy, entropy, log_probability
+from agents.token import TokenLayout
 from agents.transformer import TransformerPolicy
 
 D, A, T = 3, 2, 5
@@ -200,7 +201,7 @@ def test_the_standard_deviation_starts_as_asked_and_stays_in_range() -> None:
 
 
 def test_the_normaliser_keeps_mean_and_variance_of_all_that_it_saw() -> None:
-    normaliser, generator = Normaliser(D, A), np.random.default_rng(0)
+    normaliser, generator = Normaliser(TokenLayout(D, A)), np.random.default_rng(0)
     batches = [
         generator.normal(size, 1.0 + size, (size, F)).astype(np.float32) + 100.0 * (size == 7) for size in (1, 7, 30)
     ]
@@ -220,7 +221,7 @@ def test_the_normaliser_keeps_mean_and_variance_of_all_that_it_saw() -> None:
 
 
 def test_the_normaliser_clips_and_lets_an_empty_batch_pass() -> None:
-    normaliser = Normaliser(D, A)
+    normaliser = Normaliser(TokenLayout(D, A))
     normaliser.update(torch.randn(20, F))
     before = {name: value.clone() for name, value in normaliser.state_dict().items()}
     normaliser.update(torch.zeros(0, F))

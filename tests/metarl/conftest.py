@@ -18,12 +18,11 @@ def craft_batch(policy: Policy, tasks: int, episodes: int, steps: int, seed: int
     """Random training data (M, E, T, ...): probability ratios scatter by `spread`, episodes end at any step."""
     generator = torch.Generator().manual_seed(seed)
     dtype = policy.log_std.dtype
-    features = policy.observation_size + policy.action_size + 2
 
     def normal(*size: int) -> torch.Tensor:
         return torch.randn(tasks, episodes, steps, *size, generator=generator, dtype=torch.float64).to(dtype)
 
-    tokens = normal(features)
+    tokens = normal(policy.layout.size)
     with torch.no_grad():
         output = policy(tokens.flatten(0, 1))
         mean, log_std = (x.unflatten(0, (tasks, episodes)) for x in output[:2])

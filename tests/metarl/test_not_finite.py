@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.policy import Normaliser, Policy
+from agents.token import TokenLayout
 from envs.registry import make
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.in_context import InContext
@@ -24,7 +25,6 @@ from metarl.config.command_line import main
 from metarl.config.composition import compose
 from metarl.config.settings import (
     PPO,
-    AlgorithmSettings,
     InContextSettings,
     MAMLSettings,
     ReptileSettings,
@@ -40,7 +40,7 @@ from metarl.training.trainer import WINDOW, Trainer
 CPU = torch.device("cpu")
 M, E, T = 4, 2, 4
 MakeBatch = Callable[..., Batch]
-SETTINGS: dict[type, type[AlgorithmSettings]] = {MAML: MAMLSettings, Reptile: ReptileSettings, InContext: InContextSettings}
+SETTINGS: dict[type, Any] = {MAML: MAMLSettings, Reptile: ReptileSettings, InContext: InContextSettings}
 NAMES = [f"task {m}" for m in range(M)]
 POINT = ["env=point2d", "env.horizon=5", "algo.tasks=4", "algo.episodes=2", "agent.hidden=[4]", "evaluate.tasks=2"]
 MINIBATCHES = ["algo.outer.epochs=1", "algo.outer.minibatches=4"]
@@ -394,7 +394,7 @@ def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 
 
 def test_tokens_that_are_not_finite_leave_the_statistics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    normaliser = Normaliser(2, 1)
+    normaliser = Normaliser(TokenLayout(2, 1))
     assert normaliser.update(torch.randn(50, 5))
     before = {name: value.clone() for name, value in normaliser.state_dict().items()}
     for value in (torch.nan, torch.inf):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from metarl.errors import RenderError
-from metarl.evaluation.curve import video
+from metarl.evaluation import video
 from metarl.evaluation.video import beside, caption, write_video
 
 

@@ -20,8 +20,9 @@ from envs.core.tasks import Range, TaskDistribution, Tasks
 from envs.errors import TaskError
 from envs.families.reach import Reach
 from envs.registry import make
+from metarl.rollouts.acting import acting
 from metarl.rollouts.episodes import Episodes
-from metarl.rollouts.rollout import acting, collect
+from metarl.rollouts.rollout import collect
 
 M, E, H = 2, 3, 6
 
@@ -74,7 +75,7 @@ class Constant(Policy):
         return Output(mean, self.bounded_log_std(mean), mean[..., 0])
 
     def initial_state(self, batch: int) -> State:
-        return State(torch.zeros(batch, 0), torch.zeros(batch, 0))
+        return None
 
     def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
         return self(token), state
@@ -100,7 +101,7 @@ def shaken(policy: Policy) -> Policy:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    policy.normaliser.update(torch.randn(30, policy.observation_size + policy.action_size + 2))
+    policy.normaliser.update(torch.randn(30, policy.layout.size))
     return policy
 
 
@@ -188,7 +189,7 @@ def test_tokens_hold_what_happened_before(name: str) -> None:
     policy = transformer(env, "trial", 2)
     seen: list[tuple[int, Step | None]] = []
     episodes = collect(
-        env, policy, generator=generator(), trial_episodes=2, watch=lambda t, step: seen.append((t, step))
+        env, policy, generator=generator(), trial_episodes=2, listener=lambda t, step: seen.append((t, step))
     )
     d, a = env.observation_size, env.action_size
     assert [t for t, _ in seen] == [*range(H + 1)] * 2
@@ -306,13 +307,13 @@ def test_success_at_the_last_step_counts() -> None:
 
 
 def spoil(env: Reach, simulation: int, at: int) -> Callable[[int, Step | None], None]:
-    """A watcher that breaks one simulation's joint angles after step `at` of an episode."""
+    """A listener that breaks one simulation's joint angles after step `at` of an episode."""
 
-    def watch(t: int, step: Step | None) -> None:
+    def listener(t: int, step: Step | None) -> None:
         if t == at:
             env.qpos[simulation, 2] = torch.nan
 
-    return watch
+    return listener
 
 
 def test_a_simulation_that_fails_is_masked_counted_and_named() -> None:
@@ -320,7 +321,7 @@ def test_a_simulation_that_fails_is_masked_counted_and_named() -> None:
     assert isinstance(env, Reach)
     env.set_tasks(env.distribution.sample(M))
     policy = transformer(env)
-    episodes = collect(env, policy, generator=generator(), watch=spoil(env, 4, 2))
+    episodes = collect(env, policy, generator=generator(), listener=spoil(env, 4, 2))
     assert_finite(episodes)
     expected = torch.ones(M, E, H)
     expected[1, 1, 2:] = 0.0
@@ -342,7 +343,7 @@ def test_failing_does_not_disturb_the_other_simulations() -> None:
         assert isinstance(env, Reach)
         env.set_tasks(env.distribution.sample(M))
         policy = transformer(env)
-        results.append(collect(env, policy, generator=generator(), watch=spoil(env, 4, 2 if broken else -1)))
+        results.append(collect(env, policy, generator=generator(), listener=spoil(env, 4, 2 if broken else -1)))
     others = [0, 1, 2, 3, 5]
     for name in ("tokens", "actions", "reward", "value", "returns"):
         whole, broken_one = (getattr(episodes, name).flatten(0, 1) for episodes in results)

@@ -12,6 +12,7 @@ from torch import Tensor
 from metarl.algorithms.in_context import InContext
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.reptile import Reptile
+from metarl.config.parsing import parse, train_settings
 from metarl.errors import CheckpointError, ConfigError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.rollouts.episodes import Episodes
@@ -19,19 +20,23 @@ from metarl.rollouts.rollout import collect
 from metarl.training.trainer import Trainer, load_policy
 
 CPU = torch.device("cpu")
-IN_CONTEXT = {"name": "in_context", "tasks": 4, "episodes": 2, "outer": {"epochs": 2, "minibatches": 2}}
-MAML_OPTIONS = {"rate": 0.05, "learn_rates": True, "clip": 1.0, "unadapted_weight": 1.0}
+IN_CONTEXT = {"name": "in_context", "tasks": 4, "episodes": 2, "outer": {"n_epochs": 2, "minibatches": 2}}
+MAML_OPTIONS = {"rate": 0.05, "learn_rates": True, "max_grad_norm": 1.0, "unadapted_weight": 1.0}
 ALGORITHMS: dict[str, tuple[type, dict[str, Any]]] = {
     "maml": (MAML, {}),
     "fomaml": (MAML, {"inner": {"steps": 2, "first_order": True}}),
-    "reptile": (Reptile, {"inner": {"steps": 2, "rate": 0.05}, "outer": {"interpolation": 0.5}}),
+    "reptile": (Reptile, {"inner": {"steps": 2, "rate": 0.05}, "outer": {"meta_step_size": 0.5}}),
     "in_context": (InContext, {}),
     "multitask": (InContext, {}),
 }
 
 
 def point2d(algo: str = "maml", seed: int = 0, **changes: Any) -> dict[str, Any]:
-    base = {"name": algo, "tasks": 4, "episodes": 3, "baseline": "linear", "outer": {"epochs": 2, "minibatches": 2}}
+    base = {"name": algo, "tasks": 4, "episodes": 3, "baseline": "linear"}
+    if algo != "reptile":
+        base |= {"outer": {"learning_rate": 1e-3, "n_epochs": 2, "minibatches": 2}}
+    if algo in ("maml", "fomaml"):
+        changes["inner"] = {"rate": 0.1, "learn_rates": False, "unadapted_weight": 0.0} | changes.get("inner", {})
     return {
         "seed": seed,
         "threads": 1,
@@ -51,6 +56,10 @@ def reach(algo: dict[str, Any], context: str = "episode") -> dict[str, Any]:
     }
 
 
+def trainer_of(config: dict[str, Any]) -> Trainer:
+    return Trainer(parse(train_settings(config), config), CPU)
+
+
 def warm_started() -> dict[str, Any]:
     """Two iterations in context on 8 simulations, then MAML on 4."""
     return reach(
@@ -59,7 +68,7 @@ def warm_started() -> dict[str, Any]:
             "tasks": 2,
             "episodes": 2,
             "inner": MAML_OPTIONS,
-            "outer": {"epochs": 1, "minibatches": 2},
+            "outer": {"n_epochs": 1, "minibatches": 2},
             "warm_start": {"iterations": 2, "settings": IN_CONTEXT},
         }
     )
@@ -97,7 +106,7 @@ def assert_same_state(left: Trainer, right: Trainer) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_same_seed_gives_the_same_run(name: str) -> None:
-    trainers = [Trainer(CONFIGS[name], CPU) for _ in range(2)]
+    trainers = [trainer_of(CONFIGS[name]) for _ in range(2)]
     torch.manual_seed(99)  # nothing may draw from torch's global generator once the policy stands
     first = train(trainers[0], 3)
     assert train(trainers[1], 3) == first
@@ -107,11 +116,11 @@ def test_the_same_seed_gives_the_same_run(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("interrupted_after", [1, 2, 3])
 def test_a_run_that_was_interrupted_goes_on_as_if_it_was_not(name: str, interrupted_after: int) -> None:
-    whole, first = Trainer(CONFIGS[name], CPU), Trainer(CONFIGS[name], CPU)
+    whole, first = trainer_of(CONFIGS[name]), trainer_of(CONFIGS[name])
     expected = train(whole, 4)
     train(first, interrupted_after)
     state = copy.deepcopy(first.state())
-    resumed = Trainer(CONFIGS[name], CPU)
+    resumed = trainer_of(CONFIGS[name])
     resumed.load(*state)
     assert_same_state(resumed, first)
     assert train(resumed, 4 - interrupted_after) == expected[interrupted_after:]
@@ -120,7 +129,7 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_was_not(name: str, interrup
 
 def test_a_state_is_a_snapshot() -> None:
     """Neither the run that it was taken of nor the one that it was loaded into changes it."""
-    first, second = (Trainer(CONFIGS["point2d-maml"], CPU) for _ in range(2))
+    first, second = (trainer_of(CONFIGS["point2d-maml"]) for _ in range(2))
     train(first, 1)
     tensors, numbers = first.state()
     kept = copy.deepcopy(tensors)
@@ -133,7 +142,7 @@ def test_a_state_is_a_snapshot() -> None:
 
 
 def test_another_seed_gives_another_run() -> None:
-    first, second = (Trainer(point2d(seed=seed), CPU) for seed in (0, 1))
+    first, second = (trainer_of(point2d(seed=seed)) for seed in (0, 1))
     assert not torch.equal(first.policy.state_dict()["head.weight"], second.policy.state_dict()["head.weight"])
     (ours, _), (theirs, _) = first.state(), second.state()
     generators = [name for name in ours if name.startswith("generator.")]
@@ -146,7 +155,7 @@ def test_another_seed_gives_another_run() -> None:
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_trains(algo: str) -> None:
     learner, changes = ALGORITHMS[algo]
-    trainer = Trainer(point2d(algo, **changes), CPU)
+    trainer = trainer_of(point2d(algo, **changes))
     assert type(trainer.learner) is learner
     before = parameters(trainer)
     rows = train(trainer, 2)
@@ -162,23 +171,23 @@ def test_every_algorithm_trains(algo: str) -> None:
 
 
 def test_the_metrics_tell_before_from_after() -> None:
-    trainer = Trainer(point2d(inner={"steps": 1, "rate": 0.1}), CPU)
+    trainer = trainer_of(point2d(inner={"steps": 1, "rate": 0.1}))
     (row,) = train(trainer, 1)
     for name in ("success", "success_any_step", "return"):
         assert f"{name}_before" in row and f"{name}_after" in row
     assert row["return_before"] != row["return_after"]
     assert row["term_distance"] == pytest.approx(row["return_after"])
     assert row["physics_failures"] == 0.0
-    (row,) = train(Trainer(point2d("in_context"), CPU), 1)
+    (row,) = train(trainer_of(point2d("in_context")), 1)
     assert row["return_before"] == row["return_after"]
 
 
 def test_the_warm_start_ends_where_it_should() -> None:
-    trainer = Trainer(warm_started(), CPU)
+    trainer = trainer_of(warm_started())
     phases, sizes = [], []
     for _ in range(4):
-        name, learner = trainer.phase()
-        phases.append((name, type(learner)))
+        phase, learner = trainer.phase()
+        phases.append((phase.settings.name, type(learner)))
         before = trainer.env_steps
         trainer.iterate()
         sizes.append(trainer.env_steps - before)
@@ -192,10 +201,10 @@ def test_outer_rates_fall_by_the_iterations_of_their_phase() -> None:
     config["algo"]["warm_start"]["settings"].setdefault("outer", {})["half_life"] = 1.0
     config["algo"]["outer"]["half_life"] = 2.0
     config["algo"]["inner"]["learn_rates"] = True
-    trainer, shares = Trainer(config, CPU), []
+    trainer, shares = trainer_of(config), []
     for number in range(5):
         if number == 4:  # as after an interruption
-            before, trainer = trainer, Trainer(config, CPU)
+            before, trainer = trainer, trainer_of(config)
             trainer.load(*before.state())
         _, learner = trainer.phase()
         trainer.iterate()
@@ -205,17 +214,17 @@ def test_outer_rates_fall_by_the_iterations_of_their_phase() -> None:
 
 
 def test_without_a_half_life_the_outer_rate_stays() -> None:
-    trainer = Trainer(point2d(), CPU)
+    trainer = trainer_of(point2d())
     train(trainer, 3)
     assert [group["lr"] for group in trainer.learner.optimiser.param_groups] == [1e-3]
 
 
 def test_training_draws_tasks_from_the_training_split_alone() -> None:
-    trainer = Trainer(warm_started(), CPU)
+    trainer = trainer_of(warm_started())
     seen = []
     for _ in range(4):
         trainer.iterate()
-        _, learner, _ = trainer.phases[0 if trainer.iteration <= 2 else 1]
+        _, learner = trainer.phases[0 if trainer.iteration <= 2 else 1]
         env = trainer.environments[learner.settings.tasks * learner.settings.episodes]
         assert env.tasks is not None
         assert set(trainer.distribution.split_of(env.tasks)) == {"train"}
@@ -224,7 +233,7 @@ def test_training_draws_tasks_from_the_training_split_alone() -> None:
 
 
 def test_the_normaliser_sees_every_valid_token_once_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(point2d(inner={"steps": 1}), CPU)
+    trainer = trainer_of(point2d(inner={"steps": 1}))
     seen = []
 
     def spy(*arguments: Any, **options: Any) -> Episodes:
@@ -252,7 +261,7 @@ def test_the_normaliser_sees_every_valid_token_once_and_nothing_else(monkeypatch
 
 @pytest.mark.parametrize("algo", ["maml", "fomaml", "in_context", "reptile"])
 def test_an_update_that_is_not_finite_is_skipped_and_counted(algo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(point2d(algo, **ALGORITHMS[algo][1]), CPU)
+    trainer = trainer_of(point2d(algo, **ALGORITHMS[algo][1]))
     train(trainer, 1)
     learner = trainer.learner
     before = parameters(trainer)
@@ -276,7 +285,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(algo: str, monkeypa
 
 
 def test_a_rate_gradient_that_is_not_finite_is_skipped_too() -> None:
-    trainer = Trainer(point2d(inner={"learn_rates": True}), CPU)
+    trainer = trainer_of(point2d(inner={"learn_rates": True}))
     learner = trainer.learner
     before = parameters(trainer)
     gradient = {name: torch.ones_like(value) for name, value in learner.parameters.items()}
@@ -285,7 +294,7 @@ def test_a_rate_gradient_that_is_not_finite_is_skipped_too() -> None:
 
 
 def test_the_gradient_is_clipped_to_its_limit() -> None:
-    trainer = Trainer(point2d(outer={"gradient_clip": 0.5}), CPU)
+    trainer = trainer_of(point2d(outer={"max_grad_norm": 0.5}))
     learner = trainer.learner
     assert learner.apply({name: torch.ones_like(value) for name, value in learner.parameters.items()}, {})
     norm = torch.cat([p.grad.flatten() for p in learner.parameters.values() if p.grad is not None]).norm()
@@ -293,18 +302,18 @@ def test_the_gradient_is_clipped_to_its_limit() -> None:
 
 
 def test_a_checkpoint_of_another_configuration_is_refused() -> None:
-    small, large = Trainer(point2d(), CPU), Trainer(point2d() | {"agent": {"name": "mlp", "hidden": [17]}}, CPU)
+    small, large = trainer_of(point2d()), trainer_of(point2d() | {"agent": {"name": "mlp", "hidden": [17]}})
     with pytest.raises(CheckpointError, match="the checkpoint does not fit the run's configuration") as caught:
         large.load(*small.state())
     assert "\n" not in str(caught.value)
     tensors, numbers = small.state()
     del tensors["generator.tasks"]
     with pytest.raises(CheckpointError, match="generator.tasks"):
-        Trainer(point2d(), CPU).load(tensors, numbers)
+        trainer_of(point2d()).load(tensors, numbers)
 
 
 def test_a_policy_alone_comes_back_from_a_state() -> None:
-    trained, fresh = Trainer(point2d(), CPU), Trainer(point2d(seed=5), CPU)
+    trained, fresh = trainer_of(point2d()), trainer_of(point2d(seed=5))
     train(trained, 1)
     load_policy(fresh.policy, trained.state()[0])
     for name, value in trained.policy.state_dict().items():
@@ -315,11 +324,11 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
     mistakes: tuple[dict[str, Any], ...] = ({"taskz": 3}, {"inner": {"stepz": 1}}, {"outer": {"epoch": 1}})
     for changes in mistakes:
         with pytest.raises(ConfigError, match="^algo: .*unexpected keyword argument '(taskz|stepz|epoch)'"):
-            Trainer(point2d(**changes), CPU)
+            trainer_of(point2d(**changes))
 
 
 def test_the_critic_takes_its_units_from_every_iterations_targets() -> None:
-    trainer = Trainer(point2d("in_context", **ALGORITHMS["in_context"][1]), CPU)
+    trainer = trainer_of(point2d("in_context", **ALGORITHMS["in_context"][1]))
     for count in (1.0, 2.0):
         before = float(trainer.policy.critic.deviation)
         train(trainer, 1)

@@ -1,0 +1,124 @@
+"""One step of acting: what was seen becomes a token, the policy answers, an action is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
+
+from agents.policy import Output, Policy, State, log_probability
+
+Parameters = Mapping[str, Tensor]
+PolicyStep = Callable[[Tensor, State, int], tuple[Output, State]]
+Choose = Callable[[Output], Tensor]  # actions (N, A) from the policy's outputs
+
+
+class Memory(NamedTuple):
+    """What N acting sequences carry from one step to the next."""
+
+    state: State  # the policy's own memory
+    position: int  # of the next token in the sequence
+    action: Tensor  # (N, A) the previous one, clipped to [-1, 1], on the CPU; 0 at the start
+
+
+class Decision(NamedTuple):
+    """What was seen and decided in one step."""
+
+    token: Tensor  # (N, F) on the CPU
+    action: Tensor  # (N, A) before clipping, on the CPU
+    log_probability: Tensor  # (N,) of the action, on the policy's device
+    value: Tensor  # (N,) on the policy's device
+
+
+class Actor:
+    """A policy that acts for M tasks, with its own parameters or with a set of parameters for each task.
+
+    Args:
+        policy: on any device.
+        adapted: parameters with a leading M, for those that differ between tasks; None: the policy's own.
+        tasks: M.
+    """
+
+    def __init__(self, policy: Policy, adapted: Parameters | None, tasks: int) -> None:
+        self.policy = policy
+        self._step = acting(policy, adapted, tasks)
+
+    def start(self, count: int) -> Memory:
+        """The memory of N = `count` sequences before their first step."""
+        return Memory(self.policy.initial_state(count), 0, torch.zeros(count, self.policy.action_size))
+
+    def decide(
+        self, memory: Memory, observation: Tensor, reward: Tensor, first: bool, choose: Choose
+    ) -> tuple[Decision, Memory]:
+        """Act on an observation (N, D), given the reward (N,) that the previous action earned.
+
+        Args:
+            memory: as `start` or the last call returned it; do not use it again.
+            first: whether an episode begins.
+        """
+        token = self.policy.layout.join(observation, memory.action, reward, first)
+        with torch.inference_mode():  # has less overhead than `no_grad`
+            output, state = self._step(token.to(self.policy.device), memory.state, memory.position)
+            chosen = choose(output)
+            density = log_probability(output, chosen)
+        action = chosen.to("cpu", copy=True)  # tensors of inference mode cannot be written to outside of it
+        decision = Decision(token, action, density, output.value)
+        return decision, Memory(state, memory.position + 1, action.clamp(-1.0, 1.0))
+
+
+def sample_with(noise: Tensor) -> Choose:
+    """Choose actions by standard normal noise (T, N, A), one row for each step."""
+    rows = iter(noise)
+
+    def choose(output: Output) -> Tensor:
+        return torch.addcmul(output.mean, next(rows).to(output.mean.device), torch.exp(output.log_std))
+
+    return choose
+
+
+def sample(output: Output, generator: torch.Generator | None = None) -> Tensor:
+    """Actions drawn by a generator; None: by torch's own, on the output's device."""
+    device = output.mean.device
+    noise = torch.randn(output.mean.shape, generator=generator, device=generator.device if generator else device)
+    # Not `addcmul`: it rounds once less, and what an agent does and adapts to would change in the last bit.
+    return output.mean + noise.to(device) * torch.exp(output.log_std)
+
+
+def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> PolicyStep:
+    """The policy's step over tokens (M * E, F), with parameters (M, ...) if they adapted."""
+    if not adapted:
+        return policy.step
+    stepper = _Stepper(policy)
+    renamed = {f"policy.{name}": value for name, value in adapted.items()}
+
+    def one_task(parameters: Parameters, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+        return functional_call(stepper, dict(parameters), (token, state, position))
+
+    def act(token: Tensor, state: State, position: int) -> tuple[Output, State]:
+        # All of this is views, so a policy may write into its memory: nothing is copied.
+        dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, state)
+        all_tasks = vmap(one_task, in_dims=(0, 0, dims, None), out_dims=(0, dims))
+        token, state = _map(lambda leaf: leaf.unflatten(0, (tasks, -1)), (token, state))
+        return _map(lambda leaf: leaf.flatten(0, 1), all_tasks(renamed, token, state, position))
+
+    return act
+
+
+class _Stepper(nn.Module):
+    """`functional_call` calls `forward`; this one is the policy's `step`."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+        return self.policy.step(token, state, position)
+
+
+def _map(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """The tree with `function` of each tensor."""
+    return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)

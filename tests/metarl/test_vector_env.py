@@ -1,0 +1,92 @@
+"""Episodes of a user's Gymnasium environments: early ends, padding, and what the environments are asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from gymnasium.vector import SyncVectorEnv
+from torch.func import functional_call
+
+from agents.mlp import MLPPolicy
+from agents.policy import Policy, log_probability
+from agents.transformer import TransformerPolicy
+from metarl.rollouts.episodes import Episodes
+from metarl.rollouts.vector_env import explore
+
+HORIZON = 6
+
+
+class Counter(gymnasium.Env[Any, Any]):
+    """Observes [episodes begun, steps since]; earns the number of the step; ends at step `end` as it is told to."""
+
+    observation_space, action_space = Box(-99, 99, (2,)), Box(-1, 1, (1,))
+
+    def __init__(self, end: int, truncates: bool = False) -> None:
+        self.end, self.truncates, self.episodes, self.steps = end, truncates, 0, 0
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self.episodes, self.steps = self.episodes + 1, 0
+        return self.observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        self.steps += 1
+        over = self.steps >= self.end
+        return self.observe(), float(self.steps), over and not self.truncates, over and self.truncates, {}
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.episodes, self.steps], np.float32)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_an_episode_that_ends_early_counts_up_to_its_end(truncates: bool) -> None:
+    inside = [Counter(2, truncates), Counter(4, truncates)]
+    torch.manual_seed(0)
+    policy = MLPPolicy(2, 1, hidden=(4,), initial_std=2.0)
+    episodes = explore(
+        SyncVectorEnv([lambda: inside[0], lambda: inside[1]]),
+        policy,
+        horizon=HORIZON,
+        episodes=3,
+        generator=generator(),
+    )
+    # Three episodes of two environments are two rounds; the second round stands behind the first.
+    assert episodes.tokens.shape == (1, 4, HORIZON, 5)
+    assert episodes.valid[0].sum(-1).tolist() == [2, 4, 2, 4]
+    assert episodes.reward[0].tolist() == [[1, 2, 0, 0, 0, 0], [1, 2, 3, 4, 0, 0]] * 2
+    assert episodes.returns[0].tolist() == [[3], [10], [3], [10]]
+    assert not episodes.success_at_end.any() and episodes.failures == 0
+    # Nobody steps an environment once all are over: it would begin an episode that nobody sees.
+    assert inside[1].episodes == 2 and inside[1].steps == 4
+    assert bool((episodes.tokens[:, :, 4:] == 0).all()) and bool((episodes.actions[:, :, 4:] == 0).all())
+    tokens = episodes.tokens[0, 3, :4]
+    assert tokens[:, :2].tolist() == [[2, 0], [2, 1], [2, 2], [2, 3]]
+    assert torch.equal(tokens[1:, 2], episodes.actions[0, 3, :3, 0].clamp(-1, 1)) and float(tokens[0, 2]) == 0
+    assert tokens[:, 3].tolist() == [0, 1, 2, 3] and tokens[:, 4].tolist() == [1, 0, 0, 0]
+
+
+def test_what_was_recorded_is_what_the_whole_pass_gives() -> None:
+    torch.manual_seed(0)
+    policy: Policy = TransformerPolicy(2, 1, HORIZON, width=8)
+    adapted = {"log_std": torch.full((1, 1), -0.3)}
+
+    def played() -> Episodes:
+        env = SyncVectorEnv([lambda: Counter(9)] * 2)
+        return explore(env, policy, adapted, horizon=HORIZON, episodes=4, generator=generator())
+
+    episodes = played()
+    with torch.no_grad():
+        output = functional_call(policy, {"log_std": adapted["log_std"][0]}, (episodes.tokens[0],))
+    torch.testing.assert_close(episodes.value[0], output.value)
+    torch.testing.assert_close(episodes.log_probability[0], log_probability(output, episodes.actions[0]))
+    assert len(episodes.actions.flatten().unique()) == 4 * HORIZON
+    assert torch.equal(played().actions, episodes.actions)
