@@ -146,7 +146,8 @@ def _problem(tasks: int, episodes: int, steps: int) -> tuple[TransformerPolicy, 
 
 def _learner(policy: Policy, support: Batch, compile: bool) -> MAML:
     tasks, episodes, _ = support.valid.shape
-    settings = MAMLSettings(tasks=tasks, episodes=episodes, inner=MetaInnerLoop(steps=1, rate=0.01, compile=compile))
+    inner = MetaInnerLoop(steps=1, rate=0.01, unadapted_weight=0.0, compile=compile)
+    settings = MAMLSettings(tasks=tasks, episodes=episodes, inner=inner)
     learner = MAML(policy, settings, torch.Generator().manual_seed(0))
     policy.set_attention(learner.attention)
     return learner
