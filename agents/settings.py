@@ -6,7 +6,7 @@ A setting is defined once, by a field: its type and bounds, its default, and the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -97,6 +97,18 @@ class Settings(BaseModel):
     def plain(self) -> dict[str, Any]:
         """The settings as plain data, to be written to a file."""
         return self.model_dump()
+
+    def flat(self) -> dict[str, Any]:
+        """The settings by dotted key, as a command line names them."""
+        return dict(_flat(self.plain()))
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 class Chosen(Settings):

@@ -34,7 +34,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl.runs as runs
-from metarl.config.command_line import compose
+from metarl.config.composition import compose
+from metarl.config.settings import ResumeSettings, TrainSettings
 from metarl.run_folder import RunFolder, files
 
 SOURCE = ("git_commit", "git_dirty")  # the source may change meanwhile
@@ -44,7 +45,7 @@ TINY = ["algo.tasks=4", "algo.episodes=2", "checkpoint.every=2", "budget.iterati
 TINY += ["evaluate.episodes_per_step=2", "threads=1", "device=cpu"]
 # The warm start ends in the middle of the run, and not where a checkpoint is.
 WARM = ["algo.warm_start.iterations=3"]
-OUTER = ["outer.epochs=1", "outer.minibatches=2"]
+OUTER = ["outer.n_epochs=1", "outer.minibatches=2"]
 WARM += [f"algo.warm_start.settings.{key}" for key in ("tasks=4", "episodes=3", *OUTER)]
 # Modules that training imports late; here they are imported once, instead of in every process.
 LATE = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "tensorboard.compat.proto.event_pb2")
@@ -96,11 +97,13 @@ class Writes:
         self.write_all(file, content)
 
 
-def live(config: dict[str, Any], log: Path, at: int | None = None, half: bool = False, after: float = -1.0) -> int:
+def live(
+    settings: TrainSettings | ResumeSettings, log: Path, at: int | None = None, half: bool = False, after: float = -1.0
+) -> int:
     """One process that trains; returns its exit status, negative for a signal.
 
     Args:
-        config: of the command. log: where its output goes.
+        settings: of the command. log: where its output goes.
         at, half: kill it at a write, see `Writes`. after: kill it after so many seconds (below 0: never).
     """
     child = os.fork()
@@ -111,7 +114,7 @@ def live(config: dict[str, Any], log: Path, at: int | None = None, half: bool = 
             for stream in (1, 2):
                 os.dup2(descriptor, stream)
             writes = Writes(at, half)
-            runs.train(config)
+            runs.train(settings)
             log.with_suffix(".writes").write_text("\n".join(writes.seen))
             status = 0
         except BaseException:
@@ -130,9 +133,9 @@ def live(config: dict[str, Any], log: Path, at: int | None = None, half: bool = 
         time.sleep(0.002)
 
 
-def again(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The configuration that continues a killed run: a resume, or the same one again if it had not begun."""
-    return compose([f"resume={folder}"]) if (folder / "config.yaml").exists() else config
+def again(settings: TrainSettings, folder: Path) -> TrainSettings | ResumeSettings:
+    """The settings that continue a killed run: a resume, or the same ones again if it had not begun."""
+    return compose([f"resume={folder}"]) if (folder / "config.yaml").exists() else settings
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -177,14 +180,14 @@ def survive(
     overrides: Sequence[str], expected: dict[str, Any], folder: Path, dice: random.Random, moment: dict[str, Any]
 ) -> list[str]:
     """Kill a run at a moment, resume it until it ends, and return what is not as expected."""
-    log, config = folder.with_suffix(".log"), compose([*overrides, f"run_dir={folder}"])
-    status = live(config, log, **moment)
+    log, settings = folder.with_suffix(".log"), compose([*overrides, f"run_dir={folder}"])
+    status = live(settings, log, **moment)
     for _ in range(LIVES):
         if status != -signal.SIGKILL or dice.random() > AGAIN:
             break
-        status = live(again(config, folder), log, after=dice.uniform(0.0, 1.0))
+        status = live(again(settings, folder), log, after=dice.uniform(0.0, 1.0))
     if status == -signal.SIGKILL:
-        status = live(again(config, folder), log)
+        status = live(again(settings, folder), log)
     if status != 0:
         return [f"exit status {status}: {log.read_text().strip().splitlines()[-1:]}"]
     found = content(folder)
@@ -218,9 +221,9 @@ def experiment(env: str, algo: str, kills: int, seed: int, base: Path, more: Seq
     """Print what became of each killed run; returns how many survived."""
     overrides, dice = settings_of(env, algo, seed, more), random.Random(f"{env} {algo} {seed}")
     whole = base / f"{env}-{algo}-whole"
-    config = compose([*overrides, f"run_dir={whole}"])
+    settings = compose([*overrides, f"run_dir={whole}"])
     start = time.monotonic()
-    status = live(config, whole.with_suffix(".log"))
+    status = live(settings, whole.with_suffix(".log"))
     seconds = time.monotonic() - start
     if status:
         raise SystemExit(f"error: the uninterrupted run failed: {whole.with_suffix('.log').read_text()}")

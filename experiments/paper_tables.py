@@ -85,7 +85,7 @@ SINUSOID = (
 OURS = {
     "point2d": (
         "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, learned inner rates,"
-        " {later_rate:g} of them after the first step"
+        " {inner.later_rate:g} of them after the first step"
     ),
     "cheetah_dir": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out tasks",
     "cheetah_vel": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out speeds",
@@ -117,7 +117,7 @@ def ours(plan: Plan, algo: str, console: Console) -> list[str]:
         mean, (low, high) = entry["return"]["mean"], entry["return"]["ci95"]
         cells[entry["step"]] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
     over = f"{len(seeds)} seeds, intervals over seeds" if len(seeds) > 1 else "one seed, interval over tasks"
-    here = OURS[plan.env].format(**plan.config(algo)["algo"]["inner"])
+    here = OURS[plan.env].format(inner=plan.config(algo).algo.inner)
     protocol = f"{here}; {sum(steps) / len(steps) / 1e6:.1f}M environment steps; {over}"
     return row(plan.env, f"{algo} (ours)", "return", cells, protocol)
 

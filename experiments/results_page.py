@@ -21,10 +21,10 @@ from experiments.arguments import command, flag, given
 from experiments.compare.report import table
 from experiments.few_shot.__main__ import PROBLEMS
 from experiments.few_shot.report import stored_tables
+from metarl.assembly.opened import open_run
 from metarl.errors import ConfigError
 from metarl.evaluation.films import render
 from metarl.run_folder import RunFolder, atomic_write, pretrained
-from metarl.runs import open_run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

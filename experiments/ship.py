@@ -10,26 +10,28 @@ Ship the policy of a run: metarl/run_folder/shipped gets a slim copy, which `met
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 import metarl  # noqa: F401  - first: it checks the packages' places
+from agents.settings import Chosen
 from envs.errors import TaskError
-from experiments.arguments import command, flag, given
-from metarl.config.command_line import compose
-from metarl.config.settings import leaves, show
+from experiments.arguments import changes, command, flag, given, training
+from metarl.assembly.opened import Run, open_run
+from metarl.assembly.trust import stored_settings
+from metarl.config.composition import compose
+from metarl.config.settings import TrainSettings, WarmStart, WarmStarted
 from metarl.errors import ConfigError, RunFolderError
 from metarl.run_folder import RunFolder, atomic_write, pretrained, slim_copy
-from metarl.runs import Run, evaluate, open_run
+from metarl.runs import evaluate
 
 KEYS = ("run", "name", "default")
 # Settings that a command line omits, or states by another key.
-APART = ("budget.", "run_dir", "resume", "format", "versions", "git_", "algo.warm_start.origin")
+APART = ("budget.", "run_dir", "resume", "algo.warm_start.origin")
 
 
 def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
@@ -39,7 +41,7 @@ def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
         RunFolderError, CheckpointError: if it is not an evaluated run. ConfigError: for an unsuitable name.
     """
     run = open_run(path)
-    env, algo = (run.config[group]["name"] for group in ("env", "algo"))
+    env, algo = run.settings.env.name, run.settings.algo.name
     name = name or f"{env}-{algo}"
     if not name.startswith(f"{env}-"):
         raise ConfigError(f"name={name}: must begin with {env}-, as in {env}-{algo}")
@@ -50,7 +52,7 @@ def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
                 f"{path}: its evaluation on '{split}' is of another checkpoint; measure it again with"
                 f" python -m metarl.evaluate run={path} split={split}"
             )
-    lines = commands(run.folder.read_config(), run.iteration, path)
+    lines = commands(run.settings, run.iteration, path)
     folder = slim_copy(run.folder, pretrained.ROOT / name, "\n".join(lines), splits)
     index = pretrained.defaults()
     if default or env not in index:
@@ -82,46 +84,37 @@ def out_of_distribution(run: Run) -> dict[str, Any]:
             episodes=test["episodes_per_step"],
             seed=test["seed"],
             deterministic=test["deterministic"],
-            threads=run.config["threads"],
+            threads=run.settings.threads,
             console=Console(highlight=False, soft_wrap=True),
         )
 
 
-def commands(config: Mapping[str, Any], iteration: int, path: Path) -> list[str]:
+def commands(settings: TrainSettings, iteration: int, path: Path) -> list[str]:
     """The command lines that make a run up to an iteration; the run that it began from comes first."""
-    warm = config["algo"].get("warm_start") or {}
+    algo = settings.algo
+    warm = algo.warm_start if isinstance(algo, WarmStarted) else WarmStart()
     lines: list[str] = []
-    if warm.get("run"):
-        origin, source = warm["origin"], Path(warm["run"])
+    if warm.run and warm.origin:
+        origin, source = warm.origin, Path(warm.run)
         if (source / "config.yaml").exists():
-            lines += commands(RunFolder(source).read_config(), origin["iteration"], source)
+            lines += commands(stored_settings(RunFolder(source)), origin["iteration"], source)
         else:
             words = [f"{key}={origin[key]}" for key in ("env", "algo", "seed")]
-            lines.append(_train([*words, f"budget.iterations={origin['iteration']}", f"run_dir={source}"]))
-    env = config["env"]
-    chosen = [f"env={env.get('entry') or env['name']}", f"algo={config['algo']['name']}"]
-    plain = compose([*chosen, f"agent={config['agent']['name']}"])
-    if plain["agent"]["name"] != compose(chosen)["agent"]["name"]:
-        chosen.append(f"agent={config['agent']['name']}")
-    changed = [
-        f"{key}={show(_get(config, key))}"
-        for key in leaves(config)
-        if not key.startswith(APART) and _get(config, key) != _get(plain, key)
-    ]
-    if warm.get("run"):  # composed without the run, it has the recipe's iterations in context
-        changed = [line for line in changed if not line.startswith("algo.warm_start.iterations=")]
-    return [*lines, _train([*chosen, *changed, f"budget.iterations={iteration}", f"run_dir={path}"])]
+            lines.append(training([*words, f"budget.iterations={origin['iteration']}", f"run_dir={source}"]))
+    chosen = [f"env={_choice(settings.env)}", f"algo={_choice(algo)}"]
+    agent = _choice(settings.agent)
+    if _choice(compose(chosen).agent) != agent:
+        chosen.append(f"agent={agent}")
+    # Composed without the run that it began from, it has the recipe's iterations in context.
+    apart = (*APART, "algo.warm_start.iterations") if warm.run else APART
+    wanted = {key: value for key, value in settings.flat().items() if not key.startswith(apart)}
+    changed = changes(wanted, compose(chosen).flat())
+    return [*lines, training([*chosen, *changed, f"budget.iterations={iteration}", f"run_dir={path}"])]
 
 
-def _train(overrides: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "metarl.train", *overrides])
-
-
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
+def _choice(group: Chosen) -> str:
+    """What a command line chooses a group by."""
+    return group.entry or group.name
 
 
 def work(arguments: Sequence[str]) -> None:

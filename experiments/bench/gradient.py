@@ -13,9 +13,9 @@ from agents.policy import Policy, log_probability
 from agents.transformer import TransformerPolicy
 from experiments.bench.gradient_peers import Gradients, by_higher, by_loop, replica
 from experiments.bench.measure import MissingPeer, Row, Target, interleave, speedup, summary
-from metarl.algorithms.learner import Inner, Settings
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.threads import cores
+from metarl.config.settings import MAMLSettings, MetaInnerLoop
 from metarl.rollouts.episodes import Batch
 
 OBSERVATION, ACTION = 24, 7  # those of reach
@@ -146,7 +146,8 @@ def _problem(tasks: int, episodes: int, steps: int) -> tuple[TransformerPolicy, 
 
 def _learner(policy: Policy, support: Batch, compile: bool) -> MAML:
     tasks, episodes, _ = support.valid.shape
-    settings = Settings(tasks, episodes, inner=Inner(steps=1, rate=0.01, compile=compile))
+    inner = MetaInnerLoop(steps=1, rate=0.01, unadapted_weight=0.0, compile=compile)
+    settings = MAMLSettings(tasks=tasks, episodes=episodes, inner=inner)
     learner = MAML(policy, settings, torch.Generator().manual_seed(0))
     policy.set_attention(learner.attention)
     return learner

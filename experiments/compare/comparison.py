@@ -84,10 +84,10 @@ class Comparison:
 
     def _from_scratch(self, name: str, seed: int) -> None:
         # Their discount is that of the algorithms that they are compared with.
-        config = self.plan.config("in_context", f"seed={seed}", *self.plan.small)
-        torch.set_num_threads(config["torch_threads"])
+        settings = self.plan.config("in_context", f"seed={seed}", *self.plan.small)
+        torch.set_num_threads(settings.torch_threads)
         folder = self.plan.folder(name, seed)
-        content = scratch.evaluation(config, folder, self.episodes[name], self.tasks, self.console)
+        content = scratch.evaluation(settings, folder, self.episodes[name], self.tasks, self.console)
         atomic_write(folder / "test.json", json.dumps(content, indent=1).encode())
 
     def _scratch_result(self, name: str, seed: int) -> Result | None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from metarl.config.command_line import compose
-from metarl.config.settings import leaves, show
-
-Config = dict[str, Any]
+from experiments.arguments import changes, training
+from metarl.config.composition import compose
+from metarl.config.parsing import show
+from metarl.config.settings import TrainSettings
 
 MAIN = ("reach", "grasp", "navigate")  # compared in full, on three seeds
 GRADIENT = ("maml", "fomaml", "reptile")
@@ -22,7 +21,7 @@ EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_100x": 1000}  # of the one task t
 
 EQUAL = 0.98  # with this share of maml's environment steps, in_context counts as trained for as many
 
-composed = functools.cache(compose)  # cached by its tuple of overrides, so never change it
+composed = functools.cache(compose)
 
 NOTES = {
     "in_context": "adapts within the episode, without a gradient",
@@ -64,8 +63,8 @@ class Job:
     def commands(self) -> list[str]:
         """The command lines that make this run."""
         if self.copy_of is None:
-            return [_train(self.start)]
-        return [shlex.join(["cp", "-r", str(self.copy_of), str(self.folder)]), _train(self.resume)]
+            return [training(self.start)]
+        return [shlex.join(["cp", "-r", str(self.copy_of), str(self.folder)]), training(self.resume)]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Plan:
     def folder(self, name: str, seed: int) -> Path:
         return self.runs / self.env / f"{name}-{seed}"
 
-    def config(self, algo: str, *overrides: str) -> Config:
+    def config(self, algo: str, *overrides: str) -> TrainSettings:
         return composed((f"env={self.env}", f"algo={algo}", *overrides))
 
     def shared(self) -> int:
@@ -105,17 +104,19 @@ class Plan:
         There are some if the recipe of maml begins with in-context training, with the same settings as in_context.
         """
         maml, alone = self.config("maml"), self.config("in_context")
-        warm, budget = maml["algo"]["warm_start"], alone["budget"]["iterations"]
-        keys = [key for key in alone["algo"] if key not in ("name", "inner")]
-        alike = all(warm["settings"][key] == alone["algo"][key] for key in keys) and maml["agent"] == alone["agent"]
-        if not warm["iterations"] or not alike or budget is None or warm["iterations"] > budget:
+        (warm, iterations), budget = maml.phases()[0], alone.budget.iterations
+        ours, theirs = (
+            {key: value for key, value in algo.flat().items() if key != "name" and not key.startswith("inner.")}
+            for algo in (warm, alone.algo)
+        )
+        if iterations is None or budget is None or iterations > budget or ours != theirs or maml.agent != alone.agent:
             return 0
-        return self.iterations or warm["iterations"]
+        return self.iterations or iterations
 
     def phases(self, algo: str) -> tuple[int, int] | None:
         """Iterations in context, and then of the algorithm itself; None if its budget is not in iterations."""
-        config = self.config(algo)
-        warm, total = config["algo"].get("warm_start", {}).get("iterations", 0), config["budget"]["iterations"]
+        settings = self.config(algo)
+        warm, total = settings.phases()[0].until or 0, settings.budget.iterations
         if total is None:
             return None
         if self.iterations:
@@ -123,16 +124,14 @@ class Plan:
         return min(warm, total), max(total - warm, 0)
 
     def env_steps(self, algo: str) -> int | None:
-        """The environment steps of a whole training, if no episode ends early."""
-        if (phases := self.phases(algo)) is None:
+        """The environment steps of a whole training, if no episode ends early; those in context are the shared ones."""
+        alone, own = (self.config(name, *self.small) for name in ("in_context", algo))
+        phases, horizon = self.phases(algo), own.env.horizon
+        if phases is None or horizon is None:
             return None
-        config = self.config(algo, *self.small)
-        own, rounds = config["algo"], 1 if algo == "in_context" else config["algo"]["inner"]["steps"] + 1
-        parts = [(own, phases[1] * rounds)]
-        if phases[0]:
-            parts.append((own["warm_start"]["settings"] | ({"tasks": own["tasks"]} if self.small else {}), phases[0]))
-        episodes = sum(s["tasks"] * s["episodes"] * s["trial_episodes"] * count for s, count in parts)
-        return episodes * config["env"]["horizon"]
+        rounds = 1 if algo == "in_context" else own.algo.inner.steps + 1
+        parts = ((alone.algo, phases[0]), (own.algo, phases[1] * rounds))
+        return horizon * sum(each.tasks * each.episodes * each.trial_episodes * count for each, count in parts)
 
     def warm(self, seed: int) -> Job:
         """In-context training up to where the gradient algorithms take over."""
@@ -142,8 +141,8 @@ class Plan:
     def fresh(self, name: str, algo: str, seed: int, *overrides: str) -> Job:
         """A new training with the recipe's budget."""
         settings = (f"env={self.env}", f"algo={algo}", f"seed={seed}", *overrides, *self.small)
-        budget = self.config(algo, *overrides)["budget"]
-        kind, value = next((kind, value) for kind, value in budget.items() if value is not None)
+        budget = self.config(algo, *overrides).budget
+        kind, value = next((kind, value) for kind, value in budget if value is not None)
         line = f"budget.{kind}={show(value)}"
         if self.iterations:
             line = _iterations(2 * self.iterations)
@@ -189,11 +188,10 @@ def gradient(algo: str) -> Callable[[Plan, int], list[Job]]:
 def multitask(plan: Plan, seed: int) -> list[Job]:
     """Sampling and update as in_context, environment steps as maml: it must not lose because of its tuning."""
     model, own = plan.config("in_context"), plan.config("multitask")
-    keys = [f"algo.{key}" for key in leaves(own["algo"]) if key != "name" and not key.startswith("inner.")]
-    if own["agent"]["name"] == model["agent"]["name"]:
-        keys += [f"agent.{key}" for key in leaves(own["agent"]) if key != "context"]
-    settings = [f"{key}={show(_at(model, key))}" for key in keys if _at(model, key) != _at(own, key)]
-    job = plan.fresh("multitask", "multitask", seed, *settings)
+    groups = ("algo.", "agent.") if own.agent.name == model.agent.name else ("algo.",)
+    kept = ("algo.name", "algo.inner.", "agent.context")
+    wanted = {key: value for key, value in model.flat().items() if key.startswith(groups) and not key.startswith(kept)}
+    job = plan.fresh("multitask", "multitask", seed, *changes(wanted, own.flat()))
     if not plan.shared():  # no recipe of maml has been tuned here
         return [replace(job, budget=plan.fresh("in_context", "in_context", seed).budget)]
     steps = [plan.env_steps(algo) or 0 for algo in ("maml", "in_context")]
@@ -213,16 +211,5 @@ JOBS: dict[str, Callable[[Plan, int], list[Job]]] = {
 }
 
 
-def _train(overrides: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "metarl.train", *overrides])
-
-
 def _iterations(count: int) -> str:
     return f"budget.iterations={count}"
-
-
-def _at(config: Config, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = value[name]
-    return value

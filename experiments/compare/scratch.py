@@ -14,6 +14,7 @@ from stable_baselines3 import PPO
 
 from envs.adapters.sb3 import SB3VecEnv
 from metarl.assembly.build import build_environment, stream_seed
+from metarl.config.settings import TrainSettings
 from metarl.evaluation.curve import MEASURES
 from metarl.evaluation.statistics import mean_interval
 from metarl.run_folder import atomic_write
@@ -25,16 +26,16 @@ MINIBATCHES, EPOCHS = 4, 10
 INITIAL_STD = 0.5  # that of our policies
 
 
-def settings(horizon: int, episodes: int) -> dict[str, int]:
+def rollout_sizes(horizon: int, episodes: int) -> dict[str, int]:
     """PPO's rollout and minibatch sizes: short rollouts if there are few episodes, else whole episodes."""
     short = episodes <= SIMULATIONS and horizon % FEW == 0
     steps = horizon // FEW if short else horizon
     return {"n_steps": steps, "batch_size": max(steps * SIMULATIONS // MINIBATCHES, 2)}
 
 
-def task_env(config: dict[str, Any], task: int, seed: int) -> SB3VecEnv:
+def task_env(settings: TrainSettings, task: int, seed: int) -> SB3VecEnv:
     """All simulations on one task of the published test list."""
-    environment = build_environment(config["env"], SIMULATIONS, seed, config["threads"])
+    environment = build_environment(settings.env, SIMULATIONS, seed, settings.threads)
     env = SB3VecEnv(environment, split="test")
     env.episodes.fix(environment.distribution.published("test", task + 1).select(slice(task, task + 1)))
     env.seed(seed)
@@ -57,28 +58,28 @@ def play(model: PPO, env: SB3VecEnv) -> dict[str, float]:
     return {"success": float(at_end.mean()), "success_any_step": float(ever.mean()), "return": float(returns.mean())}
 
 
-def learn(config: dict[str, Any], task: int, episodes: int) -> dict[str, Any]:
+def learn(settings: TrainSettings, task: int, episodes: int) -> dict[str, Any]:
     """PPO on one task: how it acts before and after `episodes` episodes."""
-    seed = stream_seed(config["seed"] + 1000 * (task + 1), "environment") % 2**31
-    horizon = config["env"]["horizon"]
-    sizes = settings(horizon, episodes)
-    env = task_env(config, task, seed)
+    seed = stream_seed(settings.seed + 1000 * (task + 1), "environment") % 2**31
+    env = task_env(settings, task, seed)
+    horizon = env.environment.horizon
+    sizes = rollout_sizes(horizon, episodes)
     model = PPO(
         "MlpPolicy",
         env,
         n_steps=sizes["n_steps"],
         batch_size=sizes["batch_size"],
         n_epochs=EPOCHS,
-        gamma=config["algo"]["discount"],
+        gamma=settings.algo.gamma,
         policy_kwargs={"log_std_init": math.log(INITIAL_STD)},
         seed=seed,
         device="cpu",
     )
-    before = play(model, task_env(config, task, seed + 1))
+    before = play(model, task_env(settings, task, seed + 1))
     start = time.monotonic()
     model.learn(episodes * horizon)
     seconds = time.monotonic() - start
-    after = play(model, task_env(config, task, seed + 1))
+    after = play(model, task_env(settings, task, seed + 1))
     updates = model.num_timesteps // (sizes["n_steps"] * SIMULATIONS) * EPOCHS * MINIBATCHES
     return {
         "task": env.environment.distribution.published("test", task + 1).describe(task),
@@ -90,14 +91,14 @@ def learn(config: dict[str, Any], task: int, episodes: int) -> dict[str, Any]:
     }
 
 
-def evaluation(config: dict[str, Any], folder: Path, episodes: int, tasks: int, console: Console) -> dict[str, Any]:
+def evaluation(settings: TrainSettings, folder: Path, episodes: int, tasks: int, console: Console) -> dict[str, Any]:
     """PPO on the first test tasks, in the form of an evaluation file; results that `folder` has already are loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     for task in range(tasks):
         path = folder / f"task-{task}.json"
         if not path.exists():
-            result = learn(config, task, episodes)
+            result = learn(settings, task, episodes)
             atomic_write(path, json.dumps(result, indent=1).encode())
         results.append(json.loads(path.read_bytes()))
         after = results[-1]["after"]["success"]
@@ -117,12 +118,12 @@ def evaluation(config: dict[str, Any], folder: Path, episodes: int, tasks: int, 
         for result in results
     ]
     return {
-        "env": config["env"]["name"],
+        "env": settings.env.name,
         "algo": folder.name,
         "split": "test",
         "tasks": tasks,
         "episodes_per_step": episodes,
-        "seed": config["seed"],
+        "seed": settings.seed,
         "seconds": sum(result["seconds"] for result in results) / len(results),
         "env_steps": last["env_steps"],
         "curve": curve,

@@ -5,28 +5,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from metarl.training.budget import Budget
 from rich.console import Console
 
 from envs.errors import TaskError
 from experiments.compare.contenders import GRADIENT, Job, composed
-from metarl.assembly.build import ALGORITHMS, stream_seed
-from metarl.config.command_line import compose
-from metarl.config.settings import leaves
+from metarl.assembly.build import stream_seed
+from metarl.assembly.opened import Run, open_run
+from metarl.assembly.trust import stored_settings
+from metarl.config.composition import compose
+from metarl.config.settings import TrainSettings
 from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.run_folder import RunFolder
-from metarl.runs import Run, evaluate, open_run, train
+from metarl.runs import evaluate, train
 
 RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning; the best one on training tasks is used
 STEPS = 3  # of fine-tuning by default
 CLIP = 1.0  # limit of the fine-tuning gradient's norm
 TRAINING_TASKS = 20  # on which the rate is chosen
+COMPARED = ("env.", "agent.", "algo.", "seed", "evaluate.")  # what makes a run the one that was asked for
 
 
 def settle(job: Job) -> RunFolder:
@@ -63,15 +64,12 @@ def check(folder: RunFolder, job: Job) -> None:
     Raises:
         MetaRLError: if it is not; names the first setting that differs.
     """
-    stored, wanted = folder.read_config(), composed(job.start)
-    groups = ("env", "agent", "algo", "seed", "evaluate")
-    ours, theirs = ({key: config[key] for key in groups} for config in (wanted, stored))
-    ours, theirs = (config | {"algo": _without_path(config["algo"])} for config in (ours, theirs))
-    for key in leaves(ours | theirs):
-        if _get(ours, key) != _get(theirs, key):
-            found, expected = _get(theirs, key), _get(ours, key)
+    expected, found = (_compared(settings) for settings in (composed(job.start), stored_settings(folder)))
+    for key in expected | found:
+        if found.get(key) != expected.get(key):
             raise MetaRLError(
-                f"{folder.path} was trained with {key}={found}, not {expected}: move it away, or set another runs="
+                f"{folder.path} was trained with {key}={found.get(key)}, not {expected.get(key)}: move it away, or set"
+                " another runs="
             )
 
 
@@ -83,7 +81,7 @@ def finished(folder: RunFolder, job: Job) -> bool:
         return False
     if evaluation.get("iteration") != folder.iterations()[-1]:
         return False
-    budget = Budget(**composed(job.resume)["budget"])
+    budget = composed(job.resume).budget
     return budget.fraction(int(last["iteration"]), int(last["env_steps"]), last["seconds"]) >= 1.0
 
 
@@ -105,12 +103,20 @@ def measure(folder: RunFolder, contender: str, console: Console, steps: int | No
         run = fine_tuned(run, console, steps)
     elif steps is None or contender not in GRADIENT:
         steps = run.gradient_steps
+    settings, protocol = run.settings, run.settings.evaluate
     for split in splits:
         if not measured(folder, split, run.iteration, steps):
-            settings = run.config["evaluate"] | {"split": split, "steps": steps}
-            keys = ("split", "tasks", "steps", "seed", "deterministic", "threads")
-            options = {key: (settings | {k: run.config[k] for k in ("seed", "threads")})[key] for key in keys}
-            evaluate(run, episodes=settings["episodes_per_step"], console=console, **options)
+            evaluate(
+                run,
+                split=split,
+                tasks=protocol.tasks,
+                steps=steps,
+                episodes=protocol.episodes_per_step,
+                seed=settings.seed,
+                deterministic=protocol.deterministic,
+                threads=settings.threads,
+                console=console,
+            )
     return {split: folder.read_evaluation(split) for split in splits}
 
 
@@ -151,17 +157,16 @@ def fine_tuned(run: Run, console: Console, steps: int = STEPS) -> Run:
 def with_inner(run: Run, rate: float, steps: int = STEPS) -> Run:
     """The run with other inner gradient steps."""
     settings = run.learner.settings
-    inner = dataclasses.replace(settings.inner, rate=rate, steps=steps, clip=CLIP)
-    build = ALGORITHMS[run.config["algo"]["name"]]
-    learner = build(run.policy, dataclasses.replace(settings, inner=inner), torch.Generator())
+    inner = settings.inner.model_copy(update={"rate": rate, "steps": steps, "max_grad_norm": CLIP})
+    learner = type(run.learner)(run.policy, settings.model_copy(update={"inner": inner}), torch.Generator())
     return dataclasses.replace(run, learner=learner)
 
 
 def outcome(run: Run) -> tuple[float, float]:
     """Success at the end and return on training tasks after the last step; minus infinity if they are not finite."""
-    tasks = min(TRAINING_TASKS, run.config["evaluate"]["tasks"])
-    seed = stream_seed(run.config["seed"], "evaluation")
-    env = run.environment(tasks * run.config["evaluate"]["episodes_per_step"], seed, run.config["threads"])
+    settings, protocol = run.settings, run.settings.evaluate
+    tasks, seed = min(TRAINING_TASKS, protocol.tasks), stream_seed(settings.seed, "evaluation")
+    env = run.environment(tasks * protocol.episodes_per_step, seed, settings.threads)
     generator, steps = torch.Generator().manual_seed(seed), run.learner.settings.inner.steps
     try:
         rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("train", tasks), steps, generator)
@@ -174,20 +179,12 @@ def outcome(run: Run) -> tuple[float, float]:
 def cost(folder: RunFolder) -> tuple[float, float]:
     """Environment steps and seconds of training, including those of a run that it began from."""
     last = folder.read_metrics()[-1]
-    origin = (folder.read_config()["algo"].get("warm_start") or {}).get("origin", {})
-    return last["env_steps"], last["seconds"] + origin.get("seconds", 0.0)
+    before = stored_settings(folder).flat().get("algo.warm_start.origin.seconds", 0.0)
+    return last["env_steps"], last["seconds"] + before
 
 
-def _without_path(algo: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without the path of the run that it began from: only whether there is one counts."""
-    if "warm_start" not in algo:
-        return dict(algo)
-    warm = {k: v for k, v in algo["warm_start"].items() if k != "origin"}
-    return dict(algo) | {"warm_start": warm | {"run": bool(warm.get("run"))}}
-
-
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
+def _compared(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that are compared; of the run that it began from only whether there is one."""
+    run, origin = "algo.warm_start.run", "algo.warm_start.origin."
+    flat = {key: value for key, value in settings.flat().items() if key.startswith(COMPARED)}
+    return {key: value for key, value in flat.items() if not key.startswith(origin)} | {run: bool(flat.get(run))}

@@ -19,11 +19,12 @@ from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import Plan
 from experiments.compare.training import RATES, settle
 from metarl.config.composition import compose
+from metarl.config.settings import TrainSettings
 from metarl.errors import ConfigError, MetaRLError, NotFiniteError
 from metarl.run_folder import RunFolder
 from metarl.runs import train
 
-TINY = (*SMALL, "env.horizon=5", "algo.outer.epochs=1", "threads=1", "device=cpu")
+TINY = (*SMALL, "env.horizon=5", "algo.outer.n_epochs=1", "threads=1", "device=cpu")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,8 @@ def test_maml_begins_with_the_warm_start_and_steps_are_made_equal(plan: Plan) ->
 
 
 def test_what_is_finished_is_loaded_and_what_is_not_goes_on(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[dict[str, Any]] = []
-    monkeypatch.setattr(training, "train", lambda config: done.append(config) or train(config))
+    done: list[Any] = []
+    monkeypatch.setattr(training, "train", lambda settings: done.append(settings) or train(settings))
     monkeypatch.setattr(training, "evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     comparison = Comparison(plan, Console(quiet=True), True, "compare")
     for name in ("in_context", "maml", "multitask"):
@@ -87,7 +88,7 @@ def test_what_is_finished_is_loaded_and_what_is_not_goes_on(plan: Plan, monkeypa
         settle(plan.jobs("maml", 0)[-1])
     finally:
         evaluation.with_suffix(".away").rename(evaluation)
-    assert [config["resume"] for config in done] == [str(plan.folder("maml", 0))]
+    assert [settings.resume for settings in done] == [str(plan.folder("maml", 0))]
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_anew(plan: Plan, tmp_path: Path) -> None:
@@ -99,8 +100,8 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew(plan: Plan, tmp_p
 
 
 def test_a_run_with_other_settings_is_no_result(plan: Plan) -> None:
-    other = Plan(plan.env, plan.runs, plan.seeds, (*TINY, "algo.discount=0.5"), 1)
-    with pytest.raises(MetaRLError, match=r"was trained with algo.discount=0.95, not 0.5: move it away"):
+    other = Plan(plan.env, plan.runs, plan.seeds, (*TINY, "algo.gamma=0.5"), 1)
+    with pytest.raises(MetaRLError, match=r"was trained with algo.gamma=0.95, not 0.5: move it away"):
         settle(other.jobs("in_context", 0)[-1])
 
 
@@ -115,7 +116,7 @@ def test_the_rate_of_fine_tuning_is_that_of_the_greatest_return_on_training_task
 
     def outcome(changed: Any) -> tuple[float, float]:
         inner = changed.learner.settings.inner
-        assert (inner.steps, inner.clip) == (2, 1.0)
+        assert (inner.steps, inner.max_grad_norm) == (2, 1.0)
         seen.append(inner.rate)
         return values[inner.rate]
 
@@ -238,7 +239,7 @@ def test_the_plan_of_the_defaults() -> None:
     cheetah = Plan("cheetah_dir", Path("runs"), (0,))
     assert cheetah.shared() == 130
     settings = cheetah.jobs("multitask", 0)[0].settings
-    assert {"algo.tasks=64", "algo.discount=0.97", "algo.outer.minibatches=8"} <= set(settings)
+    assert {"algo.tasks=64", "algo.gamma=0.97", "algo.outer.minibatches=8"} <= set(settings)
     assert set(cheetah.names()) == {"in_context", "in_context_equal", "maml", "multitask"}
 
 
@@ -246,8 +247,8 @@ def test_a_warm_start_by_other_settings_is_not_shared(monkeypatch: pytest.Monkey
     reach = Plan("reach", Path("runs"), (0,))
     sound = Plan.config
 
-    def changed(self: Plan, algo: str, *overrides: str) -> dict[str, Any]:
-        extra = ("algo.warm_start.settings.discount=0.9",) if algo == "maml" else ()
+    def changed(self: Plan, algo: str, *overrides: str) -> TrainSettings:
+        extra = ("algo.warm_start.settings.gamma=0.9",) if algo == "maml" else ()
         return sound(self, algo, *overrides, *extra)
 
     monkeypatch.setattr(Plan, "config", changed)
@@ -273,7 +274,7 @@ def test_ppo_gets_its_episodes_and_no_more(episodes: int, horizon: int, updates:
 def test_tasks_that_ppo_has_learned_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned = []
 
-    def learn(config: dict[str, Any], task: int, episodes: int) -> dict[str, Any]:
+    def learn(settings: TrainSettings, task: int, episodes: int) -> dict[str, Any]:
         learned.append(task)
         before, after = ({"success": s, "success_any_step": s, "return": s} for s in (0.0, 0.1 * task))
         known = {"task": {}, "env_steps": 50, "seconds": 2.0, "gradient_steps": 8}

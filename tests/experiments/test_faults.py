@@ -99,7 +99,7 @@ def test_the_runs_have_a_warm_start_that_ends_between_checkpoints() -> None:
 
 def test_what_the_source_was_is_no_difference(tmp_path: Path) -> None:
     small = ["env=point2d", "algo=maml", "env.horizon=3", "algo.tasks=2", "algo.episodes=2", "budget.iterations=1"]
-    small += ["algo.outer.epochs=1", "evaluate.tasks=2", "evaluate.episodes_per_step=2", "device=cpu"]
+    small += ["algo.outer.n_epochs=1", "evaluate.tasks=2", "evaluate.episodes_per_step=2", "device=cpu"]
     folder = train(compose([*small, f"run_dir={tmp_path / 'run'}"]))
     before, path = faults.content(folder), folder / "evaluation" / "test.json"
     evaluation = json.loads(path.read_text())
