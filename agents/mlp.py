@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 from agents.errors import PolicyError
 from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.settings import MLPSettings
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class MLPPolicy(Policy):
     """Action mean and value from two separate networks on the observation alone (Finn et al. 2017, appendix A.2)."""
+
+    Settings = MLPSettings
 
     def __init__(
         self,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from agents.errors import PolicyError
+from agents.settings import PolicySettings
 from agents.token import TokenLayout
 
 ADAPT = ("all", "head", "body")
@@ -133,12 +134,14 @@ class Policy(ABC, nn.Module):
     """A policy over sequences of tokens; a plain module, used through `torch.func.functional_call`.
 
     Attributes:
+        Settings: what `agent.` on the command line may set; keyword arguments of a subclass.
         layout: of its tokens.
         context: what the policy remembers: `none`, `episode`, or `trial` (several episodes of one task).
         max_length: the longest sequence (T) that it can see.
         critic: estimates values; actions do not depend on it.
     """
 
+    Settings: ClassVar[type[PolicySettings]] = PolicySettings
     critic: Critic
 
     def __init__(

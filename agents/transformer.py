@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from agents.attention import causal_attention
 from agents.errors import PolicyError
 from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.settings import TransformerSettings
 
 CONTEXTS = ("none", "episode", "trial")
 
@@ -78,6 +79,8 @@ class TransformerPolicy(Policy):
     Raises:
         PolicyError: if an argument is out of range.
     """
+
+    Settings = TransformerSettings
 
     def __init__(
         self,

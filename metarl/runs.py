@@ -14,7 +14,7 @@ from metarl.algorithms.nan_search import search_update
 from metarl.assembly.build import stream_seed
 from metarl.assembly.device import resolve_device
 from metarl.assembly.opened import Run, open_run
-from metarl.config.parsing import parse, train_settings
+from metarl.assembly.trust import check_factory, checked_settings
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
 from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds, report, table
@@ -119,7 +119,8 @@ def reproduce(path: str | Path, device: str = "cpu") -> str:
     where = resolve_device(device)
     _, tensors, state = read_checkpoint(Path(path))
     try:
-        settings = parse(train_settings(state["config"]), state["config"])
+        settings = checked_settings(state["config"], Path(path))
+        check_factory(settings.env.entry or settings.env.name)
         torch.set_num_threads(settings.torch_threads)
         failure = Failure.read(tensors, state, where)
         trainer = Trainer(settings, where)

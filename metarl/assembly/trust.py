@@ -1,15 +1,16 @@
 """Runs that somebody else may have made: their configuration is checked like a command line before it is used.
 
-A run holds no code. It only names its environment, and a name can be a trap: `subprocess:run` is one, and so is a
-module that lies in the run's folder. The rule: what a run names must be importable from the user's own Python path
-without the run's folder, and must be an environment class, or a function that says that it returns an environment.
+A run holds no code. It only names its environment, its algorithm and its policy, and a name can be a trap:
+`subprocess:run` is one, and so is a module that lies in the run's folder. The rule: what a run names must be importable
+from the user's own Python path without the run's folder; and it must be a class of the right kind, or, as environment,
+a function that says that it returns one.
 """
 
 from __future__ import annotations
 
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from metarl.errors import ConfigError, RunFolderError
 from metarl.run_folder import RunFolder
 
 RECORD = ("format", "format_version", "versions", "git_commit", "git_dirty", "resumed")
-GROUPS = ("env", "algo", "agent")
+GROUPS = {"env": "an environment", "algo": "an algorithm", "agent": "a policy"}
 
 
 def stored_settings(folder: RunFolder) -> TrainSettings:
@@ -38,24 +39,46 @@ def stored_settings(folder: RunFolder) -> TrainSettings:
     """
     plain = {key: value for key, value in folder.read_config().items() if key not in RECORD}
     try:
-        _check_keys(plain, "")
-        for group in GROUPS:
-            if isinstance(given := plain.get(group), Mapping):
-                check_place(str(given.get("entry") or given.get("name")), folder.path)
-        kind = train_settings(plain)
-        plain = modernised(kind, plain)
-        if key := missing(kind, plain):
-            raise ConfigError(f"{key}: is missing")
-        settings = parse(kind, plain)
-        check_budget(settings.budget)
-        check_training(settings)
+        return checked_settings(plain, folder.path)
     except ConfigError as error:
         raise RunFolderError(f"{folder.path / 'config.yaml'}: {error}") from None
+
+
+def checked_settings(plain: Mapping[Any, Any], run: Path) -> TrainSettings:
+    """The settings in a configuration that was found in a folder, of a run or of a dump.
+
+    Raises:
+        ConfigError: if one is missing, unknown or not allowed.
+        UnknownEnvironmentError: for an environment, an algorithm or a policy that a run may not name.
+    """
+    _check_keys(plain, "")
+    for group, what in GROUPS.items():
+        for place in _places(plain.get(group)):
+            check_place(place, run, what)
+    kind = train_settings(plain)
+    plain = modernised(kind, plain)
+    if key := missing(kind, plain):
+        raise ConfigError(f"{key}: is missing")
+    settings = parse(kind, plain)
+    check_budget(settings.budget)
+    check_training(settings)
     return settings
 
 
-def check_place(place: str, run: Path) -> None:
-    """Refuse an environment that stands in the run's own folder, before anything of it is imported.
+def _places(group: object) -> Iterator[str]:
+    """Everything that a group, or a group in it, chooses by a name."""
+    if isinstance(group, Mapping):
+        yield from (str(group[key]) for key in ("entry", "name") if group.get(key) is not None)
+        for value in group.values():
+            yield from _places(value)
+
+
+def check_place(place: str, run: Path, what: str = GROUPS["env"]) -> None:
+    """Refuse what stands in the run's own folder, before anything of it is imported.
+
+    Args:
+        place: the name of an environment, an algorithm or a policy, or its `package.module:Class`.
+        run: the folder. what: which of the three it is, in words.
 
     Raises:
         UnknownEnvironmentError: with where it was found.
@@ -67,7 +90,7 @@ def check_place(place: str, run: Path) -> None:
     for found in _locations(module):
         if found.resolve().is_relative_to(run.resolve()) or found.absolute().is_relative_to(run.absolute()):
             raise UnknownEnvironmentError(
-                f"{place}: the run names an environment in its own folder, {found}: no code is taken from a run; "
+                f"{place}: the run names {what} in its own folder, {found}: no code is taken from a run; "
                 "if you trust it, copy it to a folder of your own"
             )
 

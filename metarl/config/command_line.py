@@ -27,9 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 from agents.errors import PolicyError
 from envs.errors import TaskError, UnknownEnvironmentError
 from metarl.config.completion import answer
-from metarl.config.composition import BASE, check_recipe, compose, explain, finish, help_text
+from metarl.config.composition import BASE, check_recipe, compose, explain, finish, help_text, prepare
 from metarl.config.hydra_nodes import CONF, register
-from metarl.config.overrides import hydra_text, jobs, write_out
+from metarl.config.overrides import hydra_text, jobs
 from metarl.errors import KNOWN, ConfigError, Interrupted, RunWarning
 
 USAGE = (ConfigError, PolicyError, TaskError, UnknownEnvironmentError)  # mistakes in what was asked for: exit status 2
@@ -102,11 +102,11 @@ def _command(command: str, task: Callable[[Any], object]) -> None:
         script = answer(*overrides[:1])
         return print(script, end="") if script else _run(command, task, [*overrides, *flags])
     if arguments.help:
-        searched = [*write_out(arguments.overrides), *_search_path(arguments.config_dir)]
+        searched = [*prepare(arguments.overrides), *_search_path(arguments.config_dir)]
         introduction = sys.modules[task.__module__].__doc__ or ""
         return print(help_text(command, searched, arguments.config_name or command, introduction))
     sweep = arguments.multirun or "hydra.mode=MULTIRUN" in overrides
-    overrides = write_out(overrides, sweep)
+    overrides = prepare(overrides, sweep)
     name = arguments.config_name or command
     searched = [*overrides, *_search_path(arguments.config_dir)]
     try:

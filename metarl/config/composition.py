@@ -13,12 +13,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.settings import Settings
 from metarl.config import help
-from metarl.config.hydra_nodes import CONF, register
+from metarl.config.hydra_nodes import CONF, register, register_own
 from metarl.config.memory import check_training
-from metarl.config.overrides import OWN, hydra_text, key_of, parse, unknown_choice, unknown_key, write_out
-from metarl.config.parsing import COMMANDS, Plain, check_budget, check_entry, train_settings
+from metarl.config.overrides import (
+    OWN,
+    hydra_text,
+    is_own,
+    key_of,
+    own_entries,
+    parse,
+    unknown_choice,
+    unknown_key,
+    write_out,
+)
+from metarl.config.parsing import COMMANDS, Plain, check_budget, train_settings
 from metarl.config.parsing import parse as parse_settings
-from metarl.config.settings import ResumeSettings, TrainSettings
+from metarl.config.settings import InContextSettings, MultitaskSettings, ResumeSettings, TrainSettings
 from metarl.errors import ConfigError
 
 RESUMABLE = ("budget", "device")  # what may be given beside `resume`
@@ -37,8 +47,20 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train", command: 
     Raises:
         ConfigError: for a name, a key or a value that does not exist or is not allowed.
     """
-    given = write_out(overrides)
+    given = prepare(overrides)
     return finish(_composed(given, config_name), command or config_name, given)
+
+
+def prepare(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+    """The overrides in Hydra's own words (see `overrides.write_out`), once Hydra knows what they name of one's own.
+
+    Raises:
+        ConfigError, EnvsError: for an override that cannot be used, or something of one's own that cannot.
+    """
+    given = write_out(overrides, sweep)
+    for group, entry in own_entries(given):
+        register_own(group, entry)
+    return given
 
 
 def _composed(given: Sequence[str], config_name: str) -> Mapping[Any, Any]:
@@ -78,7 +100,7 @@ def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Set
 
 
 def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
-    check_entry("env", plain.get("env"))
+    _check_environment(plain.get("env"))
     _warm_start(plain, given)
     settings = parse_settings(train_settings(plain), plain)
     check_budget(settings.budget)
@@ -88,6 +110,11 @@ def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
     _check_memory(settings)
     check_training(settings)
     return settings
+
+
+def _check_environment(given: object) -> None:
+    if isinstance(given, Mapping) and given.get("name") is None and given.get("entry", given) is None:
+        raise ConfigError("env.entry=null: must be package.module:Class, given as env=package.module:Class")
 
 
 def _resumed(plain: Plain, given: Sequence[str]) -> ResumeSettings:
@@ -119,7 +146,7 @@ def _warm_start(plain: Plain, given: Sequence[str]) -> None:
 
 def _context(settings: TrainSettings) -> str:
     """What agent.context=auto means: as much memory as the algorithm's training gives it something to remember."""
-    if settings.algo.name == "multitask":
+    if isinstance(settings.algo, MultitaskSettings):
         return "none"
     return "trial" if settings.algo.longest_trial() > 1 else "episode"
 
@@ -130,17 +157,19 @@ def _check_memory(settings: TrainSettings) -> None:
     Raises:
         ConfigError: if it is the other way round.
     """
-    algo, agent = settings.algo.name, settings.agent
-    if algo == "in_context" and not agent.remembers():
+    algo, agent = (chosen.entry or chosen.name for chosen in (settings.algo, settings.agent))
+    alone = isinstance(settings.algo, MultitaskSettings)
+    if isinstance(settings.algo, InContextSettings) and not alone and not settings.agent.remembers():
         remedy = "choose agent=transformer agent.context=auto, or algo=multitask"
-        raise ConfigError(
-            f"algo=in_context: needs a policy that remembers, which agent={agent.name} here does not; {remedy}"
-        )
-    if algo == "multitask" and agent.remembers():
-        memory = getattr(agent, "context", None)
-        given = f"agent={agent.entry or agent.name}" if memory is None else f"agent.context={memory}"
-        remedy = "choose agent.context=none, or algo=in_context"
-        raise ConfigError(f"{given}: algo=multitask is for a policy that does not remember; {remedy}")
+        raise ConfigError(f"algo={algo}: needs a policy that remembers, which agent={agent} here does not; {remedy}")
+    if alone and settings.agent.remembers():
+        memory = getattr(settings.agent, "context", "none")
+        if memory == "none":  # it cannot be switched off
+            given, other = f"agent={agent}", "agent=mlp"
+        else:
+            given, other = f"agent.context={memory}", "agent.context=none"
+        remedy = f"choose {other}, or algo=in_context"
+        raise ConfigError(f"{given}: algo={algo} is for a policy that does not remember; {remedy}")
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> ConfigError:
@@ -195,7 +224,7 @@ def help_text(command: str, overrides: Sequence[str], config_name: str, introduc
         return help.text(command, introduction, COMMANDS[command], plain, {})
     with _hydra():
         found = _groups(config_name, list(overrides))
-    groups = {group: sorted(set(found[group]) - {"custom"}) for group in OWN}
+    groups = {group: sorted(choice for choice in set(found[group]) if not is_own(choice)) for group in OWN}
     return help.text(command, introduction, train_settings(plain), plain, groups)
 
 

@@ -41,7 +41,7 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[Text, said("a folder")]
 RunPath = Annotated[Text, said("the folder of a trained run, such as runs/reach-maml-0")]
 Split = Literal["test", "ood", "train"]
-InContext = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
+WarmAlgorithm = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
 Ranges = Annotated[dict[str, Any], said("a group of ranges, such as env.tasks.goal=[0,1]")]
 
 
@@ -86,7 +86,7 @@ class MetaInnerLoop(InnerLoop):
     """Inner steps that an outer gradient goes through."""
 
     learn_rates: bool = setting(True, "learn the inner rates, one per tensor")
-    rate_multiplier: Weight = setting(20.0, "learning rate of the log rates, relative to the policy's")
+    rate_multiplier: Weight = setting(20.0, "learning rate of the inner rates' logarithms, relative to the policy's")
     first_order: bool = setting(False, "take the inner gradient for a constant (FOMAML)")
     unadapted_weight: Weight = setting(
         1.0, "of the same loss on the unadapted policy, which keeps it from drifting to pure exploration"
@@ -120,7 +120,10 @@ class Interpolation(Settings):
 
 
 class AlgorithmSettings(Chosen):
-    """What every algorithm has; one of your own defines a subclass and names it as its `Settings`."""
+    """What every algorithm has; one of your own defines a subclass and names it as its `Settings`.
+
+    Its fields are `self.settings` of the learner; see `agents.settings.PolicySettings` for how they are written.
+    """
 
     tasks: Count = setting(25, "of a meta-batch")
     episodes: Count = setting(8, "of each task, per rollout")
@@ -152,7 +155,7 @@ class Phase(NamedTuple):
 class InContextSettings(AlgorithmSettings):
     """PPO on the policy itself, whose context adapts (RL^2, Duan et al. 2016)."""
 
-    name: InContext = "in_context"
+    name: Text = "in_context"
     tasks: Count = setting(200, "of a meta-batch")
     episodes: Count = setting(1, "of each task, per rollout")
     inner: InnerLoop = InnerLoop(steps=0)
@@ -162,8 +165,14 @@ class InContextSettings(AlgorithmSettings):
 class MultitaskSettings(InContextSettings):
     """PPO on a policy without memory, adapted by fine-tuning."""
 
-    name: InContext = "multitask"
+    name: Text = "multitask"
     inner: InnerLoop = InnerLoop()
+
+
+class WarmSettings(MultitaskSettings):
+    """Those of the algorithm of a warm start."""
+
+    name: WarmAlgorithm = "in_context"
 
 
 class WarmStart(Settings):
@@ -174,7 +183,7 @@ class WarmStart(Settings):
     run: Folder | None = setting(
         None, "or begin from the policy of this run; its environment steps then count as this run's"
     )
-    settings: MultitaskSettings = MultitaskSettings(name="in_context")
+    settings: WarmSettings = WarmSettings()
     origin: dict[str, Any] | None = setting(None, "what is known of that run, noted by training")
 
 

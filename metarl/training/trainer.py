@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.policy import Policy
 from envs.core.environment import Environment
+from metarl.algorithms.adaptation import part
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.nan_search import search_data, search_update, snapshot
 from metarl.algorithms.rounds import inner_loop
@@ -157,8 +158,7 @@ class Trainer:
         try:
             load_policy(self.policy, tensors)
             for index, (_, learner) in enumerate(self.phases):
-                prefix = f"learner.{index}."
-                learner.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+                learner.load(part(tensors, f"learner.{index}."))
             for name, generator in self._all_generators().items():
                 generator.set_state(tensors[f"generator.{name}"])
             self.iteration, self.env_steps = int(numbers["iteration"]), int(numbers["env_steps"])
