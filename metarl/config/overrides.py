@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
 from agents.settings import ENTRY
@@ -65,8 +65,9 @@ def write_out(overrides: Sequence[str], sweep: bool = False) -> list[str]:
 
 def own_entries(overrides: Sequence[str]) -> list[tuple[str, str]]:
     """Group and `package.module:Class` of every algorithm and every policy of somebody's own."""
-    chosen = [(key_of(line), value) for line in overrides if key_of(line) in WITH_SETTINGS for value in _values(line)]
-    return [(group, value) for group, value in chosen if ENTRY.fullmatch(value)]
+    chosen = [(override.key_or_group, override) for override in parse(overrides)]
+    named = [(group, name) for group, override in chosen if group in WITH_SETTINGS for name in _names(override)]
+    return [(group, name) for group, name in named if ENTRY.fullmatch(name)]
 
 
 def is_own(choice: str) -> bool:
@@ -128,9 +129,9 @@ def _check_form(override: Override, sweep: bool) -> None:
 
 def _own(override: Override) -> list[str]:
     line, group = override.input_line or "", override.key_or_group
-    entries = _values(line)
+    entries = _names(override) if group in OWN else []
     own = [":" in entry for entry in entries]
-    if group not in OWN or not any(own) or entries[0].startswith("{"):
+    if not any(own):
         return [line]
     wrong = [entry for entry in entries if ":" in entry and not ENTRY.fullmatch(entry)]
     if wrong or (group == "env" and not all(own)):
@@ -141,9 +142,12 @@ def _own(override: Override) -> list[str]:
     return ["env=custom", f"env.entry={','.join(entries)}"] if group == "env" else [line]
 
 
-def _values(line: str) -> list[str]:
-    """The values, separated by commas, that an override gives."""
-    return [value.strip() for value in line.partition("=")[2].strip("'\"").split(",")]
+def _names(override: Override) -> list[str]:
+    """The choices that an override names: one, or several in a sweep."""
+    value = override.value()
+    several = value.list if isinstance(value, ChoiceSweep) else [value]
+    texts = [getattr(each, "text", each) for each in several]  # of what is in quotes
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _renamed(line: str) -> str:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+from omegaconf import MISSING
 from pydantic import SerializeAsAny, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
@@ -216,7 +217,7 @@ def _one_line(kind: type[Settings], plain: Any, detail: Any) -> str:
             break
         kind = group
     key = ".".join(path)
-    if detail["type"] == "missing":
+    if detail["type"] == "missing" or here == MISSING:
         return f"{key}: is missing"
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; {nearest(path[-1], kind.model_fields)}"
