@@ -114,7 +114,7 @@ def reproduce(path: str | Path, device: str = "cpu") -> str:
     """Compute an update that was skipped again, from its dump; returns what is not finite in it.
 
     Raises:
-        CheckpointError: if the folder is no dump, is damaged, or belongs to another version of the code.
+        CheckpointError: if the folder is not a dump, is damaged, or belongs to another version of the code.
     """
     where = resolve_device(device)
     _, tensors, state = read_checkpoint(Path(path))
@@ -127,7 +127,7 @@ def reproduce(path: str | Path, device: str = "cpu") -> str:
         finding = search_update(trainer.ready_learner(), failure.start, failure.rounds)
         return finding.text(failure.tasks)
     except (ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no dump of this code: {type(error).__name__}: {one_line(error)}") from None
+        raise CheckpointError(f"{path} is not a dump of this code: {type(error).__name__}: {one_line(error)}") from None
 
 
 def reproduce_dump(settings: ReproduceSettings) -> None:

@@ -41,7 +41,7 @@ def stored_settings(folder: RunFolder) -> TrainSettings:
         _check_keys(plain, "")
         for group in GROUPS:
             if isinstance(given := plain.get(group), Mapping):
-                check_place(str(given.get("entry") or given.get("name")), folder.path)
+                check_outside(str(given.get("entry") or given.get("name")), folder.path)
         kind = train_settings(plain)
         plain = modernised(kind, plain)
         if key := missing(kind, plain):
@@ -54,7 +54,7 @@ def stored_settings(folder: RunFolder) -> TrainSettings:
     return settings
 
 
-def check_place(place: str, run: Path) -> None:
+def check_outside(place: str, run: Path) -> None:
     """Refuse an environment that stands in the run's own folder, before anything of it is imported.
 
     Raises:
