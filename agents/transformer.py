@@ -14,6 +14,7 @@ from agents.errors import PolicyError
 from agents.policy import Critic, Output, Policy, orthogonal_linear
 from agents.settings import TransformerSettings
 
+DEFAULT = TransformerSettings()
 CONTEXTS = ("none", "episode", "trial")
 
 
@@ -87,11 +88,11 @@ class TransformerPolicy(Policy):
         observation_size: int,
         action_size: int,
         max_length: int,
-        width: int = 32,
-        layers: int = 2,
-        heads: int = 2,
+        width: int = DEFAULT.width,
+        layers: int = DEFAULT.layers,
+        heads: int = DEFAULT.heads,
         context: str = "episode",
-        initial_std: float = 0.5,
+        initial_std: float = DEFAULT.initial_std,
         attention: str = "math",
     ) -> None:
         if context not in CONTEXTS:

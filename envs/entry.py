@@ -146,7 +146,7 @@ def _construct(found: Callable[..., Any], entry: str, num_simulations: int, **op
     except EnvsError as error:
         raise type(error)(f"{entry}{_where(error, inspect.getmodule(found))}: {error}") from None
     if not isinstance(env, Environment):
-        raise ContractError(f"{entry}: returned a {type(env).__name__}, which is no envs.environment.Environment")
+        raise ContractError(f"{entry}: returned a {type(env).__name__}, which is not an envs.environment.Environment")
     for name, kind in _PROMISED.items():
         value = getattr(env, name, None)
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -128,6 +128,6 @@ def load(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Ag
         checkpoint: `last`, or `best` as far as training itself could tell.
 
     Raises:
-        RunFolderError, CheckpointError, EnvsError: if the folder is no usable run.
+        RunFolderError, CheckpointError, EnvsError: if the folder is not a usable run.
     """
     return Agent(open_run(locate(path, bare=True), device, checkpoint))

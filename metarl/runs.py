@@ -114,12 +114,13 @@ def reproduce(path: str | Path, device: str = "cpu") -> str:
     """Compute an update that was skipped again, from its dump; returns what is not finite in it.
 
     Raises:
-        CheckpointError: if the folder is no dump, is damaged, or belongs to another version of the code.
+        CheckpointError: if the folder is not a dump, is damaged, or belongs to another version of the code.
     """
     where = resolve_device(device)
     _, tensors, state = read_checkpoint(Path(path))
     try:
-        settings = checked_settings(state["config"], Path(path))
+        dump = Path(path).resolve()
+        settings = checked_settings(state["config"], dump.parents[1] if dump.parent.name == "dumps" else dump)
         check_factory(settings.env.entry or settings.env.name)
         torch.set_num_threads(settings.torch_threads)
         failure = Failure.read(tensors, state, where)
@@ -128,7 +129,7 @@ def reproduce(path: str | Path, device: str = "cpu") -> str:
         finding = search_update(trainer.ready_learner(), failure.start, failure.rounds)
         return finding.text(failure.tasks)
     except (ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no dump of this code: {type(error).__name__}: {one_line(error)}") from None
+        raise CheckpointError(f"{path} is not a dump of this code: {type(error).__name__}: {one_line(error)}") from None
 
 
 def reproduce_dump(settings: ReproduceSettings) -> None:

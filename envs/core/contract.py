@@ -60,7 +60,7 @@ def check_returned(owner: str, step: object, count: int, size: int) -> None:
         _check(owner, name, getattr(step, name), (count,), dtype)
 
 
-def find_culprit(terms: Mapping[str, Tensor], observation: Tensor, simulation: int) -> str:
+def first_not_finite(terms: Mapping[str, Tensor], observation: Tensor, simulation: int) -> str:
     """Name what is not finite in a simulation: a reward term (N,), or an entry of the observation (N, D)."""
     for name, term in terms.items():
         if not torch.isfinite(term[simulation]):

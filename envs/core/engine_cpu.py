@@ -46,7 +46,7 @@ class CpuSimulator(Simulator):
             try:
                 array = self.batch.bind(name)
             except ValueError as error:
-                raise ModelError(f"'{name}' is no field of a simulation: {error}") from None
+                raise ModelError(f"'{name}' is not a field of a simulation: {error}") from None
             self._fields[name] = _alias(array)
         return self._fields[name]
 
@@ -55,7 +55,9 @@ class CpuSimulator(Simulator):
             if name not in self._expanded:
                 if name not in MODEL_FIELDS:
                     close = get_close_matches(name, MODEL_FIELDS, 1)
-                    raise ModelError(f"'{name}' is no model field" + (f"; did you mean '{close[0]}'?" if close else ""))
+                    raise ModelError(
+                        f"'{name}' is not a model field" + (f"; did you mean '{close[0]}'?" if close else "")
+                    )
                 self._expanded[name] = _alias(self.batch.expand(name))
             target = self._expanded[name]
             if name not in values:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.core.contract import Assigned, check_observation, check_step, find_culprit
+from envs.core.contract import Assigned, check_observation, check_step, first_not_finite
 from envs.core.engine_cpu import CpuSimulator
 from envs.core.models import PictureModel, physics_model
 from envs.core.simulator import Simulator
@@ -206,12 +206,14 @@ class MujocoEnvironment(Environment):
         if not math.isfinite(reward.sum() + observation.sum()):
             failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
             if first and failed.all() and not unstable.any():
-                culprit = find_culprit(terms, observation, 0)
+                culprit = first_not_finite(terms, observation, 0)
                 where = f"in all {self.num_simulations} simulations at the first step"
                 raise ContractError(f"{type(self).__name__}: {culprit} is not finite {where}")
         if failed.any():
             index = int(failed.nonzero()[0, 0])
-            cause = "physics failed" if unstable[index] else f"{find_culprit(terms, observation, index)} is not finite"
+            cause = (
+                "physics failed" if unstable[index] else f"{first_not_finite(terms, observation, index)} is not finite"
+            )
             cause = cause if torch.isfinite(action[index]).all() else "the action is not finite"
             self.last_failure = f"{self.name}: {cause} in simulation {index}, {self.task_of(index)}"
             observation = torch.where(failed[:, None], self.reset(failed), observation)

@@ -54,7 +54,7 @@ def checked_settings(plain: Mapping[Any, Any], run: Path) -> TrainSettings:
     _check_keys(plain, "")
     for group, what in GROUPS.items():
         for place in _places(plain.get(group)):
-            check_place(place, run, what)
+            check_outside(place, run, what)
     kind = train_settings(plain)
     plain = modernised(kind, plain)
     if key := missing(kind, plain):
@@ -73,7 +73,7 @@ def _places(group: object) -> Iterator[str]:
             yield from _places(value)
 
 
-def check_place(place: str, run: Path, what: str = GROUPS["env"]) -> None:
+def check_outside(place: str, run: Path, what: str = GROUPS["env"]) -> None:
     """Refuse what stands in the run's own folder, before anything of it is imported.
 
     Args:

@@ -45,7 +45,7 @@ def main(command: str, task: Callable[[Any], object]) -> None:
         command: `train`, `evaluate`, `render` or `reproduce`.
         task: does the work, given the settings.
     """
-    logging.raiseExceptions = False  # a log line that nobody reads any more is no mistake
+    logging.raiseExceptions = False  # a log line that nobody reads any more is not a mistake
     with warnings.catch_warnings():
         warnings.simplefilter("always", RunWarning)
         warnings.showwarning = _in_one_line(warnings.showwarning)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from agents.settings import POLICIES, Settings, name_of
 from metarl.config.parsing import COMMANDS, own_settings
@@ -62,7 +62,7 @@ def register_own(group: str, entry: str) -> None:
     ConfigStore.instance().store(group=group, name=entry, node=node)
 
 
-def recipe(name: str) -> DictConfig:
+def recipe(name: str) -> Any:
     """The values of a recipe, over those of the one that it begins with."""
     changes = dict(RECIPES[name])
     base = changes.pop("as", None)

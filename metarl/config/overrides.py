@@ -27,7 +27,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     """The overrides as Hydra understands them.
 
     Raises:
-        ConfigError: names the first that is none.
+        ConfigError: names the first that cannot be parsed.
     """
     parser = OverridesParser.create()
     parsed = []
@@ -86,7 +86,7 @@ def key_of(override: str) -> str:
 
 
 def unknown_choice(override: Override, groups: dict[str, list[str]]) -> str | None:
-    """A line about a group's choice that does not exist, or None if the override is no such."""
+    """A line about a group's choice that does not exist, or None if there is no such mistake."""
     group, value = override.key_or_group, override.value()
     if group not in groups or override.type == OverrideType.DEL or not isinstance(value, str) or value in groups[group]:
         return None

@@ -82,7 +82,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: if it has another name, or with what is wrong in it.
     """
     if not re.fullmatch(r"iteration-[0-9]{6,18}", folder.name) or not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder of a checkpoint or dump, such as dumps/iteration-000120")
+        raise CheckpointError(f"{folder} is not the folder of a checkpoint or dump, such as dumps/iteration-000120")
     return load(folder, int(folder.name[10:]))
 
 
@@ -116,7 +116,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     """The content of state.json, after a check of format and checksum."""
     record = json.loads(read_limited(path, RECORD_LIMIT))
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no state of a metarl checkpoint: it lacks the format '{FORMAT}'")
+        raise CheckpointError(f"{path} is not the state of a metarl checkpoint: it lacks the format '{FORMAT}'")
     if record["format_version"] != FORMAT_VERSION:
         given = record["format_version"]
         raise CheckpointError(f"{path} has format version {given!r}, this metarl reads {FORMAT_VERSION}: update metarl")
@@ -129,7 +129,7 @@ def _read_tensors(path: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors, after a check of the file's size, header and checksum."""
     size = path.stat().st_size
     if not path.is_file():
-        raise CheckpointError(f"{path} is damaged: it is no plain file")
+        raise CheckpointError(f"{path} is damaged: it is not a plain file")
     for claim, source in ((record["bytes"], RECORD), (_size_by_header(path, size), "its header")):
         if size < claim:
             raise CheckpointError(f"{path} is truncated: {size} bytes of the {claim} that {source} states")

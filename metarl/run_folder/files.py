@@ -80,7 +80,7 @@ def read_limited(path: Path, limit: int) -> bytes:
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is no plain file")
+        raise ValueError("it is not a plain file")
     if found.st_size > limit:
         raise ValueError(f"its {found.st_size} bytes are more than the {limit} that it can have")
     return path.read_bytes()

@@ -18,7 +18,7 @@ from metarl.algorithms.nan_search import search_data, search_update, snapshot
 from metarl.algorithms.rounds import inner_loop
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy, stream_seed
 from metarl.config.settings import Phase, TrainSettings
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, TrainingError
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
 from metarl.training.failure import Failure
@@ -90,6 +90,8 @@ class Trainer:
         self.policy.critic.rescale(torch.cat([batch.target[batch.valid > 0] for batch in batches]))
         start = snapshot(learner)
         metrics = learner.update(batches)
+        if lacking := {"updates", "skipped_updates"} - metrics.keys():
+            raise TrainingError(f"{type(learner).__name__}.update: its metrics lack {', '.join(sorted(lacking))}")
         self.troubles = [episodes.failure for episodes, _ in rounds if episodes.failure]
         if metrics["skipped_updates"]:
             message = search_update(learner, start, batches).text(_names(env))

@@ -221,7 +221,7 @@ def test_a_field_that_is_not_named_goes_back_to_its_default() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"body_weight": torch.ones(2, 3)}, "'body_weight' is no model field"),
+        ({"body_weight": torch.ones(2, 3)}, "'body_weight' is not a model field"),
         ({"dof_damping": torch.ones(2, 3)}, r"shape \(2, 7\), got \(2, 3\)"),
         ({"dof_damping": torch.tensor([[1.0] * 7, [float("nan")] * 7])}, "of simulation 1 is not finite"),
     ],
@@ -232,7 +232,7 @@ def test_a_wrong_model_field_is_refused(values: dict[str, Tensor], message: str)
 
 
 def test_an_unknown_state_field_is_refused() -> None:
-    with pytest.raises(ModelError, match="'position' is no field of a simulation"):
+    with pytest.raises(ModelError, match="'position' is not a field of a simulation"):
         CpuSimulator(with_payload(0.1), 2, 1).field("position")
 
 

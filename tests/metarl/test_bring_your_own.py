@@ -267,7 +267,7 @@ def test_a_module_that_is_not_there() -> None:
         ("def Cart(**options): return 3", "returned a int, which is neither"),
         (
             "def Cart(num_simulations, **options): return 3",
-            "returned a int, which is no envs.environment.",
+            "returned a int, which is not an envs.environment.",
         ),
         (cart(("    def control(", "    def push(")), "lacks the methods control"),
         (cart(("self.horizon, ", "self.length, ")), "must set horizon to an integer, and it is None"),
@@ -377,7 +377,7 @@ def test_ranges_that_a_class_does_not_take_up(written: Write) -> None:
             ('{"body_mass": body_mass', '{"body_mas": body_mass'),
             ModelError,
             0,
-            "'body_mas' is no model field; did you mean 'body_mass'?",
+            "'body_mas' is not a model field; did you mean 'body_mass'?",
         ),
         (
             ('self.assigned["mass"]', 'self.assigned["weight"]'),

@@ -24,7 +24,7 @@ from metarl import runs
 from metarl.config.composition import compose
 from metarl.config.parsing import COMMANDS, leaves, train_settings
 from metarl.errors import KNOWN, Interrupted, RunWarning
-from metarl.evaluation.curve import films as rendering
+from metarl.evaluation import films as rendering
 from metarl.run_folder import RunFolder
 from metarl.training.progress import Progress
 

@@ -334,10 +334,10 @@ def test_the_command_raises_the_error_of_the_dump(
 
 
 def test_a_dump_that_is_none_is_one_line(dump: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no folder of a checkpoint or dump"):
+    with pytest.raises(CheckpointError, match="is not the folder of a checkpoint or dump"):
         reproduce(tmp_path)
     checkpoint = tmp_path / "run" / "checkpoints" / "iteration-000001"
-    with pytest.raises(CheckpointError, match="is no dump of this code: KeyError: 'config'") as caught:
+    with pytest.raises(CheckpointError, match="is not a dump of this code: KeyError: 'config'") as caught:
         reproduce(checkpoint)
     assert "\n" not in str(caught.value)
     tensors = dump / "tensors.safetensors"

@@ -13,7 +13,7 @@ import yaml
 from envs.errors import UnknownEnvironmentError
 from metarl.assembly import opened as metarl_opened
 from metarl.assembly.opened import open_run
-from metarl.assembly.trust import check_factory, check_place
+from metarl.assembly.trust import check_factory, check_outside
 from metarl.config.composition import compose
 from metarl.errors import KNOWN, CheckpointError, ConfigError, RunFolderError
 from metarl.run_folder import RunFolder
@@ -128,9 +128,9 @@ def test_a_module_of_the_users_own_is_imported(run: Path, tmp_path: Path, monkey
 
 
 def test_names_of_this_package_are_no_places(run: Path) -> None:
-    check_place("reach", run)
-    check_place("envs.families.reach:Reach", run)
-    check_place("gymnasium:Name-v0", run)
+    check_outside("reach", run)
+    check_outside("envs.families.reach:Reach", run)
+    check_outside("gymnasium:Name-v0", run)
     check_factory("reach")
 
 
@@ -222,7 +222,7 @@ def test_a_device_in_place_of_a_file_is_not_read(run: Path, name: str) -> None:
         shutil.rmtree(folder)
     (run / name).unlink()
     (run / name).symlink_to("/dev/zero")
-    assert "no plain file" in refused(run)
+    assert "not a plain file" in refused(run)
 
 
 @pytest.mark.parametrize(
