@@ -19,6 +19,8 @@ LOG_STD_RANGE = (-4.0, 1.0)
 # batch first in every leaf, so that it can be vmapped over tasks; () or None if it remembers nothing. Nobody but the
 # policy knows what is in it.
 State = Any
+# Of a token in its sequence: one number for the whole batch, or (B,) of sequences that have come to different places.
+Position = int | Tensor
 
 
 class Output(NamedTuple):
@@ -169,12 +171,15 @@ class Policy(ABC, nn.Module):
         """An empty memory for `batch` sequences."""
 
     @abstractmethod
-    def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+    def step(self, token: Tensor, state: State, position: Position) -> tuple[Output, State]:
         """Act on one token (B, F) at `position` of the sequence; equals `forward` there.
+
+        In a trial an episode may end early in some sequences: these then are behind the others, and `position` is (B,).
 
         Returns:
             The output (B, ...), and the memory for the next step: a fresh tree of the same structure, or the given one,
-            written in place. Callers must not use the given one again.
+            written in place at `position`; a second token at the same position takes the place of the first. Callers
+            must not use the given one again.
         """
 
     @abstractmethod
