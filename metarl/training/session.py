@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
+from metarl.algorithms.threads import cores
 from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import check_factory, stored_settings
 from metarl.config.settings import Budget, ResumeSettings, TrainSettings
@@ -62,6 +63,7 @@ def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
     torch.set_num_threads(settings.torch_threads)
     device = resolve_device(settings.device)
     check_factory(settings.env.entry or settings.env.name)
+    settings = settings.model_copy(update={"algo": settings.algo.with_workers(cores())})
     trainer = Trainer(settings, device)
     settings = from_another_run(trainer, settings)
     # What the evaluation will ask for must be there: hours later it would be too late to say so.
@@ -92,12 +94,14 @@ def _resumed(asked: ResumeSettings, console: Console) -> Iterator[Session]:
         settings = stored.model_copy(update=given)
         torch.set_num_threads(stored.torch_threads)
         check_factory(stored.env.entry or stored.env.name)
-        session = Session(folder, settings, Trainer(stored, resolve_device(settings.device)), Best(), 0.0)
+        device = resolve_device(settings.device)
+        session = Session(folder, settings, Trainer(stored, device), Best(), 0.0)
         if folder.unbegun():
             session.save(0.0)
         else:
             _load(session)
         _note(session, stored.budget)
+        _warn_of_workers(settings, device)
         console.print(f"resuming {folder.path} after iteration {session.trainer.iteration}")
         yield session
 
@@ -122,6 +126,14 @@ def _load(session: Session) -> None:
         folder.name_best(session.best.iteration)
     if iteration == folder.iterations()[-1]:
         folder.prune(iteration, session.settings.checkpoint.keep)
+
+
+def _warn_of_workers(settings: TrainSettings, device: torch.device) -> None:
+    """Say it if a run began with more threads for an update than there are cores; results do not depend on these."""
+    workers = max(phase.settings.inner.workers for phase in settings.phases())
+    if device.type == "cpu" and workers > cores():
+        kept = f"an update is shared by {workers} threads, as the run began, and this machine has {cores()} cores"
+        warnings.warn(f"{kept}: results stay the same, updates take longer", RunWarning, stacklevel=4)
 
 
 def _no_more(run: object) -> RunFolderError:

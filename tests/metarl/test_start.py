@@ -213,3 +213,43 @@ def test_a_stop_asks_to_resume_and_says_how(tmp_path: Path, monkeypatch: pytest.
         train(compose([*POINT, f"run_dir={tmp_path / 'run'}"]))
     with RunFolder(tmp_path / "run").writing():  # and lets go of the lock
         pass
+
+
+REACH = ["env=reach", "env.horizon=4", "agent.width=8", "agent.layers=1", "algo.outer.n_epochs=1", *POINT[-5:]]
+
+
+def machine_with(count: int, patch: pytest.MonkeyPatch) -> None:
+    """A machine of so many cores."""
+    for module in ("training.session", "algorithms.gradient_learner"):
+        patch.setattr(f"metarl.{module}.cores", lambda: count)
+
+
+@pytest.mark.parametrize("algo", ["in_context", "maml"])
+def test_a_run_keeps_the_number_of_workers_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
+) -> None:
+    """A run that began on three cores and goes on on one or eight has the bits of one that stayed."""
+    warm = ["algo.warm_start.iterations=1", "algo.warm_start.settings.tasks=7"] if algo == "maml" else []
+    config = [*REACH, f"algo={algo}", "algo.tasks=7", *warm]
+    machine_with(3, monkeypatch)
+    train(compose([*config, "budget.iterations=3", f"run_dir={tmp_path / 'whole'}"]))
+    train(compose([*config, "budget.iterations=1", f"run_dir={tmp_path / 'moved'}"]))
+    stored = RunFolder(tmp_path / "moved").read_config()["algo"]
+    assert stored["inner"]["workers"] == 3
+    if algo == "maml":
+        assert stored["warm_start"]["settings"]["inner"]["workers"] == 3
+    machine_with(1, monkeypatch)
+    with pytest.warns(RunWarning, match="shared by 3 threads.* has 1 cores: results stay the same, updates take long"):
+        resume(tmp_path / "moved", "budget.iterations=2")
+    machine_with(8, monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resume(tmp_path / "moved", "budget.iterations=3")
+    assert tensors(tmp_path / "moved") == tensors(tmp_path / "whole")
+
+
+def test_a_number_of_workers_that_was_asked_for_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(3, monkeypatch)
+    given = ["algo=in_context", "algo.tasks=2", "algo.inner.workers=2"]
+    path = train(compose([*REACH, *given, "budget.iterations=1", f"run_dir={tmp_path / 'run'}"]))
+    assert RunFolder(path).read_config()["algo"]["inner"]["workers"] == 2
