@@ -39,9 +39,23 @@ def train(settings: TrainSettings | ResumeSettings) -> Path:
     """
     console = Console(highlight=False, soft_wrap=True)
     with start(settings, console) as session:
+        _announce(session, console)
         _iterate(session, console)
         _finish(session, console)
     return session.folder.path
+
+
+def _announce(session: Session, console: Console) -> None:
+    """Say what a run of several phases does; and warn if its budget is used before the last one begins."""
+    trainer, budget = session.trainer, session.settings.budget
+    *earlier, last = session.settings.phases()
+    if not earlier or trainer.iteration >= (begins := earlier[-1].until or 0):
+        return
+    first = [f"{phase.settings.name} up to iteration {phase.until}" for phase in earlier]
+    console.print(", then ".join([*first, last.settings.name]))
+    if budget.fraction(begins, trainer.steps_at(begins), session.seconds) >= 1.0:
+        remedy = "give a larger budget, or a smaller algo.warm_start.iterations"
+        console.print(f"warning: the budget ends before {last.settings.name} begins: {remedy}")
 
 
 def _iterate(session: Session, console: Console) -> None:
@@ -81,6 +95,10 @@ def _finish(session: Session, console: Console) -> None:
     trainer, settings, path = session.trainer, session.settings, session.folder.path
     seconds = clock(session.seconds)
     console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {seconds}")
+    *earlier, last = session.settings.phases()
+    if earlier and trainer.iteration <= (earlier[-1].until or 0):
+        remedy = f"continue with a larger budget: python -m metarl.train resume={path} budget.iterations=..."
+        console.print(f"warning: the budget ended before {last.settings.name} began; {remedy}")
     protocol = settings.evaluate
     evaluate(
         open_run(path, settings.device),

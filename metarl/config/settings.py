@@ -81,7 +81,7 @@ class InnerLoop(Settings):
     max_grad_norm: Positive | None = setting(None, "limit of the inner gradient's norm", formerly="clip")
     workers: Threads = setting(
         0,
-        "threads that share an update on a CPU, in whose last bits the number shows; 0: one per core, as the run begins",
+        "threads that share an update on a CPU; 0: one per core of the machine where the run begins",
         always_stored=False,
     )
 

@@ -69,6 +69,17 @@ class Trainer:
         """The phase that the next iteration belongs to."""
         return next(each for each in self.phases if each[0].until is None or self.iteration < each[0].until)
 
+    def steps_at(self, iteration: int) -> int:
+        """The environment steps that will be counted when an iteration to come begins."""
+        steps, here = self.env_steps, self.iteration
+        for phase, learner in self.phases:
+            settings, end = phase.settings, min(iteration, phase.until or iteration)
+            simulations = settings.tasks * settings.episodes
+            each = learner.rounds * simulations * settings.trial_episodes * self.environments[simulations].horizon
+            steps += max(end - here, 0) * each
+            here = max(here, end)
+        return steps
+
     def ready_learner(self) -> Learner:
         """The learner of the next iteration, once its learning rate and the policy's attention are set."""
         _, learner = self.phase()
