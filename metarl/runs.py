@@ -16,7 +16,7 @@ from metarl.assembly.device import resolve_device
 from metarl.assembly.opened import Run, open_run
 from metarl.config.parsing import parse, train_settings
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
-from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, TrainingError
+from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, RunFolderError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds, report, table
 from metarl.evaluation.plots import curve_png
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
@@ -168,12 +168,17 @@ def evaluate(
     deterministic: bool,
     threads: int,
     console: Console,
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Measure the adaptation curve of a run on tasks of a split, print it, and write it into the run folder.
 
     Args:
         steps: gradient steps (None: `Run.gradient_steps`). episodes: per step (None: as the run's configuration
             says).
+        out: a .json file, or a folder, to write into instead.
+
+    Raises:
+        RunFolderError: if it cannot be written; it is printed before.
     """
     chosen = run.held_out(split, tasks)
     steps = run.gradient_steps if steps is None else steps
@@ -186,8 +191,6 @@ def evaluate(
     commit, dirty = git_commit()
     result |= {"iteration": run.iteration, "training_env_steps": run.env_steps}
     result |= {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
-    path = run.output.write_evaluation(split, result)
-    atomic_write(path.with_suffix(".png"), curve_png(result))
     print_table(
         console,
         f"{env.name}, {algo}: {tasks} tasks of split '{split}', {episodes} episodes per step",
@@ -197,6 +200,11 @@ def evaluate(
     if result["physics_failures"]:
         failures, first = result["physics_failures"], result["first_physics_failure"]
         console.print(f"warning: {failures} episodes failed; their returns end there. The first: {first}", markup=False)
+    try:
+        path = run.output.write_evaluation(split, result, None if out is None else Path(out))
+        atomic_write(path.with_suffix(".png"), curve_png(result))
+    except RunFolderError as error:
+        raise RunFolderError(f"{error}; out=FOLDER writes the evaluation elsewhere") from None
     console.print(f"evaluation: {path}")
     return result
 

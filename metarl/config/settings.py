@@ -320,6 +320,9 @@ class OnARun(Settings):
 class EvaluateSettings(OnARun):
     """Measure how a trained run adapts to held-out tasks; writes evaluation/<split>.json into its folder."""
 
+    out: Annotated[Text, said("a file or folder name")] | None = setting(
+        None, "a .json file, or a folder for <split>.json; null: the run's evaluation folder"
+    )
     tasks: Listed = setting(100, "of the split")
     episodes: Count | None = setting(None, "of each task, per gradient step; null: as the run's configuration says")
     steps: Steps | None = setting(None, "inner gradient steps; null: as the run's configuration says")

@@ -15,7 +15,7 @@ from metarl.algorithms.threads import cores
 from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import check_factory, stored_settings
 from metarl.config.settings import Budget, ResumeSettings, TrainSettings
-from metarl.errors import CheckpointError, MetaRLError, RunFolderError, RunWarning
+from metarl.errors import CheckpointError, RunFolderError, RunWarning
 from metarl.run_folder import SLIM, RunFolder, versions
 from metarl.run_folder.pretrained import is_shipped, locate
 from metarl.training.best import Best
@@ -73,13 +73,15 @@ def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
         RunFolder.create(folder.path)  # once more: another process may have begun a run there meanwhile
         session = Session(folder, settings, trainer, Best(), 0.0)
         try:
+            folder.restart()
             folder.write_config(settings.plain())
             session.save(0.0)  # a run that is stopped at any moment after this goes on where it was
-        except MetaRLError:
-            folder.abandon()
+            console.print(f"run folder {folder.path}, device {device}")
+            yield session
+        except Exception:
+            if not trainer.iteration:  # the same command must work once its fault is mended
+                folder.abandon()
             raise
-        console.print(f"run folder {folder.path}, device {device}")
-        yield session
 
 
 @contextmanager
