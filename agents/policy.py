@@ -66,7 +66,8 @@ class Normaliser(nn.Module):
     def update(self, tokens: Tensor) -> bool:
         """Merge in the statistics of tokens (n, F); n may be 0.
 
-        A number that is not finite would spoil them for good: then they stay as they were, and this returns False.
+        A number that is not finite, or whose square is not, would spoil them for good: then they stay as they were, and
+        this returns False.
         """
         if len(tokens) == 0:
             return True
@@ -75,7 +76,7 @@ class Normaliser(nn.Module):
         old, total = self.count.double(), self.count.double() + batch.shape[0]
         shift = batch.mean(0) - self.mean.double()
         merged = (self.variance.double() * old + variance * count + shift.square() * old * count / total) / total
-        if not torch.isfinite(shift.sum() + merged.sum()):
+        if not torch.isfinite(shift.sum() + merged.to(self.variance.dtype).sum()):
             return False
         self.mean.copy_((self.mean.double() + shift * count / total) * self.scaled)
         self.variance.copy_(torch.where(self.scaled > 0, merged, 1.0))
@@ -114,21 +115,24 @@ class Critic(nn.Module):
     def rescale(self, targets: Tensor) -> None:
         """Move the units towards those of targets (n,); n may be 0.
 
-        New targets weigh as much as `memory`, and more in the first calls. Targets that are not finite change nothing.
+        New targets weigh as much as `memory`, and more in the first calls. Targets that are not finite, or have squares
+        that are not, change nothing.
         """
-        if len(targets) == 0 or not torch.isfinite(targets).all():
+        if len(targets) == 0:
             return
-        self.count += 1
-        rate = torch.clamp(1 / self.count, min=self.memory)
+        count = self.count + 1
+        rate = torch.clamp(1 / count, min=self.memory)
         shift = targets.mean() - self.mean
         variance = (1 - rate) * (self.deviation.square() + rate * shift.square()) + rate * targets.var(unbiased=False)
         mean, deviation = self.mean + rate * shift, variance.sqrt().clamp(min=1e-4)
+        if not torch.isfinite(mean + deviation):
+            return
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
         last.weight.mul_(self.deviation / deviation)
         last.bias.copy_((last.bias * self.deviation + self.mean - mean) / deviation)
-        self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
+        for held, value in ((self.mean, mean), (self.deviation, deviation), (self.count, count)):
+            held.copy_(value)
 
 
 class Policy(ABC, nn.Module):

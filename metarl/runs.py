@@ -35,7 +35,8 @@ def train(settings: TrainSettings | ResumeSettings) -> Path:
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
-        TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it.
+        TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it. If
+            all episodes failed; names the first.
     """
     console = Console(highlight=False, soft_wrap=True)
     with start(settings, console) as session:
@@ -88,6 +89,10 @@ def _iterate(session: Session, console: Console) -> None:
             if (used >= 1.0 or len(trainer.recent) == WINDOW) and trainer.skipped_share() > SKIPPED_LIMIT:
                 session.save(spent)
                 raise _stopped(folder, settings, trainer)
+            if trainer.all_failed >= (1 if used >= 1.0 else WINDOW):
+                session.save(spent)
+                count = f"the last {trainer.all_failed} iterations" if trainer.all_failed > 1 else "the last iteration"
+                raise TrainingError(f"every episode of {count} failed: {trainer.troubles[0]}")
 
 
 def _finish(session: Session, console: Console) -> None:

@@ -57,6 +57,7 @@ class Trainer:
         self.updates = 0.0
         self.skipped_updates = 0.0
         self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # updates and those skipped, by iteration
+        self.all_failed = 0  # iterations, up to the present one, in which every episode failed
         self.failure: Failure | None = None  # the latest
         self.troubles: list[str] = []  # of the last iteration, in words
 
@@ -113,6 +114,9 @@ class Trainer:
         self.updates += metrics["updates"]
         self.skipped_updates += metrics["skipped_updates"]
         self.recent.append((metrics["updates"], metrics["skipped_updates"]))
+        failures = sum(episodes.failures for episodes, _ in rounds)
+        whole = failures == sum(episodes.returns.numel() for episodes, _ in rounds)
+        self.all_failed = self.all_failed + 1 if whole else 0
         before, after = rounds[0][0], rounds[-1][0]
         return (
             {"iteration": float(self.iteration), "env_steps": float(self.env_steps)}
@@ -121,7 +125,7 @@ class Trainer:
             | metrics
             | {f"term_{term}": float(value.mean()) for term, value in after.terms.items()}
             | {
-                "physics_failures": float(sum(episodes.failures for episodes, _ in rounds)),
+                "physics_failures": float(failures),
                 "rollout_seconds": seconds,
                 "update_seconds": time.perf_counter() - update_start,
             }
