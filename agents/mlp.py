@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from agents.errors import PolicyError
-from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.policy import Critic, Output, Policy, Position, orthogonal_linear
 from agents.settings import MLPSettings
 
 DEFAULT = MLPSettings()
@@ -52,7 +52,7 @@ class MLPPolicy(Policy):
     def initial_state(self, batch: int) -> tuple[()]:
         return ()
 
-    def step(self, token: Tensor, state: tuple[()], position: int) -> tuple[Output, tuple[()]]:
+    def step(self, token: Tensor, state: tuple[()], position: Position) -> tuple[Output, tuple[()]]:
         return self(token), state
 
     def head_names(self) -> frozenset[str]:

@@ -62,19 +62,23 @@ class Learner(ABC):
         """Set the outer learning rate of an iteration, counted from 0 since the learner began."""
 
     def prepare(self, episodes: Episodes) -> Batch:
-        """Advantages and critic targets of episodes, normalised within each task that has several episodes."""
+        """Advantages and critic targets of episodes, normalised within each task that has several episodes.
+
+        What follows an early end is moved out of the sight of the trial's next episode, as it is in acting.
+        """
         settings = self.settings
         value = episodes.value
         if settings.baseline == "linear":
             observation = self.policy.layout.observation(episodes.tokens)
-            returns = discounted_returns(episodes.reward, settings.gamma)
+            returns = discounted_returns(episodes.reward, episodes.valid, settings.gamma)
             value = linear_baseline(observation, returns, episodes.valid)
         advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.gamma, settings.gae_lambda)
         dims = (1, 2) if episodes.tokens.shape[1] > 1 else (0, 1, 2)
         normalised = normalise(advantage, episodes.valid, dims)
-        return Batch(
+        batch = Batch(
             episodes.tokens, episodes.actions, episodes.log_probability, normalised, advantage + value, episodes.valid
         )
+        return batch.valid_first() if episodes.trial_episodes > 1 else batch
 
     def outputs(self, parameters: Parameters, batch: Batch) -> Output:
         """The policy's outputs under the given parameters; those not named are the policy's own."""

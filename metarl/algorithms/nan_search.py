@@ -83,8 +83,8 @@ def search_inner_step(learner: Learner, adapted: Parameters | None, batch: Batch
 
 
 def search_data(learner: Learner, rounds: Sequence[Batch]) -> Finding:
-    """What is not finite in the data (M, E, T, ...) of an iteration."""
-    return next((finding for batch in rounds for finding in _data(learner, batch, "")), UNKNOWN)
+    """What is not finite in the data (M, E, T, ...) of an iteration, or else the largest number in it."""
+    return next((finding for batch in rounds for finding in _data(learner, batch, "")), _largest(learner, rounds))
 
 
 class _Stop(Exception):
@@ -202,6 +202,15 @@ def _data(learner: Learner, batch: Batch, where: str) -> Iterator[Finding]:
         if len(rows):  # a step spreads to all before it, so the last one is to blame
             task, sequence, t = rows[rows[:, 2].argmax()].tolist()
             yield Finding(f"advantage is not finite in {{task}}, sequence {sequence}, control step {t}{where}", task)
+
+
+def _largest(learner: Learner, rounds: Sequence[Batch]) -> Finding:
+    """The largest number that the policy was to see."""
+    tokens = max((batch.tokens for batch in rounds), key=lambda tokens: float(tokens.abs().max()))
+    task, sequence, t, entry = map(int, torch.unravel_index(tokens.abs().argmax(), tokens.shape))
+    what, value = learner.policy.layout.describe(entry), float(tokens[task, sequence, t, entry])
+    place = f"sequence {sequence}, control step {t}: {value:.0e}"
+    return Finding(f"{what} is too large to be normalised in {{task}}, {place}", task)
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> str:

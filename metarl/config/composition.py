@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.settings import Settings
 from metarl.config import help
-from metarl.config.hydra_nodes import CONF, register, register_own
+from metarl.config.hydra_nodes import CONF, RECIPE_OF, recipe, register, register_own
 from metarl.config.memory import check_training
 from metarl.config.overrides import (
     OWN,
@@ -104,6 +104,7 @@ def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
     _warm_start(plain, given)
     settings = parse_settings(train_settings(plain), plain)
     check_budget(settings.budget)
+    settings = _shortened(settings, given)
     if getattr(settings.agent, "context", None) == "auto":
         agent = settings.agent.model_copy(update={"context": _context(settings)})
         settings = settings.model_copy(update={"agent": agent})
@@ -142,6 +143,23 @@ def _warm_start(plain: Plain, given: Sequence[str]) -> None:
             f"algo.warm_start.iterations={warm['iterations']}: algo.warm_start.run takes its place, give one of them"
         )
     warm["iterations"] = 0
+
+
+def _shortened(settings: TrainSettings, given: Sequence[str]) -> TrainSettings:
+    """A recipe's warm start has the same share of a shorter budget as of the recipe's own: the algorithm itself must
+    come to train. One that was asked for stays as it is.
+    """
+    values = {key_of(override): override.partition("=")[2] for override in given}
+    pair = values.get("recipe", f"{settings.env.name}-{settings.algo.name}")
+    if pair not in RECIPE_OF or values.keys() & {"algo.warm_start", "algo.warm_start.iterations"}:
+        return settings
+    usual = recipe(RECIPE_OF[pair])
+    whole, warm = (OmegaConf.select(usual, key) for key in ("budget.iterations", "algo.warm_start.iterations"))
+    budget, ours = settings.budget.iterations, getattr(settings.algo, "warm_start", None)
+    if None in (whole, warm, budget, ours) or ours.iterations != warm or budget >= whole:
+        return settings
+    changed = ours.model_copy(update={"iterations": warm * budget // whole})
+    return settings.model_copy(update={"algo": settings.algo.model_copy(update={"warm_start": changed})})
 
 
 def _context(settings: TrainSettings) -> str:

@@ -18,6 +18,12 @@ from metarl.config.settings import ALGORITHMS, TrainSettings
 CONF = Path(__file__).parent / "conf"
 ENVIRONMENTS, RECIPES = (yaml.safe_load((CONF / name).read_text()) for name in ("environments.yaml", "recipes.yaml"))
 SAME_RECIPE = {"fomaml": "maml", "reptile": "maml"}
+RECIPE_OF = {  # every pair that has one: its own, or that of maml
+    f"{env}-{algo}": found
+    for env in ENVIRONMENTS
+    for algo in ALGORITHMS
+    if (found := next((p for p in (f"{env}-{algo}", f"{env}-{SAME_RECIPE.get(algo)}") if p in RECIPES), None))
+}
 # Later entries win; the command line wins over all of them.
 TRAIN = [
     {"agent": "transformer"},  # an env or algo may prefer another one
@@ -44,11 +50,8 @@ def register() -> None:
         put(group="agent", name=name, node=policy.model_validate({}).plain())
     put(group="env", name="custom", node={"name": None, "entry": None, "tasks": {}})
     put(group="recipe", name="none", node={}, package="_global_")
-    for env in ENVIRONMENTS:
-        for algo in ALGORITHMS:
-            found = next((p for p in (f"{env}-{algo}", f"{env}-{SAME_RECIPE.get(algo)}") if p in RECIPES), None)
-            if found:
-                put(group="recipe", name=f"{env}-{algo}", node=recipe(found), package="_global_")
+    for pair, found in RECIPE_OF.items():
+        put(group="recipe", name=pair, node=recipe(found), package="_global_")
 
 
 def register_own(group: str, entry: str) -> None:

@@ -7,7 +7,7 @@ dictionary. A run is a list of phases: algorithms, one after the other, on the s
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny
 
@@ -79,7 +79,11 @@ class InnerLoop(Settings):
     later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
     adapt: Literal["all", "head", "body"] = setting("all", "parameters that adapt; head alone is ANIL")
     max_grad_norm: Positive | None = setting(None, "limit of the inner gradient's norm", formerly="clip")
-    workers: Threads = setting(0, "threads that share an update on a CPU; 0: one per core", always_stored=False)
+    workers: Threads = setting(
+        0,
+        "threads that share an update on a CPU; 0: one per core of the machine where the run begins",
+        always_stored=False,
+    )
 
 
 class MetaInnerLoop(InnerLoop):
@@ -119,6 +123,9 @@ class Interpolation(Settings):
     value_coef: Weight = setting(0.5, "weight of the critic's loss in the inner steps", formerly="value")
 
 
+Algorithm = TypeVar("Algorithm", bound="AlgorithmSettings")
+
+
 class AlgorithmSettings(Chosen):
     """What every algorithm has; one of your own defines a subclass and names it as its `Settings`.
 
@@ -139,6 +146,11 @@ class AlgorithmSettings(Chosen):
     def phases(self) -> list[Phase]:
         """What a run with these settings does, in order."""
         return [Phase(self, None)]
+
+    def with_workers(self: Algorithm, count: int) -> Algorithm:
+        """The settings with `count` workers wherever the number is left to the machine."""
+        inner = self.inner.model_copy(update={"workers": self.inner.workers or count})
+        return self.model_copy(update={"inner": inner})
 
     def longest_trial(self) -> int:
         """The episodes that the policy may have to remember."""
@@ -187,6 +199,9 @@ class WarmStart(Settings):
     origin: dict[str, Any] | None = setting(None, "what is known of that run, noted by training")
 
 
+Warm = TypeVar("Warm", bound="WarmStarted")
+
+
 class WarmStarted(AlgorithmSettings):
     """An algorithm that may begin with in-context training."""
 
@@ -195,6 +210,10 @@ class WarmStarted(AlgorithmSettings):
     def phases(self) -> list[Phase]:
         warm = self.warm_start
         return ([Phase(warm.settings, warm.iterations)] if warm.iterations else []) + super().phases()
+
+    def with_workers(self: Warm, count: int) -> Warm:
+        warm = self.warm_start.model_copy(update={"settings": self.warm_start.settings.with_workers(count)})
+        return super().with_workers(count).model_copy(update={"warm_start": warm})
 
     def longest_trial(self) -> int:
         before = self.warm_start.settings.trial_episodes if self.warm_start.run else 1
@@ -310,6 +329,9 @@ class OnARun(Settings):
 class EvaluateSettings(OnARun):
     """Measure how a trained run adapts to held-out tasks; writes evaluation/<split>.json into its folder."""
 
+    out: Annotated[Text, said("a file or folder name")] | None = setting(
+        None, "a .json file, or a folder for <split>.json; null: the run's evaluation folder"
+    )
     tasks: Listed = setting(100, "of the split")
     episodes: Count | None = setting(None, "of each task, per gradient step; null: as the run's configuration says")
     steps: Steps | None = setting(None, "inner gradient steps; null: as the run's configuration says")

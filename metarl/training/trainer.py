@@ -58,6 +58,7 @@ class Trainer:
         self.updates = 0.0
         self.skipped_updates = 0.0
         self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # updates and those skipped, by iteration
+        self.all_failed = 0  # iterations, up to the present one, in which every episode failed
         self.failure: Failure | None = None  # the latest
         self.troubles: list[str] = []  # of the last iteration, in words
 
@@ -69,6 +70,17 @@ class Trainer:
     def phase(self) -> tuple[Phase, Learner]:
         """The phase that the next iteration belongs to."""
         return next(each for each in self.phases if each[0].until is None or self.iteration < each[0].until)
+
+    def steps_at(self, iteration: int) -> int:
+        """The environment steps that will be counted when an iteration to come begins."""
+        steps, here = self.env_steps, self.iteration
+        for phase, learner in self.phases:
+            settings, end = phase.settings, min(iteration, phase.until or iteration)
+            simulations = settings.tasks * settings.episodes
+            each = learner.rounds * simulations * settings.trial_episodes * self.environments[simulations].horizon
+            steps += max(end - here, 0) * each
+            here = max(here, end)
+        return steps
 
     def ready_learner(self) -> Learner:
         """The learner of the next iteration, once its learning rate and the policy's attention are set."""
@@ -105,6 +117,9 @@ class Trainer:
         self.updates += metrics["updates"]
         self.skipped_updates += metrics["skipped_updates"]
         self.recent.append((metrics["updates"], metrics["skipped_updates"]))
+        failures = sum(episodes.failures for episodes, _ in rounds)
+        whole = failures == sum(episodes.returns.numel() for episodes, _ in rounds)
+        self.all_failed = self.all_failed + 1 if whole else 0
         before, after = rounds[0][0], rounds[-1][0]
         return (
             {"iteration": float(self.iteration), "env_steps": float(self.env_steps)}
@@ -113,7 +128,7 @@ class Trainer:
             | metrics
             | {f"term_{term}": float(value.mean()) for term, value in after.terms.items()}
             | {
-                "physics_failures": float(sum(episodes.failures for episodes, _ in rounds)),
+                "physics_failures": float(failures),
                 "rollout_seconds": seconds,
                 "update_seconds": time.perf_counter() - update_start,
             }
