@@ -20,7 +20,7 @@ from envs.families.family import MujocoFamily, Vector
 GYMNASIUM_ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 MARKER_COLOUR = (0.15, 0.80, 0.30, 0.6)
 # Directions alone cannot be held out; bodies that differ a little can.
-MASS_SCALE = Range(0.9, 1.1, ood=[(0.7, 0.9), (1.1, 1.3)])
+MASS_SCALE = Range(0.9, 1.1, ood=[(0.7, 0.9), (1.1, 1.3)], within=(0.1, 10.0))
 
 
 def gymnasium_spec(file: str) -> mujoco.MjSpec:
