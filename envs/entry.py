@@ -16,7 +16,7 @@ import gymnasium
 from torch import Tensor
 
 from envs.adapters.gymnasium_tasks import GymnasiumTasks
-from envs.core.contract import check_observation, check_returned
+from envs.core.contract import check_first_step, check_observation, check_returned
 from envs.core.environment import Environment, MujocoEnvironment, Step
 from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentError
 
@@ -102,15 +102,22 @@ def _guarded(entry: str, make: Factory, num_simulations: int, **options: Any) ->
 def _check_use(entry: str, env: Environment) -> None:
     """Check from now on what an environment's reset and step return."""
     reset, step = env.reset, env.step
+    first: list[Tensor] = []  # the first reset's observation, until the first step is checked
 
     def checked_reset(mask: Tensor | None = None) -> Tensor:
         observation = reset(mask)
         check_observation(entry, observation, (env.num_simulations, env.observation_size))
+        if not env.begun:
+            env.begun = True
+            first.append(observation)
         return observation
 
     def checked_step(action: Tensor) -> Step:
+        env.require_reset()
         result = step(action)
         check_returned(entry, result, env.num_simulations, env.observation_size)
+        if first:
+            check_first_step(entry, first.pop(), result.observation)
         return result
 
     env.reset, env.step = checked_reset, checked_step

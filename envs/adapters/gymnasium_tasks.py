@@ -22,6 +22,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation, RescaleAction
 from torch import Tensor
 
+from envs.core.contract import check_first_step
 from envs.core.environment import Drawer, Environment, Step
 from envs.core.tasks import PUBLISHED_BLOCK, SPLITS, Range, TaskDistribution, Tasks
 from envs.errors import ContractError, EnvsError, TaskError
@@ -154,7 +155,7 @@ class GymnasiumTasks(Environment):
         self.vector = VECTORISATION[vectorization](makers, autoreset_mode=AutoresetMode.DISABLED)
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
-        self._stepped = False
+        self._first: Tensor | None = None  # the first reset's observation, until the first step is checked
 
     def apply_tasks(self) -> None:
         numbers = self.assigned["task"][:, 0].long().tolist()
@@ -169,9 +170,13 @@ class GymnasiumTasks(Environment):
         seeds = torch.randint(2**31 - 1, (self.num_simulations,), generator=self.generator).tolist()
         observation, _ = self.vector.reset(seed=seeds, options={"reset_mask": chosen.numpy().copy()})
         self.elapsed[chosen] = 0
-        return _rows(observation)
+        rows = _rows(observation)
+        if not self.begun:
+            self.begun, self._first = True, rows
+        return rows
 
     def step(self, action: Tensor) -> Step:
+        self.require_reset()
         scaled = action.clamp(-1.0, 1.0).reshape(-1, *self._action_shape).numpy()
         seen, earned, _, _, info = self.vector.step(scaled)
         self.elapsed += 1
@@ -179,11 +184,13 @@ class GymnasiumTasks(Environment):
         success, terminated, truncated = (torch.from_numpy(np.array(info[key], bool)) for key in _Simulation.TOLD)
         over = terminated | (truncated & (self.elapsed < self.horizon))
         failed = ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward) & torch.isfinite(action).all(-1))
+        first, self._first = self._first, None
+        if first is not None:
+            check_first_step(self.name, first, observation)
         if failed.any():
-            self._report(failed, observation, reward, action)
+            self._report(first is not None, failed, observation, reward, action)
             observation = torch.where(failed[:, None], self.reset(failed), observation)
             reward, success = reward.masked_fill(failed, 0.0), success & ~failed
-        self._stepped = True
         return Step(observation, reward, {"reward": reward}, success, over | failed, failed)
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
@@ -199,11 +206,11 @@ class GymnasiumTasks(Environment):
 
         return lambda state: np.asarray(ImageOps.pad(Image.fromarray(state["picture"]), (width, height)))
 
-    def _report(self, failed: Tensor, observation: Tensor, reward: Tensor, action: Tensor) -> None:
+    def _report(self, first: bool, failed: Tensor, observation: Tensor, reward: Tensor, action: Tensor) -> None:
         index = int(failed.nonzero()[0, 0])
         culprit = "the reward" if torch.isfinite(observation[index]).all() else "the observation"
         culprit = culprit if torch.isfinite(action[index]).all() else "the action"
-        if failed.all() and not self._stepped and culprit != "the action":
+        if first and failed.all() and culprit != "the action":
             raise ContractError(
                 f"{self.name}: {culprit} is not finite in all {self.num_simulations} simulations at the first step"
             )

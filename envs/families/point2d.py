@@ -65,12 +65,14 @@ class Point2d(Family):
         self.position = (
             torch.zeros_like(self.position) if mask is None else self.position.masked_fill(mask[:, None], 0.0)
         )
+        self.begun = True
         return self.observe()
 
     def seen(self) -> list[Tensor]:
         return [self.position]
 
     def step(self, action: Tensor) -> Step:
+        self.require_reset()
         failed = ~torch.isfinite(action).all(-1)
         move = torch.where(failed[:, None], 0.0, action.clamp(-1.0, 1.0))
         self.position = torch.add(self.position, move, alpha=SPEED)
