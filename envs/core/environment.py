@@ -154,7 +154,6 @@ class MujocoEnvironment(Environment):
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
         self._first: Tensor | None = None  # the first reset's observation, until the first step is checked
-        self._checked = False
 
     @abstractmethod
     def initial_state(self) -> dict[str, Tensor]:
@@ -196,10 +195,9 @@ class MujocoEnvironment(Environment):
         self.on_reset(chosen)
         self.sense()
         observation = self.observe()
-        self.begun = True
-        if not self._checked:
+        if not self.begun:
             self._check(observation)
-            self._first = observation
+            self.begun, self._first = True, observation
         return observation
 
     def step(self, action: Tensor) -> Step:
@@ -212,9 +210,8 @@ class MujocoEnvironment(Environment):
         terms = self.reward_terms(action)
         success = self.success()
         observation = self.observe()
-        first, self._checked = self._first, True
+        first, self._first = self._first, None
         if first is not None:
-            self._first = None
             self._check(observation)
             check_first_step(type(self).__name__, first, observation)
             check_step(type(self).__name__, terms, success, self.num_simulations)
