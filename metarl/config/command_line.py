@@ -75,6 +75,10 @@ def exit_status(action: Callable[[], object]) -> int:
         # The reader, `head` for one, has enough. What is still buffered must not fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # rich's way to say the same
+            return 128 + 13
+        raise
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 128 + 2
