@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.policy import Critic, Output, Policy, Position, orthogonal_linear
 from agents.settings import Count, PolicySettings, setting
 
 
@@ -65,7 +65,7 @@ class GRUPolicy(Policy):
     def initial_state(self, batch: int) -> Tensor:
         return self.log_std.new_zeros(batch, self.hidden_size)
 
-    def step(self, token: Tensor, state: Tensor, position: int) -> tuple[Output, Tensor]:
+    def step(self, token: Tensor, state: Tensor, position: Position) -> tuple[Output, Tensor]:
         token = self.normaliser(token)
         state = self.next_state(self.inputs(token), state)
         return self.outputs(state, token), state
