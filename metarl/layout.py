@@ -31,6 +31,11 @@ def check() -> None:
             )
 
 
+def beside(name: str) -> bool:
+    """Whether `import name` finds the folder that lies beside metarl, and not another package of that name."""
+    return location(name) == (Path(__file__).parent.parent / name).resolve()
+
+
 def location(name: str) -> Path | None:
     """Where `import name` would look: a package's folder, a module's file, or None if there is neither."""
     spec = find_spec(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ from metarl.run_folder.provenance import git_commit, versions
 FORMAT, FORMAT_VERSION = "metarl-run", 1
 # What a reader removes as left over from a crash must be older than this (seconds): a trainer may be writing it now.
 LEFTOVER_AGE = 600.0
+FOLDERS = ("checkpoints", "dumps", "evaluation", "tensorboard", "videos")
 
 
 class RunFolder:
@@ -69,7 +71,7 @@ class RunFolder:
             begun: False: also accept a run that ended before its first checkpoint, and so lost nothing.
 
         Raises:
-            RunFolderError: if it is missing, half written, or not a run of this code.
+            RunFolderError: if it is missing, half written, or not a run of this code; or if a link leads out of it.
         """
         run = cls(path)
         if not run.path.is_dir():
@@ -77,6 +79,8 @@ class RunFolder:
             hint = nearest(run.path.name, others) if others else "train one with python -m metarl.train"
             raise RunFolderError(f"there is no run at {path}: {hint}")
         run.read_config()
+        for name in FOLDERS:
+            run.inside(name)
         for folder in (run.path, run.path / "checkpoints", run.path / "evaluation"):
             sweep(folder, LEFTOVER_AGE)
         files = [(run.checkpoint_path(i) / TENSORS, i) for i in run.iterations()]
@@ -113,13 +117,26 @@ class RunFolder:
         with suppress(OSError):
             self.path.rmdir()
 
+    def inside(self, name: str) -> Path:
+        """The path of a folder of the run.
+
+        Raises:
+            RunFolderError: if it leads out of the run: what is written to a stranger's run must stay in it.
+        """
+        folder = self.path / name
+        found = Path(os.path.realpath(folder))  # `Path.resolve` raises where links lead in a circle
+        if not found.is_relative_to(os.path.realpath(self.path)):
+            remedy = "put the folder itself there, or make the whole run a link"
+            raise RunFolderError(f"{folder} is a link that leads out of the run, to {found}: {remedy}")
+        return folder
+
     def subfolder(self, name: str) -> Path:
         """The path of `checkpoints`, `dumps`, `evaluation` or `videos`, made if it is missing.
 
         Raises:
-            RunFolderError: if it cannot be made.
+            RunFolderError: if it cannot be made, or leads out of the run.
         """
-        folder = self.path / name
+        folder = self.inside(name)
         with guard(f"make the folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
