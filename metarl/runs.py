@@ -68,9 +68,8 @@ def _iterate(session: Session, console: Console) -> None:
             if stop.signal is not None or used >= 1.0 or trainer.iteration % settings.checkpoint.every == 0:
                 session.save(spent)
             if stop.signal is not None:
-                raise Interrupted(
-                    f"stopped; continue with: python -m metarl.train resume={path}{words(settings)}", stop.signal
-                )
+                command = f"python -m metarl.train resume={path}{words(settings)}"
+                raise Interrupted(f"stopped; continue with: {command}", stop.signal)
             for kind, trouble in ((re.split(" in | of ", text)[0], text) for text in trainer.troubles):
                 if kind not in told:  # a thousand simulations can fail in the same way
                     console.print(f"warning: iteration {trainer.iteration}: {trouble}", markup=False)
@@ -112,9 +111,8 @@ def _stopped(folder: RunFolder, settings: TrainSettings, trainer: Trainer) -> Tr
     tensors, state = failure.dump()
     made_by = {"config": settings.plain(), "versions": versions(), "git_commit": git_commit()[0]}
     dump = folder.save_dump(int(state["iteration"]), tensors, state | made_by)
-    return TrainingError(
-        f"{what}: {failure.message}; to see it again: python -m metarl.reproduce dump={dump}{words(settings)}"
-    )
+    command = f"python -m metarl.reproduce dump={dump}{words(settings)}"
+    return TrainingError(f"{what}: {failure.message}; to see it again: {command}")
 
 
 def reproduce(path: str | Path, device: str = "cpu", trust: Collection[str] = ()) -> str:
