@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from agents.errors import PolicyError
 from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.settings import MLPSettings
 
+DEFAULT = MLPSettings()
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -19,9 +21,9 @@ class MLPPolicy(Policy):
         self,
         observation_size: int,
         action_size: int,
-        hidden: Sequence[int] = (100, 100),
-        activation: str = "relu",
-        initial_std: float = 1.0,
+        hidden: Sequence[int] = DEFAULT.hidden,
+        activation: str = DEFAULT.activation,
+        initial_std: float = DEFAULT.initial_std,
         max_length: int = 1,
     ) -> None:
         super().__init__(observation_size, action_size, "none", max_length, initial_std)

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from agents.attention import causal_attention
 from agents.errors import PolicyError
 from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.settings import TransformerSettings
 
+DEFAULT = TransformerSettings()
 CONTEXTS = ("none", "episode", "trial")
 
 
@@ -84,11 +86,11 @@ class TransformerPolicy(Policy):
         observation_size: int,
         action_size: int,
         max_length: int,
-        width: int = 32,
-        layers: int = 2,
-        heads: int = 2,
+        width: int = DEFAULT.width,
+        layers: int = DEFAULT.layers,
+        heads: int = DEFAULT.heads,
         context: str = "episode",
-        initial_std: float = 0.5,
+        initial_std: float = DEFAULT.initial_std,
         attention: str = "math",
     ) -> None:
         if context not in CONTEXTS:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from agents.settings import POLICIES, Settings
 from metarl.config.parsing import COMMANDS
@@ -52,7 +52,7 @@ def register() -> None:
                 put(group="recipe", name=f"{env}-{algo}", node=recipe(found), package="_global_")
 
 
-def recipe(name: str) -> DictConfig:
+def recipe(name: str) -> Any:
     """The values of a recipe, over those of the one that it begins with."""
     changes = dict(RECIPES[name])
     base = changes.pop("as", None)
