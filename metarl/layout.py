@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 NEIGHBOURS = ("envs", "agents")
+SHIPPED = Path(__file__).parent / "run_folder" / "shipped"  # the policies that come with the package
 
 
 def check() -> None:

@@ -276,7 +276,9 @@ class TrainSettings(Settings):
     torch_threads: Annotated[int, Field(ge=1, le=1024), WHOLE] = setting(
         1, "more than one would spin on the cores that the physics needs"
     )
-    run_dir: Folder | None = setting(None, "a new folder; null: the next free runs/<env>-<algo>-<number>")
+    run_dir: Folder | None = setting(
+        None, "a new folder; null: runs/<env>-<algo>-<seed>, or if that is taken the same with -2, -3, ..."
+    )
     resume: Folder | None = setting(None, "a run to continue; only budget, device and trust may be given beside it")
     trust: Modules = setting([], TRUST, always_stored=False)
     budget: Budget = Budget(iterations=400)

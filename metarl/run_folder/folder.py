@@ -36,6 +36,7 @@ from metarl.run_folder.plain_yaml import LIMIT, dump_yaml, load_yaml
 from metarl.run_folder.provenance import git_commit, versions
 
 FORMAT, FORMAT_VERSION = "metarl-run", 1
+MADE_BY = ("versions", "git_commit", "git_dirty")  # what every configuration ends with
 # What a reader removes as left over from a crash must be older than this (seconds): a trainer may be writing it now.
 LEFTOVER_AGE = 600.0
 FOLDERS = ("checkpoints", "dumps", "evaluation", "tensorboard", "videos")
@@ -48,8 +49,8 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path | None = None, base: str | Path = "runs", name: str = "reach-maml") -> RunFolder:
-        """A new run at `path`, or without one in the first free of base/name-0, base/name-1, ...
+    def create(cls, path: str | Path | None = None, base: str | Path = "runs", name: str = "reach-maml-0") -> RunFolder:
+        """A new run at `path`, or without one in the first free of base/name, base/name-2, ...
 
         Raises:
             RunFolderError: if the path is in use or cannot be made.
@@ -150,7 +151,7 @@ class RunFolder:
         """
         commit, dirty = git_commit()
         marker = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        made_by = {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
+        made_by = dict(zip(MADE_BY, (versions(), commit, dirty), strict=True))
         self._put_config(marker | dict(config) | marker | made_by)
 
     def change_config(self, changes: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) -> None:
@@ -196,6 +197,9 @@ class RunFolder:
         given = config.get("format_version")
         if given != FORMAT_VERSION:
             raise RunFolderError(f"{path} has format version {given!r}, this metarl reads only {FORMAT_VERSION}")
+        if lacking := [name for name in MADE_BY if name not in config]:
+            remedy = "restore it from a copy"
+            raise RunFolderError(f"{path} is cut short: it lacks {lacking[0]}, which stands at its end; {remedy}")
         return config
 
     def metrics(self, after: int, tensorboard: bool = True) -> MetricsLog:

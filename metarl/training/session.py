@@ -67,7 +67,7 @@ def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
     settings = from_another_run(trainer, settings)
     # What the evaluation will ask for must be there: hours later it would be too late to say so.
     trainer.distribution.published(settings.evaluate.split, settings.evaluate.tasks)
-    folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}")
+    folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}-{settings.seed}")
     with folder.writing():
         RunFolder.create(folder.path)  # once more: another process may have begun a run there meanwhile
         session = Session(folder, settings, trainer, Best(), 0.0)

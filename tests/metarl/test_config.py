@@ -246,7 +246,7 @@ TOP = (
         (["env=a.b:C:D"], "env=a.b:C:D: an environment of your own is written package.module:Class"),
         (["agent=mlp", "algo=in_context"], "algo=in_context: needs a policy that remembers, which agent=mlp here does"),
         (["algo=multitask", "agent.context=episode"], "agent.context=episode: algo=multitask is for a policy that"),
-        (["resume=runs/x", "seed=3"], "seed=3: a resumed run keeps its own settings; only budget, device and trust may"),
+        (["resume=runs/x", "seed=3"], "seed=3: a resumed run keeps its own settings; only budget, device and trust"),
         (["resume=runs/x", "budget.minutes=1", "budget.iterations=2"], "budget: must have exactly one of "),
     ],
 )  # fmt: skip

@@ -217,6 +217,25 @@ def test_a_configuration_that_is_more_than_data(run: Path, content: bytes, line:
     assert line in refused(run, RunFolderError)
 
 
+def test_a_configuration_that_is_cut_short_says_so(run: Path) -> None:
+    """Wherever it is cut: what remains is often sound YAML, with a setting less."""
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    assert lines[-1].startswith("git_dirty")
+    for end in range(3, len(lines)):
+        (run / "config.yaml").write_text("".join(lines[:end]))
+        with pytest.raises(RunFolderError, match="config.yaml is cut short: it lacks"):
+            open_run(run)
+    (run / "config.yaml").write_text("".join(lines))
+    open_run(run)
+
+
+@pytest.mark.parametrize("key", ["seed: 3", "algo: {}"])
+def test_a_key_that_stands_twice_is_refused(run: Path, key: str) -> None:
+    with open(run / "config.yaml", "a") as file:
+        file.write(f"{key}\n")
+    assert f"config.yaml is unreadable: it has the key {key.partition(':')[0]} twice" in refused(run, RunFolderError)
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "checkpoints/iteration-000001/state.json"])
 def test_a_device_in_place_of_a_file_is_not_read(run: Path, name: str) -> None:
     for folder in run.glob("checkpoints/iteration-000000"):
