@@ -9,13 +9,14 @@ layout.check()  # before anything imports envs or agents
 if TYPE_CHECKING:
     from metarl.agent import Agent, load
 
-__version__ = "0.1.0"
-__all__ = ["Agent", "load"]
+from metarl.version import __version__  # noqa: E402
+
+__all__ = ["Agent", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
     # `python -m metarl.train --help` must not wait for torch.
-    if name in __all__:
+    if name in ("Agent", "load"):
         from metarl import agent
 
         return getattr(agent, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -120,14 +121,15 @@ class Agent:
             raise MetaRLError(f"the environment's actions are not from -1 to 1, as the policy's are: {remedy}")
 
 
-def load(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Agent:
+def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: str | Collection[str] = ()) -> Agent:
     """An agent from a run folder, whoever made it (see `metarl.runs.open_run`), or a policy that comes with the
     package: load("grasp") or load("grasp-maml").
 
     Args:
         checkpoint: `last`, or `best` as far as training itself could tell.
+        trust: modules outside of metarl that the run may name, such as "my_robots": their code will run.
 
     Raises:
         RunFolderError, CheckpointError, EnvsError: if the folder is not a usable run.
     """
-    return Agent(open_run(locate(path, bare=True), device, checkpoint))
+    return Agent(open_run(locate(path, bare=True), device, checkpoint, {trust} if isinstance(trust, str) else trust))

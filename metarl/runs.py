@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from metarl.algorithms.nan_search import search_update
 from metarl.assembly.build import stream_seed
 from metarl.assembly.device import resolve_device
 from metarl.assembly.opened import Run, open_run
-from metarl.assembly.trust import check_factory, checked_settings
+from metarl.assembly.trust import check_factory, checked_settings, modules, words
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
 from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, RunFolderError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds, report, table
@@ -81,7 +82,8 @@ def _iterate(session: Session, console: Console) -> None:
             if stop.signal is not None or used >= 1.0 or trainer.iteration % settings.checkpoint.every == 0:
                 session.save(spent)
             if stop.signal is not None:
-                raise Interrupted(f"stopped; continue with: python -m metarl.train resume={path}", stop.signal)
+                command = f"python -m metarl.train resume={path}{words(settings)}"
+                raise Interrupted(f"stopped; continue with: {command}", stop.signal)
             for kind, trouble in ((re.split(" in | of ", text)[0], text) for text in trainer.troubles):
                 if kind not in told:  # a thousand simulations can fail in the same way
                     console.print(f"warning: iteration {trainer.iteration}: {trouble}", markup=False)
@@ -106,7 +108,7 @@ def _finish(session: Session, console: Console) -> None:
         console.print(f"warning: the budget ended before {last.settings.name} began; {remedy}")
     protocol = settings.evaluate
     evaluate(
-        open_run(path, settings.device),
+        open_run(path, settings.device, trust=modules(settings)),
         split=protocol.split,
         tasks=protocol.tasks,
         steps=protocol.steps,
@@ -119,6 +121,7 @@ def _finish(session: Session, console: Console) -> None:
     console.print(f"files: {path}")
     console.print(
         f"video: python -m metarl.render run={path} split={protocol.split} task=0 out={path}/videos/task-0.mp4"
+        + words(settings)
     )
 
 
@@ -130,20 +133,25 @@ def _stopped(folder: RunFolder, settings: TrainSettings, trainer: Trainer) -> Tr
     tensors, state = failure.dump()
     made_by = {"config": settings.plain(), "versions": versions(), "git_commit": git_commit()[0]}
     dump = folder.save_dump(int(state["iteration"]), tensors, state | made_by)
-    return TrainingError(f"{what}: {failure.message}; to see it again: python -m metarl.reproduce dump={dump}")
+    command = f"python -m metarl.reproduce dump={dump}{words(settings)}"
+    return TrainingError(f"{what}: {failure.message}; to see it again: {command}")
 
 
-def reproduce(path: str | Path, device: str = "cpu") -> str:
+def reproduce(path: str | Path, device: str = "cpu", trust: Collection[str] = ()) -> str:
     """Compute an update that was skipped again, from its dump; returns what is not finite in it.
+
+    Args:
+        trust: modules outside of this project that the dump may name, by their first names: their code will run.
 
     Raises:
         CheckpointError: if the folder is not a dump, is damaged, or belongs to another version of the code.
+        EnvsError: if its environment is not there, or may not be named.
     """
     where = resolve_device(device)
     _, tensors, state = read_checkpoint(Path(path))
     try:
         dump = Path(path).resolve()
-        settings = checked_settings(state["config"], dump.parents[1] if dump.parent.name == "dumps" else dump)
+        settings = checked_settings(state["config"], dump.parents[1] if dump.parent.name == "dumps" else dump, trust)
         check_factory(settings.env.entry or settings.env.name)
         torch.set_num_threads(settings.torch_threads)
         failure = Failure.read(tensors, state, where)
@@ -161,7 +169,7 @@ def reproduce_dump(settings: ReproduceSettings) -> None:
     Raises:
         NotFiniteError: names what was not finite, as the run did that left the dump.
     """
-    raise NotFiniteError(reproduce(settings.dump, settings.device))
+    raise NotFiniteError(reproduce(settings.dump, settings.device, settings.trust))
 
 
 def evaluate(
@@ -219,7 +227,7 @@ def evaluate(
 def evaluate_run(settings: EvaluateSettings) -> None:
     """The `metarl.evaluate` command."""
     evaluate(
-        open_run(settings.run, settings.device, settings.checkpoint),
+        open_run(settings.run, settings.device, settings.checkpoint, settings.trust),
         console=Console(highlight=False, soft_wrap=True),
-        **{name: value for name, value in settings if name not in ("run", "device", "checkpoint")},
+        **{name: value for name, value in settings if name not in ("run", "device", "checkpoint", "trust")},
     )

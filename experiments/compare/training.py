@@ -15,7 +15,7 @@ from envs.errors import TaskError
 from experiments.compare.contenders import GRADIENT, Job, composed
 from metarl.assembly.build import stream_seed
 from metarl.assembly.opened import Run, open_run
-from metarl.assembly.trust import stored_settings
+from metarl.assembly.trust import remember, stored_settings
 from metarl.config.composition import compose
 from metarl.config.settings import TrainSettings
 from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
@@ -37,6 +37,7 @@ def settle(job: Job) -> RunFolder:
         MetaRLError: if the folder holds a run with other settings.
         Interrupted: after Ctrl-C; what is trained so far is kept.
     """
+    remember(composed(job.start))
     if job.copy_of is not None and not (job.folder / "config.yaml").exists():
         copy_run(job.copy_of, job.folder)
     if not job.folder.exists() or not RunFolder(job.folder).iterations():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,20 +72,21 @@ class Run:
         return self.environment(1, 0, 1).distribution.published(split, tasks)
 
 
-def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Run:
+def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: Collection[str] = ()) -> Run:
     """Open a run folder's newest good checkpoint, or its best one; `pretrained/<name>` comes with the package.
 
     A run is data: nothing in the folder is executed. What it may name as its environment, `metarl.assembly.trust` says.
 
     Args:
         checkpoint: `last` or `best`.
+        trust: modules outside of this project that the run may name, by their first names: their code will run.
 
     Raises:
         RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
         EnvsError: if its environment is not there, or may not be named.
     """
     folder = RunFolder.open(locate(path))
-    settings = stored_settings(folder)
+    settings = stored_settings(folder, trust)
     number = folder.best if checkpoint == "best" else None
     if checkpoint == "best" and number is None:
         raise CheckpointError(f"{path} has no best checkpoint yet: choose checkpoint=last")

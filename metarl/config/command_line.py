@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +31,7 @@ from metarl.config.composition import BASE, check_recipe, compose, explain, fini
 from metarl.config.hydra_nodes import CONF, register
 from metarl.config.overrides import hydra_text, jobs
 from metarl.errors import KNOWN, ConfigError, Interrupted, RunWarning
+from metarl.version import __version__
 
 TRACEBACK = "METARL_TRACEBACK"  # the environment variable that asks for the traceback of a known failure too
 USAGE = (ConfigError, PolicyError, TaskError, UnknownEnvironmentError)  # mistakes in what was asked for: exit status 2
@@ -113,8 +114,8 @@ def _command(command: str, task: Callable[[Any], object]) -> None:
     arguments, flags = _arguments(sys.argv[1:])
     overrides: list[str] = arguments.overrides
     if arguments.shell_completion:
-        script = answer(*overrides[:1])
-        return print(script, end="") if script else _run(command, task, [*overrides, *flags])
+        text = answer(command, *overrides[:1])
+        return print(text, end="") if text else _run(command, task, [*overrides, *flags])
     if arguments.help:
         searched = [*prepare(arguments.overrides), *_search_path(arguments.config_dir)]
         introduction = sys.modules[task.__module__].__doc__ or ""
@@ -141,7 +142,8 @@ def _arguments(argv: list[str]) -> tuple[Namespace, list[str]]:
     def fail(message: str) -> NoReturn:
         raise ConfigError(f"{message}; settings are written key=value, as in seed=1, and --help lists them")
 
-    parser = get_args_parser()
+    parser = ArgumentParser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
+    parser.add_argument("--version", action="version", version=f"metarl {__version__}")
     parser.error = fail  # type: ignore[method-assign]  # argparse would print many lines
     arguments = parser.parse_intermixed_args(argv)
     modes = ("run", "multirun", "cfg", "info", "shell_completion")
@@ -165,6 +167,7 @@ def _search_path(folder: str | None) -> list[str]:
 
 
 def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bool = False) -> None:
+    # Kept out of Hydra's sight, which would print a line of its own about each.
     failures: list[Exception] = []
 
     @functools.wraps(task)
@@ -174,12 +177,10 @@ def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bo
             assert isinstance(given, list)
             task(finish(config, command, given))
 
-        if sweep:
-            return _sweep_job(work)
         try:
-            work()
+            _sweep_job(work) if sweep else work()
         except Exception as error:
-            failures.append(error)  # out of Hydra's sight: it would print a line of its own
+            failures.append(error)
 
     register()
     before = sys.argv

@@ -31,7 +31,7 @@ from metarl.config.parsing import parse as parse_settings
 from metarl.config.settings import InContextSettings, MultitaskSettings, ResumeSettings, TrainSettings
 from metarl.errors import ConfigError
 
-RESUMABLE = ("budget", "device")  # what may be given beside `resume`
+RESUMABLE = ("budget", "device", "trust")  # what may be given beside `resume`
 # Hydra 1.3 warns unless it is told how old its defaults may be, and Hydra 1.4 warns if it is told.
 BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
@@ -122,7 +122,7 @@ def _resumed(plain: Plain, given: Sequence[str]) -> ResumeSettings:
     keys = {key_of(override).partition(".")[0]: override for override in given if not override.startswith("hydra")}
     others = [override for key, override in keys.items() if key not in ("resume", *RESUMABLE)]
     if others:
-        allowed = " and ".join(RESUMABLE)
+        allowed = f"{', '.join(RESUMABLE[:-1])} and {RESUMABLE[-1]}"
         raise ConfigError(
             f"{others[0]}: a resumed run keeps its own settings; only {allowed} may be given beside resume"
         )

@@ -196,6 +196,13 @@ def allowed(schema: Mapping[str, Any]) -> str:
     return {"boolean": "true or false", "null": "null", "object": "a group of settings"}.get(str(kind), "a text")
 
 
+def choices(schema: Mapping[str, Any]) -> list[str]:
+    """The values that a JSON schema lists."""
+    if "anyOf" in schema:
+        return [value for part in schema["anyOf"] for value in choices(part)]
+    return list(schema.get("enum", ["true", "false"] if schema.get("type") == "boolean" else []))
+
+
 def _number(schema: Mapping[str, Any]) -> str:
     whole, even = schema["type"] == "integer", schema.get("multipleOf") == 2
     name = "an even integer" if even else "an integer" if whole else "a number"

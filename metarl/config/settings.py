@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from agents.settings import (
     WHOLE,
@@ -33,6 +33,7 @@ SPLIT = "test and ood are fixed lists of held-out tasks, train draws from the tr
 SEED = "of everything that is drawn"
 DEVICE = "auto, cpu, cuda or cuda:1; of policy and gradients, the physics runs on the CPU"
 THREADS = "of the physics; 0: all cores"
+TRUST = "modules outside of metarl that a run may name, such as trust=my_robots: their code will run"
 
 Listed = Annotated[int, Field(ge=1, le=LISTED), WHOLE]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), WHOLE]
@@ -42,6 +43,12 @@ Folder = Annotated[Text, said("a folder")]
 RunPath = Annotated[Text, said("the folder of a trained run, such as runs/reach-maml-0")]
 Split = Literal["test", "ood", "train"]
 WarmAlgorithm = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
+Modules = Annotated[
+    list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    said("a module without dots, such as trust=my_robots, or a list of them"),
+    Field(exclude=True),  # never stored: it is not for a run to say
+]
 Ranges = Annotated[dict[str, Any], said("a group of ranges, such as env.tasks.goal=[0,1]")]
 
 
@@ -297,8 +304,11 @@ class TrainSettings(Settings):
     torch_threads: Annotated[int, Field(ge=1, le=1024), WHOLE] = setting(
         1, "more than one would spin on the cores that the physics needs"
     )
-    run_dir: Folder | None = setting(None, "a new folder; null: the next free runs/<env>-<algo>-<number>")
-    resume: Folder | None = setting(None, "a run to continue; only budget and device may be given beside it")
+    run_dir: Folder | None = setting(
+        None, "a new folder; null: runs/<env>-<algo>-<seed>, or if that is taken the same with -2, -3, ..."
+    )
+    resume: Folder | None = setting(None, "a run to continue; only budget, device and trust may be given beside it")
+    trust: Modules = setting([], TRUST, always_stored=False)
     budget: Budget = Budget(iterations=400)
     checkpoint: Checkpoints = Checkpoints()
     evaluate: EvaluationSettings = EvaluationSettings()
@@ -314,6 +324,7 @@ class ResumeSettings(Settings):
     resume: Folder
     budget: Budget | None = None
     device: Device | None = None
+    trust: Modules = []
 
 
 class OnARun(Settings):
@@ -324,6 +335,7 @@ class OnARun(Settings):
     checkpoint: Literal["last", "best"] = setting("last", "or best: as far as training itself could tell")
     seed: Seed = setting(0, SEED)
     device: Device = setting("auto", DEVICE)
+    trust: Modules = setting([], TRUST)
 
 
 class EvaluateSettings(OnARun):
@@ -360,3 +372,4 @@ class ReproduceSettings(Settings):
         None, "a folder in the dumps folder of a run"
     )
     device: Device = setting("cpu", DEVICE)
+    trust: Modules = setting([], TRUST)

@@ -133,7 +133,7 @@ def render(
 
 def render_run(settings: RenderSettings) -> None:
     """The `metarl.render` command."""
-    run = open_run(settings.run, settings.device, settings.checkpoint)
-    options = {name: value for name, value in settings if name not in ("run", "device", "checkpoint")}
+    run = open_run(settings.run, settings.device, settings.checkpoint, settings.trust)
+    options = {name: value for name, value in settings if name not in ("run", "device", "checkpoint", "trust")}
     path = render(run, threads=0, **options)
     Console(highlight=False, soft_wrap=True).print(f"video: {path}")

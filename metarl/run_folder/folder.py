@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -35,8 +36,10 @@ from metarl.run_folder.plain_yaml import LIMIT, dump_yaml, load_yaml
 from metarl.run_folder.provenance import git_commit, versions
 
 FORMAT, FORMAT_VERSION = "metarl-run", 1
+MADE_BY = ("versions", "git_commit", "git_dirty")  # what every configuration ends with
 # What a reader removes as left over from a crash must be older than this (seconds): a trainer may be writing it now.
 LEFTOVER_AGE = 600.0
+FOLDERS = ("checkpoints", "dumps", "evaluation", "tensorboard", "videos")
 
 
 class RunFolder:
@@ -46,8 +49,8 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path | None = None, base: str | Path = "runs", name: str = "reach-maml") -> RunFolder:
-        """A new run at `path`, or without one in the first free of base/name-0, base/name-1, ...
+    def create(cls, path: str | Path | None = None, base: str | Path = "runs", name: str = "reach-maml-0") -> RunFolder:
+        """A new run at `path`, or without one in the first free of base/name, base/name-2, ...
 
         A run there that never finished an iteration is in nobody's way: `restart` removes what it left.
 
@@ -72,7 +75,7 @@ class RunFolder:
             begun: False: also accept a run that ended before its first checkpoint, and so lost nothing.
 
         Raises:
-            RunFolderError: if it is missing, half written, or not a run of this code.
+            RunFolderError: if it is missing, half written, or not a run of this code; or if a link leads out of it.
         """
         run = cls(path)
         if not run.path.is_dir():
@@ -80,6 +83,8 @@ class RunFolder:
             hint = nearest(run.path.name, others) if others else "train one with python -m metarl.train"
             raise RunFolderError(f"there is no run at {path}: {hint}")
         run.read_config()
+        for name in FOLDERS:
+            run.inside(name)
         for folder in (run.path, run.path / "checkpoints", run.path / "evaluation"):
             sweep(folder, LEFTOVER_AGE)
         files = [(run.checkpoint_path(i) / TENSORS, i) for i in run.iterations()]
@@ -131,13 +136,26 @@ class RunFolder:
         with suppress(OSError):
             self.path.rmdir()
 
+    def inside(self, name: str) -> Path:
+        """The path of a folder of the run.
+
+        Raises:
+            RunFolderError: if it leads out of the run: what is written to a stranger's run must stay in it.
+        """
+        folder = self.path / name
+        found = Path(os.path.realpath(folder))  # `Path.resolve` raises where links lead in a circle
+        if not found.is_relative_to(os.path.realpath(self.path)):
+            remedy = "put the folder itself there, or make the whole run a link"
+            raise RunFolderError(f"{folder} is a link that leads out of the run, to {found}: {remedy}")
+        return folder
+
     def subfolder(self, name: str) -> Path:
         """The path of `checkpoints`, `dumps`, `evaluation` or `videos`, made if it is missing.
 
         Raises:
-            RunFolderError: if it cannot be made.
+            RunFolderError: if it cannot be made, or leads out of the run.
         """
-        folder = self.path / name
+        folder = self.inside(name)
         with guard(f"make the folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -151,7 +169,7 @@ class RunFolder:
         """
         commit, dirty = git_commit()
         marker = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        made_by = {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
+        made_by = dict(zip(MADE_BY, (versions(), commit, dirty), strict=True))
         self._put_config(marker | dict(config) | marker | made_by)
 
     def change_config(self, changes: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) -> None:
@@ -197,6 +215,9 @@ class RunFolder:
         given = config.get("format_version")
         if given != FORMAT_VERSION:
             raise RunFolderError(f"{path} has format version {given!r}, this metarl reads only {FORMAT_VERSION}")
+        if lacking := [name for name in MADE_BY if name not in config]:
+            remedy = "restore it from a copy"
+            raise RunFolderError(f"{path} is cut short: it lacks {lacking[0]}, which stands at its end; {remedy}")
         return config
 
     def metrics(self, after: int, tensorboard: bool = True) -> MetricsLog:

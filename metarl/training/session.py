@@ -13,7 +13,7 @@ from rich.console import Console
 
 from metarl.algorithms.threads import cores
 from metarl.assembly.device import resolve_device
-from metarl.assembly.trust import check_factory, stored_settings
+from metarl.assembly.trust import check_factory, remember, stored_settings
 from metarl.config.settings import Budget, ResumeSettings, TrainSettings
 from metarl.errors import CheckpointError, RunFolderError, RunWarning
 from metarl.run_folder import SLIM, RunFolder, versions
@@ -62,13 +62,14 @@ def start(settings: TrainSettings | ResumeSettings, console: Console) -> Iterato
 def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
     torch.set_num_threads(settings.torch_threads)
     device = resolve_device(settings.device)
+    remember(settings)
     check_factory(settings.env.entry or settings.env.name)
     settings = settings.model_copy(update={"algo": settings.algo.with_workers(cores())})
     trainer = Trainer(settings, device)
     settings = from_another_run(trainer, settings)
     # What the evaluation will ask for must be there: hours later it would be too late to say so.
     trainer.distribution.published(settings.evaluate.split, settings.evaluate.tasks)
-    folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}")
+    folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}-{settings.seed}")
     with folder.writing():
         RunFolder.create(folder.path)  # once more: another process may have begun a run there meanwhile
         session = Session(folder, settings, trainer, Best(), 0.0)
@@ -91,8 +92,8 @@ def _resumed(asked: ResumeSettings, console: Console) -> Iterator[Session]:
         raise _no_more(asked.resume)
     with folder.writing():
         # What the resumed run is, its folder says; only how long and where it runs may change.
-        stored = stored_settings(folder)
-        given = {name: value for name, value in asked if name != "resume" and value is not None}
+        stored = stored_settings(folder, asked.trust)
+        given = {name: value for name, value in asked if name not in ("resume", "trust") and value is not None}
         settings = stored.model_copy(update=given)
         torch.set_num_threads(stored.torch_threads)
         check_factory(stored.env.entry or stored.env.name)

@@ -45,7 +45,7 @@ def test_the_walk_through_trains_and_evaluates(tmp_path: Path) -> None:
     assert result.stderr == ""
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert rows[-1].split(",")[rows[0].split(",").index("env_steps")] == str(2 * 6 * 6)
-    result = command(tmp_path, "evaluate", "run=run", "split=ood", "tasks=3")
+    result = command(tmp_path, "evaluate", "run=run", "split=ood", "tasks=3", f"trust={package}")
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "run" / "evaluation" / "ood.json").read_text())
     assert (report["env"], report["tasks"]) == ("cart", 3)

@@ -127,6 +127,12 @@ def point(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def working_folder() -> Path:
+    """Where the fixtures of this module work."""
+    return Path.cwd()
+
+
+@pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for everything."""
     return tmp_path_factory.mktemp("cases")
@@ -366,6 +372,12 @@ CASES: dict[str, tuple[Callable[..., None], dict[str, Any], int, int]] = {
         100,
     ),
 }
+
+
+@pytest.mark.parametrize("scope", ["test", "module"])
+def test_a_drawn_path_leads_to_a_temporary_folder(scope: str, point: Path, working_folder: Path) -> None:
+    folder = Path.cwd() if scope == "test" else working_folder
+    assert (folder / "../..").resolve().is_relative_to(point.parents[1])  # where pytest keeps the folders of this run
 
 
 def test_there_are_as_many_cases_as_promised() -> None:
