@@ -34,7 +34,15 @@ LEARNERS: dict[str, type[Learner]] = {
 }
 POLICIES: dict[str, type[Policy]] = {"transformer": TransformerPolicy, "mlp": MLPPolicy}
 # Independent random streams are derived from one seed by adding one of these.
-STREAMS = {"tasks": 0, "environment": 1, "actions": 2, "minibatches": 3, "initialisation": 4, "evaluation": 5}
+STREAMS = {
+    "tasks": 0,
+    "environment": 1,
+    "actions": 2,
+    "minibatches": 3,
+    "initialisation": 4,
+    "evaluation": 5,
+    "agent": 6,
+}
 
 
 def stream_seed(seed: int, stream: str) -> int:

@@ -24,7 +24,7 @@ from metarl.run_folder import RunFolder
 from metarl.run_folder.pretrained import PREFIX, is_shipped, locate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A trained run, opened for use: its settings, its policy and its learner."""
 
@@ -36,6 +36,10 @@ class Run:
     learner: Learner
     horizon: int  # control steps of an episode
     device: torch.device
+
+    def __repr__(self) -> str:
+        env, algo = self.settings.env.name, self.settings.algo.name
+        return f"Run('{self.folder.path}', env={env}, algo={algo}, iteration={self.iteration}, device={self.device})"
 
     @property
     def output(self) -> RunFolder:

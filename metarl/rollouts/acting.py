@@ -96,12 +96,11 @@ def sample_with(noise: Tensor) -> Choose:
     return choose
 
 
-def sample(output: Output, generator: torch.Generator | None = None) -> Tensor:
-    """Actions drawn by a generator; None: by torch's own, on the output's device."""
-    device = output.mean.device
-    noise = torch.randn(output.mean.shape, generator=generator, device=generator.device if generator else device)
+def sample(output: Output, generator: torch.Generator) -> Tensor:
+    """Actions drawn by a generator."""
+    noise = torch.randn(output.mean.shape, generator=generator, device=generator.device)
     # Not `addcmul`: it rounds once less, and what an agent does and adapts to would change in the last bit.
-    return output.mean + noise.to(device) * torch.exp(output.log_std)
+    return output.mean + noise.to(output.mean.device) * torch.exp(output.log_std)
 
 
 def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> PolicyStep:
