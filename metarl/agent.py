@@ -185,7 +185,7 @@ def _reward(reward: np.ndarray | float, count: int) -> Tensor:
 
 
 def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: str | Collection[str] = ()) -> Agent:
-    """An agent from a run folder, whoever made it (see `metarl.assembly.opened.open_run`), or a policy that comes with the
+    """An agent from a run folder, whoever made it (see `metarl.assembly.opened`), or a policy that comes with the
     package: load("grasp") or load("grasp-maml").
 
     Args:

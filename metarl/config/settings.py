@@ -354,7 +354,9 @@ class EvaluateSettings(OnARun):
 class RenderSettings(OnARun):
     """Film a trained run on one task, before and after adaptation."""
 
-    task: Natural = setting(0, "its number in the split's list")
+    task: Natural | Annotated[Literal["most_improved"], said("most_improved")] = setting(
+        0, "its number in the split's list; most_improved: of those in the split's evaluation, the one that gained most"
+    )
     out: Annotated[Text, said("a file name")] | None = setting(
         None, ".mp4 or .gif; null: in the run's videos folder (of pretrained/x: pretrained-x/videos)"
     )
