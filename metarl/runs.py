@@ -218,8 +218,9 @@ def evaluate(
     try:
         path = run.output.write_evaluation(split, result, None if out is None else Path(out))
         atomic_write(path.with_suffix(".png"), curve_png(result))
-    except RunFolderError as error:
-        raise RunFolderError(f"{error}; out=FOLDER writes the evaluation elsewhere") from None
+    except RunFolderError:
+        console.print("this table is not written; metarl.evaluate with out=FOLDER writes it elsewhere")
+        raise
     console.print(f"evaluation: {path}")
     return result
 

@@ -156,7 +156,7 @@ def _shortened(settings: TrainSettings, given: Sequence[str]) -> TrainSettings:
     usual = recipe(RECIPE_OF[pair])
     whole, warm = (OmegaConf.select(usual, key) for key in ("budget.iterations", "algo.warm_start.iterations"))
     budget, ours = settings.budget.iterations, getattr(settings.algo, "warm_start", None)
-    if None in (whole, warm, budget, ours) or ours.iterations != warm or budget >= whole:
+    if ours is None or None in (whole, warm, budget) or ours.iterations != warm or budget >= whole:
         return settings
     changed = ours.model_copy(update={"iterations": warm * budget // whole})
     return settings.model_copy(update={"algo": settings.algo.model_copy(update={"warm_start": changed})})

@@ -168,9 +168,9 @@ def test_credit_flows_from_an_episode_to_the_end_of_the_one_before(discount: flo
     returns = discounted_returns(reward, valid, discount)
     for n in range(M * E):
         counts = valid[n] > 0
-        short = [x[n][counts] for x in (reward, value, valid)]
-        assert torch.equal(advantage[n][counts], generalised_advantage(*short, discount, trace))
-        assert torch.equal(returns[n][counts], discounted_returns(short[0], short[2], discount))
+        earned, expected, there = (x[n][counts] for x in (reward, value, valid))
+        assert torch.equal(advantage[n][counts], generalised_advantage(earned, expected, there, discount, trace))
+        assert torch.equal(returns[n][counts], discounted_returns(earned, there, discount))
         assert bool((advantage[n][~counts] == 0).all())
 
 
