@@ -125,7 +125,7 @@ class Agent:
         trial = self.run.learner.settings.trial_episodes
         actions, after = act(actor, recall, seen, earned, torch.from_numpy(begins), trial, choose)
         action = actions.numpy()
-        return action[0] if np.ndim(observation) == 1 else action, after
+        return action[0] if np.ndim(np.asarray(observation)) == 1 else action, after
 
     def listening(self) -> Listening:
         """This agent for Stable-Baselines3's `evaluate_policy`, which does not pass rewards to `predict`:

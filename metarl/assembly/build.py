@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -73,7 +73,8 @@ def build_policy(settings: PolicySettings, env: Environment, trial_episodes: int
     context = getattr(settings, "context", "trial" if settings.remembers() else "none")
     length = env.horizon * (trial_episodes if context == "trial" else 1)
     kind = POLICIES[settings.name] if settings.entry is None else _own("agent", settings.entry, Policy)
-    sizes, options = (env.observation_size, env.action_size), settings.options() | {"max_length": length}
+    sizes = (env.observation_size, env.action_size)
+    options: dict[str, Any] = settings.options() | {"max_length": length}
     if settings.entry is not None:
         _check_arguments(f"agent={settings.entry}", kind, *sizes, **options)
     policy = kind(*sizes, **options).to(device)
