@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_the_second_order_meta_gradient_is_that_of_a_plain_loop(policy: GRUPolic
     def outer(parameters: Parameters, batch: Batch) -> Tensor:
         return ppo(functional_call(policy, parameters, (batch.tokens,)), batch, 0.2, 0.5, 0.01)
 
-    def task_loss(parameters: Parameters, rates: Parameters, support: list[Batch], query: Batch) -> Tensor:
+    def task_loss(parameters: Parameters, rates: Parameters, support: Sequence[Batch], query: Batch) -> Tensor:
         return meta_loss(partial(inner_step, inner), outer, parameters, [rates], support, query)
 
     ours, _, loss = meta_gradient(task_loss, theta, rates, [support], query, tasks=tasks, chunk=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ def policy() -> MLPPolicy:
     return policy
 
 
-def learner(policy: MLPPolicy, **inner: float) -> MetaSGD:
+def learner(policy: MLPPolicy, **inner: float | str) -> MetaSGD:
     outer = PPO(learning_rate=LEARNING_RATE, n_epochs=1, minibatches=1, entropy_coef=0.01, max_grad_norm=1e9)
     loop = MetaInnerLoop(rate=0.3, rate_multiplier=1.0, unadapted_weight=0.0).model_copy(update=inner)
     settings = MetaSGDSettings(name="own", tasks=TASKS, episodes=2, inner=loop, outer=outer, rate_spread=0.5)
@@ -50,7 +50,7 @@ def plain_step(policy: MLPPolicy, theta: Parameters, alpha: Parameters, batch: B
     return {**theta, **{n: theta[n] - alpha[n] * g for n, g in zip(alpha, gradients, strict=True)}}
 
 
-def leaves(tensors: Parameters) -> Parameters:
+def leaves(tensors: Mapping[str, Tensor]) -> Parameters:
     return {name: value.detach().clone().requires_grad_() for name, value in tensors.items()}
 
 

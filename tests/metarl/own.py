@@ -109,6 +109,7 @@ def live_through(folder: Path, *given: str) -> Agent:
     (observation, _), state, reward = env.reset(), None, 0.0
     for _ in range(6):
         action, state = adapted.predict(observation, state, reward=reward)
-        observation, reward, *_ = env.step(action)
+        observation, earned, *_ = env.step(action)
+        reward = float(earned)
     assert adapted.adapted
     return agent
