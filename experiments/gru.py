@@ -1,6 +1,6 @@
 """A recurrent policy: a gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) over tokens.
 
-    python -m metarl.train env=reach algo=in_context agent=experiments.gru:GRUPolicy agent.hidden_size=64 \
+    python -m metarl.train env=reach algo=in_context agent=experiments.gru:GRUPolicy agent.hidden_size=64 \\
         budget.iterations=200
 
 This is an example of your own policy. Every command and every algorithm works on it, gradient steps included. A step
