@@ -277,7 +277,7 @@ class TrainSettings(Settings):
         1, "more than one would spin on the cores that the physics needs"
     )
     run_dir: Folder | None = setting(
-        None, "a new folder; null: runs/<env>-<algo>-<seed>, or if that is taken the same with -2, -3, ..."
+        None, "a new folder; null: runs/<env>-<algo>-<seed>, and if that is taken ...-2, ...-3"
     )
     resume: Folder | None = setting(None, "a run to continue; only budget, device and trust may be given beside it")
     trust: Modules = setting([], TRUST, always_stored=False)
