@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from agents.errors import PolicyError
-from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.policy import Critic, Output, Policy, Position, orthogonal_linear
 from agents.settings import MLPSettings
 
 DEFAULT = MLPSettings()
@@ -16,6 +16,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 class MLPPolicy(Policy):
     """Action mean and value from two separate networks on the observation alone (Finn et al. 2017, appendix A.2)."""
+
+    Settings = MLPSettings
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class MLPPolicy(Policy):
     def initial_state(self, batch: int) -> tuple[()]:
         return ()
 
-    def step(self, token: Tensor, state: tuple[()], position: int) -> tuple[Output, tuple[()]]:
+    def step(self, token: Tensor, state: tuple[()], position: Position) -> tuple[Output, tuple[()]]:
         return self(token), state
 
     def head_names(self) -> frozenset[str]:

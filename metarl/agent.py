@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -11,118 +12,180 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
+from torch import Tensor
 
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.rounds import finite_step, inner_loop
+from metarl.assembly.build import stream_seed
 from metarl.assembly.opened import Run, open_run
 from metarl.errors import MetaRLError
-from metarl.rollouts.acting import Actor, Memory, sample
+from metarl.rollouts.acting import Actor, sample
 from metarl.rollouts.episodes import Batch
-from metarl.rollouts.vector_env import explore
+from metarl.rollouts.presented import check_spaces, vector_of, warn_of_differences
+from metarl.rollouts.recall import Recall, act, remember_nothing
+from metarl.rollouts.vector_env import VectorSimulations, explore
 from metarl.run_folder.pretrained import locate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Agent:
-    """A trained policy with the parameters that it has adapted so far (None: as it was trained)."""
+    """A trained policy with the parameters that it has adapted so far (None: as it was trained).
+
+    Attributes:
+        generator: what `predict` samples actions by; seeded by the run's seed, and anew by `generator.manual_seed(n)`.
+    """
 
     run: Run
     adapted: Parameters | None = None
+    generator: torch.Generator = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        seeded = torch.Generator().manual_seed(stream_seed(self.run.settings.seed, "agent"))
+        object.__setattr__(self, "generator", seeded)
+
+    def __repr__(self) -> str:
+        return f"Agent({self.run}, {'as trained' if self.adapted is None else 'adapted'})"
 
     def adapt(
         self, env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], episodes: int = 10, steps: int = 1
     ) -> Agent:
         """Adapt to the task that `env` presents; this agent is left unchanged.
 
+        Warns if observations or rewards pass through a wrapper, or episodes have another length than in training.
+
         Args:
             env: a Gymnasium environment, or a vector of environments of the same task, with the trained sizes.
-            episodes: to collect before each inner step; all are played with exploration.
+            episodes: to collect before each inner step; all are played with exploration. A policy whose context is a
+                trial plays whole trials, as in training: at least so many episodes.
             steps: inner gradient steps.
 
         Returns:
             An agent with adapted parameters.
 
         Raises:
-            MetaRLError: if the spaces do not fit, or episodes or steps are out of range.
+            MetaRLError: if the spaces do not fit, episodes or steps are out of range, or the environment tells that it
+                is not one task: its parts have different tasks, or it has another one after a reset.
             NotFiniteError: if an inner step is not finite; names the parameter.
         """
         if episodes < 1 or steps < 0:
             raise MetaRLError(f"adapt needs episodes >= 1 and steps >= 0, got episodes={episodes}, steps={steps}")
-        vector = env if isinstance(env, VectorEnv) else SyncVectorEnv([lambda: env])
-        self._check(vector)
-        learner, horizon = self.run.learner, self.run.horizon
+        learner, policy = self.run.learner, self.run.policy
+        vector = vector_of(env)
+        check_spaces(env, policy)
+        warn_of_differences(vector, self.run.horizon, stacklevel=2)
+        simulations = VectorSimulations(vector, self.run.horizon)
         generator = torch.Generator().manual_seed(self.run.settings.seed)
+        play = partial(explore, episodes=episodes, trial_episodes=learner.settings.trial_episodes, generator=generator)
 
         def experience(adapted: Parameters | None) -> Batch:
-            played = explore(vector, self.run.policy, adapted, horizon=horizon, episodes=episodes, generator=generator)
-            return learner.prepare(played)
+            return learner.prepare(play(simulations, policy, adapted))
 
         *_, adapted = inner_loop(finite_step(learner, ["this task"]), experience, steps, self.adapted)
         return replace(self, adapted=adapted)
 
     def predict(
         self,
-        observation: np.ndarray,
-        state: Memory | None = None,
+        observation: np.ndarray | Mapping[str, Any],
+        state: Recall | None = None,
         episode_start: np.ndarray | bool | None = None,
         deterministic: bool = True,
-        reward: np.ndarray | float = 0.0,
-    ) -> tuple[np.ndarray, Memory]:
+        reward: np.ndarray | float | None = None,
+    ) -> tuple[np.ndarray, Recall]:
         """An action, in the convention of Stable-Baselines3.
 
         Args:
-            observation: (D,) or (n, D).
-            state: as the last call returned it; None at the first step.
-            episode_start: (n,) true where a new episode begins; they begin together.
+            observation: (D,) or (n, D). Named parts are refused: adapt and predict need them flat.
+            state: as the last call returned it; None at the first step. It is not changed, so one may go on from it
+                several times.
+            episode_start: (n,) true where a new episode begins. A policy whose context is a trial remembers the
+                episodes before, until the trial has as many as in training; then it begins a new one.
             deterministic: the mean action instead of a sample.
-            reward: (n,) what the last action earned. A policy with context reads the task off its rewards: pass it.
+            reward: (n,) what the last action earned. A policy with context reads the task off its rewards and needs it
+                from the second step on.
 
         Returns:
             The action (A,) or (n, A), clipped to [-1, 1], and the state for the next call.
 
         Raises:
-            MetaRLError: if the observation has another size, or only some of the episodes begin anew.
+            MetaRLError: if the observation has another size or is not finite, if the reward is missing or not finite,
+                or if the context is at its end.
         """
-        batch = torch.as_tensor(np.atleast_2d(observation), dtype=torch.float32)
         policy = self.run.policy
-        if batch.shape[-1] != policy.observation_size:
-            raise MetaRLError(
-                f"observation has size {batch.shape[-1]}, the policy was trained on {policy.observation_size}"
-            )
-        starts = np.atleast_1d(np.asarray(False if episode_start is None else episode_start, dtype=bool))
-        if starts.any() and not starts.all():
-            raise MetaRLError("episodes of one batch must begin together: use one agent state for each of them")
-        fresh = state is None or (bool(starts.any()) and policy.context != "trial")
+        seen = _observation(observation, policy.observation_size)
+        count = len(seen)
         actor = Actor(policy, self.adapted, 1)
-        memory = actor.start(len(batch)) if fresh else state
-        assert memory is not None
-        earned = np.broadcast_to(np.asarray(0.0 if fresh else reward, np.float32), (len(batch),)).copy()
-        choose = attrgetter("mean") if deterministic else sample
-        first = fresh or bool(starts.any())
-        _, memory = actor.decide(memory, batch, torch.from_numpy(earned), first, choose)
-        action = memory.action.numpy()
-        return action[0] if np.ndim(observation) == 1 else action, memory
+        recall = remember_nothing(actor, count) if state is None else state
+        if sum(len(group.rows) for group in recall) != count:
+            raise MetaRLError(f"{count} observations, but the state of the last call is of another number")
+        starts = np.asarray(False if episode_start is None else episode_start, bool)
+        begins = np.broadcast_to(starts | (state is None), (count,)).copy()
+        earned = None if reward is None else _reward(reward, count)
+        choose = attrgetter("mean") if deterministic else partial(sample, generator=self.generator)
+        trial = self.run.learner.settings.trial_episodes
+        actions, after = act(actor, recall, seen, earned, torch.from_numpy(begins), trial, choose)
+        action = actions.numpy()
+        return action[0] if np.ndim(np.asarray(observation)) == 1 else action, after
 
-    def _check(self, env: VectorEnv[Any, Any, Any]) -> None:
-        policy = self.run.policy
-        found = (env.single_observation_space.shape, env.single_action_space.shape)
-        wanted = ((policy.observation_size,), (policy.action_size,))
-        if found != wanted:
-            raise MetaRLError(f"the environment's observation and action shapes are {found}, the policy's are {wanted}")
-        space = env.single_action_space
-        if (
-            isinstance(space, Box)
-            and np.isfinite(space.low).all()
-            and not (np.allclose(space.low, -1.0) and np.allclose(space.high, 1.0))
-        ):
-            remedy = "wrap it in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
-            raise MetaRLError(f"the environment's actions are not from -1 to 1, as the policy's are: {remedy}")
+    def listening(self) -> Listening:
+        """This agent for Stable-Baselines3's `evaluate_policy`, which does not pass rewards to `predict`:
+
+        ears = agent.listening()
+        evaluate_policy(ears, env, callback=ears.hear)
+        """
+        return Listening(self)
+
+
+class Listening:
+    """An agent that is told its rewards by a callback."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.reward: np.ndarray | None = None  # (n,) of the last actions
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Recall | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, Recall]:
+        """As `Agent.predict`, with the rewards that it has heard.
+
+        Raises:
+            MetaRLError: as `Agent.predict`.
+        """
+        reward = None if state is None else self.reward
+        return self.agent.predict(observation, state, episode_start, deterministic, reward)
+
+    def hear(self, local: Mapping[str, Any], _: Mapping[str, Any]) -> None:
+        """The callback of `evaluate_policy`, which it calls after every step with its variables."""
+        self.reward = np.array(local["rewards"])
+
+
+def _observation(observation: object, size: int) -> Tensor:
+    """Observations (n, D) of one or several rows."""
+    if isinstance(observation, Mapping):
+        raise MetaRLError("predict needs a flat observation: wrap the environment in FlattenObservation")
+    rows = np.atleast_2d(np.asarray(observation, np.float32))
+    if rows.shape[-1] != size:
+        raise MetaRLError(f"observation has size {rows.shape[-1]}, the policy was trained on {size}")
+    if not np.isfinite(rows).all():
+        row, entry = np.argwhere(~np.isfinite(rows))[0]
+        raise MetaRLError(f"the observation is not finite: entry {entry} of row {row} is {rows[row, entry]}")
+    return torch.from_numpy(rows.copy())
+
+
+def _reward(reward: np.ndarray | float, count: int) -> Tensor:
+    """Rewards (n,)."""
+    earned = np.broadcast_to(np.asarray(reward, np.float32), (count,)).copy()
+    if not np.isfinite(earned).all():
+        raise MetaRLError(f"the reward is not finite: {earned[~np.isfinite(earned)][0]}")
+    return torch.from_numpy(earned)
 
 
 def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: str | Collection[str] = ()) -> Agent:
-    """An agent from a run folder, whoever made it (see `metarl.runs.open_run`), or a policy that comes with the
+    """An agent from a run folder, whoever made it (see `metarl.assembly.opened`), or a policy that comes with the
     package: load("grasp") or load("grasp-maml").
 
     Args:

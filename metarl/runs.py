@@ -15,10 +15,9 @@ from metarl.algorithms.nan_search import search_update
 from metarl.assembly.build import stream_seed
 from metarl.assembly.device import resolve_device
 from metarl.assembly.opened import Run, open_run
-from metarl.assembly.trust import check_factory, check_named, modules, words
-from metarl.config.parsing import parse, train_settings
+from metarl.assembly.trust import check_factory, checked_settings, modules, words
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
-from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, TrainingError
+from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, RunFolderError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds, report, table
 from metarl.evaluation.plots import curve_png
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
@@ -37,13 +36,28 @@ def train(settings: TrainSettings | ResumeSettings) -> Path:
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
-        TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it.
+        TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it. If
+            all episodes failed; names the first.
     """
     console = Console(highlight=False, soft_wrap=True)
     with start(settings, console) as session:
+        _announce(session, console)
         _iterate(session, console)
         _finish(session, console)
     return session.folder.path
+
+
+def _announce(session: Session, console: Console) -> None:
+    """Say what a run of several phases does; and warn if its budget is used before the last one begins."""
+    trainer, budget = session.trainer, session.settings.budget
+    *earlier, last = session.settings.phases()
+    if not earlier or trainer.iteration >= (begins := earlier[-1].until or 0):
+        return
+    first = [f"{phase.settings.name} up to iteration {phase.until}" for phase in earlier]
+    console.print(", then ".join([*first, last.settings.name]))
+    if budget.fraction(begins, trainer.steps_at(begins), session.seconds) >= 1.0:
+        remedy = "give a larger budget, or a smaller algo.warm_start.iterations"
+        console.print(f"warning: the budget ends before {last.settings.name} begins: {remedy}")
 
 
 def _iterate(session: Session, console: Console) -> None:
@@ -77,6 +91,10 @@ def _iterate(session: Session, console: Console) -> None:
             if (used >= 1.0 or len(trainer.recent) == WINDOW) and trainer.skipped_share() > SKIPPED_LIMIT:
                 session.save(spent)
                 raise _stopped(folder, settings, trainer)
+            if trainer.all_failed >= (1 if used >= 1.0 else WINDOW):
+                session.save(spent)
+                count = f"the last {trainer.all_failed} iterations" if trainer.all_failed > 1 else "the last iteration"
+                raise TrainingError(f"every episode of {count} failed: {trainer.troubles[0]}")
 
 
 def _finish(session: Session, console: Console) -> None:
@@ -84,6 +102,10 @@ def _finish(session: Session, console: Console) -> None:
     trainer, settings, path = session.trainer, session.settings, session.folder.path
     seconds = clock(session.seconds)
     console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {seconds}")
+    *earlier, last = session.settings.phases()
+    if earlier and trainer.iteration <= (earlier[-1].until or 0):
+        remedy = f"continue with a larger budget: python -m metarl.train resume={path} budget.iterations=..."
+        console.print(f"warning: the budget ended before {last.settings.name} began; {remedy}")
     protocol = settings.evaluate
     evaluate(
         open_run(path, settings.device, trust=modules(settings)),
@@ -128,8 +150,8 @@ def reproduce(path: str | Path, device: str = "cpu", trust: Collection[str] = ()
     where = resolve_device(device)
     _, tensors, state = read_checkpoint(Path(path))
     try:
-        check_named(state["config"], Path(path), trust)
-        settings = parse(train_settings(state["config"]), state["config"])
+        dump = Path(path).resolve()
+        settings = checked_settings(state["config"], dump.parents[1] if dump.parent.name == "dumps" else dump, trust)
         check_factory(settings.env.entry or settings.env.name)
         torch.set_num_threads(settings.torch_threads)
         failure = Failure.read(tensors, state, where)
@@ -161,12 +183,17 @@ def evaluate(
     deterministic: bool,
     threads: int,
     console: Console,
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Measure the adaptation curve of a run on tasks of a split, print it, and write it into the run folder.
 
     Args:
         steps: gradient steps (None: `Run.gradient_steps`). episodes: per step (None: as the run's configuration
             says).
+        out: a .json file, or a folder, to write into instead.
+
+    Raises:
+        RunFolderError: if it cannot be written; it is printed before.
     """
     chosen = run.held_out(split, tasks)
     steps = run.gradient_steps if steps is None else steps
@@ -179,8 +206,6 @@ def evaluate(
     commit, dirty = git_commit()
     result |= {"iteration": run.iteration, "training_env_steps": run.env_steps}
     result |= {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
-    path = run.output.write_evaluation(split, result)
-    atomic_write(path.with_suffix(".png"), curve_png(result))
     print_table(
         console,
         f"{env.name}, {algo}: {tasks} tasks of split '{split}', {episodes} episodes per step",
@@ -190,6 +215,12 @@ def evaluate(
     if result["physics_failures"]:
         failures, first = result["physics_failures"], result["first_physics_failure"]
         console.print(f"warning: {failures} episodes failed; their returns end there. The first: {first}", markup=False)
+    try:
+        path = run.output.write_evaluation(split, result, None if out is None else Path(out))
+        atomic_write(path.with_suffix(".png"), curve_png(result))
+    except RunFolderError:
+        console.print("this table is not written; metarl.evaluate with out=FOLDER writes it elsewhere")
+        raise
     console.print(f"evaluation: {path}")
     return result
 

@@ -16,34 +16,39 @@ from envs.errors import TaskError
 class Episodic:
     """An environment whose N simulations each have a task of their own and start their episodes one by one.
 
-    Tasks are drawn anew from a split at the start of every episode, until `fix` gives fixed ones.
+    Args:
+        split: where tasks are drawn from, until `fix` gives fixed ones.
+        keep: each simulation keeps the task that it draws until it is seeded; else every episode draws a new one.
 
     Raises:
         TaskError: if the split is unknown.
     """
 
-    def __init__(self, environment: Environment, split: str = "train") -> None:
+    def __init__(self, environment: Environment, split: str = "train", keep: bool = False) -> None:
         if split not in SPLITS:
             raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
         self.environment = environment
         self.split = split
         self.elapsed = torch.zeros(environment.num_simulations, dtype=torch.int64)
         self.fixed: Tasks | None = None
+        self.keep = keep
+        self._drawn = torch.zeros(environment.num_simulations, dtype=torch.bool)  # (N,) since the last seed
 
     def seed(self, seed: int) -> None:
         """Seed the tasks and the initial states, each by a stream of its own."""
         tasks, states = np.random.SeedSequence(seed).generate_state(2, np.uint64)
         self.environment.distribution.generator.manual_seed(int(tasks >> np.uint64(1)))
         self.environment.generator.manual_seed(int(states >> np.uint64(1)))
+        self._drawn[:] = False
 
     def fix(self, tasks: Sequence[Mapping[str, object]] | Tasks | None) -> None:
-        """Keep M tasks (N a multiple of M) from each simulation's next start on; None: draw them again.
+        """Keep M tasks (N a multiple of M) from each simulation's next start on; None: draw new ones in every episode.
 
         Raises:
             TaskError: if N is not a multiple of M, or a task does not fit the environment.
         """
         if tasks is None:
-            self.fixed = None
+            self.fixed, self.keep = None, False
             return
         given = tasks if isinstance(tasks, Tasks) else as_tasks(self.environment.distribution, tasks)
         total = self.environment.num_simulations
@@ -58,14 +63,7 @@ class Episodic:
         # The first start ignores the mask: every simulation needs a task.
         if mask is None or environment.tasks is None:
             mask = torch.ones(environment.num_simulations, dtype=torch.bool)
-        fresh = self._next_tasks(mask)
-        if environment.tasks is None:
-            environment.set_tasks(fresh)
-        elif any(not torch.equal(value, environment.assigned[name][mask]) for name, value in fresh.values.items()):
-            merged = {name: value.clone() for name, value in environment.assigned.items()}
-            for name, value in fresh.values.items():
-                merged[name][mask] = value
-            environment.set_tasks(Tasks(merged))
+        self._assign(mask & ~self._drawn if self.keep and self.fixed is None else mask)
         self.elapsed[mask] = 0
         return environment.reset(None if mask.all() else mask)
 
@@ -75,10 +73,21 @@ class Episodic:
         self.elapsed += 1
         return step, (self.elapsed >= self.environment.horizon) & ~step.terminated
 
-    def _next_tasks(self, mask: Tensor) -> Tasks:
-        if self.fixed is not None:
-            return self.fixed.select(mask)
-        return self.environment.distribution.sample(int(mask.sum()), self.split)
+    def _assign(self, rows: Tensor) -> None:
+        """Give the simulations in rows (N,) their next task."""
+        count, environment = int(rows.sum()), self.environment
+        if count == 0:
+            return
+        sample = environment.distribution.sample
+        fresh = sample(count, self.split) if self.fixed is None else self.fixed.select(rows)
+        self._drawn |= rows
+        if environment.tasks is None:
+            environment.set_tasks(fresh)
+        elif any(not torch.equal(value, environment.assigned[name][rows]) for name, value in fresh.values.items()):
+            merged = {name: value.clone() for name, value in environment.assigned.items()}
+            for name, value in fresh.values.items():
+                merged[name][rows] = value
+            environment.set_tasks(Tasks(merged))
 
 
 def as_tasks(distribution: TaskDistribution, tasks: Sequence[Mapping[str, object]]) -> Tasks:

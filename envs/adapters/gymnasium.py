@@ -5,8 +5,9 @@
     gymnasium.make_vec("metarl/Reach-v0", num_envs=256)  the batched engine, one call for all simulations
 
 Both have the task functions of learn2learn and garage: `sample_tasks(n)` draws tasks, `set_task(task)` fixes one from
-the next episode on. Until one is fixed, every episode has a new task, drawn from `split`; `set_task(None)` goes back to
-that. A task is a dictionary of parameter name to (d,) numbers.
+the next episode on. Until one is fixed, each simulation keeps the task, from `split`, that its first reset draws; a
+reset with a seed draws it anew. After `set_task(None)` every episode has a new one, as training over many tasks wants
+it. A task is a dictionary of parameter name to (d,) numbers.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class TaskInterface:
         return [as_dictionary(tasks, index) for index in range(len(tasks))]
 
     def set_task(self, task: Mapping[str, object] | None) -> None:
-        """Keep this task, in every simulation, from its next episode on; None: a new one for every episode."""
+        """Keep this task, in every simulation, from its next episode on; None: a new one in every episode."""
         self.episodes.fix(None if task is None else [task])
 
 
@@ -86,7 +87,7 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> None:
         check_render_mode(render_mode, RENDER_MODES)
         self.environment = make(name, 1, **options)
-        self.episodes = Episodic(self.environment, split)
+        self.episodes = Episodic(self.environment, split, keep=True)
         self.observation_space, self.action_space = spaces(self.environment)
         self.metadata = {**type(self).metadata, "render_fps": round(1.0 / self.environment.control_period)}
         self.render_mode = render_mode
@@ -167,7 +168,7 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
     ) -> None:
         check_render_mode(render_mode, RENDER_MODES[:1])
         self.environment = make(name, num_envs, **options)
-        self.episodes = Episodic(self.environment, split)
+        self.episodes = Episodic(self.environment, split, keep=True)
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = spaces(self.environment)
         self.observation_space = batch_space(self.single_observation_space, num_envs)

@@ -185,7 +185,11 @@ def cost(folder: RunFolder) -> tuple[float, float]:
 
 
 def _compared(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that are compared; of the run that it began from only whether there is one."""
+    """The settings that are compared; of the run that it began from only whether there is one.
+
+    The number of workers is not among them: a run notes how many cores there were.
+    """
     run, origin = "algo.warm_start.run", "algo.warm_start.origin."
     flat = {key: value for key, value in settings.flat().items() if key.startswith(COMPARED)}
+    flat = {key: value for key, value in flat.items() if not key.endswith(".inner.workers")}
     return {key: value for key, value in flat.items() if not key.startswith(origin)} | {run: bool(flat.get(run))}

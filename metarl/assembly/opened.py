@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.policy import Policy
 from envs.core.environment import Environment
 from envs.core.tasks import Tasks
+from metarl.algorithms.adaptation import part
 from metarl.algorithms.learner import Learner
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy
 from metarl.assembly.device import resolve_device
@@ -23,7 +24,7 @@ from metarl.run_folder import RunFolder
 from metarl.run_folder.pretrained import PREFIX, is_shipped, locate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A trained run, opened for use: its settings, its policy and its learner."""
 
@@ -35,6 +36,10 @@ class Run:
     learner: Learner
     horizon: int  # control steps of an episode
     device: torch.device
+
+    def __repr__(self) -> str:
+        env, algo = self.settings.env.name, self.settings.algo.name
+        return f"Run('{self.folder.path}', env={env}, algo={algo}, iteration={self.iteration}, device={self.device})"
 
     @property
     def output(self) -> RunFolder:
@@ -98,13 +103,12 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", t
         check_fit(build_policy(settings.agent, env, trial, torch.device("meta")), tensors, path)
     policy = build_policy(settings.agent, env, trial, where)
     learners = build_learners(settings.phases(), policy, torch.Generator())
-    index, learner = len(learners) - 1, learners[-1]
+    learner = learners[-1]
     try:
         load_policy(policy, tensors)
-        for name, value in learner.log_rates.items():
-            value.copy_(tensors[f"learner.{index}.log_rate.{name}"])
+        learner.load(part(tensors, f"learner.{len(learners) - 1}."))
         env_steps = int(numbers["env_steps"])
-    except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise CheckpointError(f"{path}: the checkpoint does not fit the run's configuration: {text}") from None
     policy.set_attention(learner.attention)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shlex
 import sys
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from metarl.layout import beside
 from metarl.run_folder import RunFolder
 
 RECORD = ("format", "format_version", "versions", "git_commit", "git_dirty", "resumed")
-GROUPS = ("env", "algo", "agent")
+GROUPS = {"env": "an environment", "algo": "an algorithm", "agent": "a policy"}
 OWN = ("envs", "agents", "metarl", "experiments")
 _named: set[str] = set()  # modules that commands of this process named: those of the user's own trainings
 
@@ -50,18 +50,39 @@ def stored_settings(folder: RunFolder, trust: Collection[str] = ()) -> TrainSett
     # Whom to trust is for the user to say, and so is not read.
     plain = {key: value for key, value in folder.read_config().items() if key not in (*RECORD, "trust")}
     try:
-        _check_keys(plain, "")
-        check_named(plain, folder.path, trust)
-        kind = train_settings(plain)
-        plain = modernised(kind, plain)
-        if key := missing(kind, plain):
-            raise ConfigError(f"{key}: is missing")
-        settings = parse(kind, plain)
-        check_budget(settings.budget)
-        check_training(settings)
+        return checked_settings(plain, folder.path, trust)
     except ConfigError as error:
         raise RunFolderError(f"{folder.path / 'config.yaml'}: {error}") from None
+
+
+def checked_settings(plain: Mapping[Any, Any], run: Path, trust: Collection[str] = ()) -> TrainSettings:
+    """The settings in a configuration that was found in a folder, of a run or of a dump.
+
+    Args:
+        trust: modules that the user trusts, by their first names.
+
+    Raises:
+        ConfigError: if one is missing, unknown or not allowed.
+        UnknownEnvironmentError: for an environment, an algorithm or a policy that a run may not name.
+    """
+    _check_keys(plain, "")
+    check_named(plain, run, trust)
+    kind = train_settings(plain)
+    plain = modernised(kind, plain)
+    if key := missing(kind, plain):
+        raise ConfigError(f"{key}: is missing")
+    settings = parse(kind, plain)
+    check_budget(settings.budget)
+    check_training(settings)
     return settings
+
+
+def _places(group: object) -> Iterator[str]:
+    """Everything that a group, or a group in it, chooses by a name."""
+    if isinstance(group, Mapping):
+        yield from (str(group[key]) for key in ("entry", "name") if group.get(key) is not None)
+        for value in group.values():
+            yield from _places(value)
 
 
 def remember(settings: TrainSettings) -> None:
@@ -72,7 +93,8 @@ def remember(settings: TrainSettings) -> None:
 def modules(settings: TrainSettings) -> list[str]:
     """The modules outside of this project that settings name, by their first names: what a user must trust."""
     plain = settings.plain()
-    return sorted({first for group in GROUPS if (first := _foreign(_place(plain[group])))})
+    places = (place for group in GROUPS for place in _places(plain[group]))
+    return sorted({first for place in places if (first := _foreign(place))})
 
 
 def words(settings: TrainSettings) -> str:
@@ -85,27 +107,32 @@ def words(settings: TrainSettings) -> str:
 def check_named(plain: Mapping[str, Any], run: Path, trust: Collection[str] = ()) -> None:
     """Refuse what a stored configuration names if the user has not said to trust it; nothing of it is imported.
 
+    Args:
+        run: the folder in which the configuration was found. trust: modules that the user trusts.
+
     Raises:
         UnknownEnvironmentError: with what to say.
     """
-    for group in GROUPS:
-        if not isinstance(given := plain.get(group), Mapping):
-            continue
-        place = _place(given)
-        check_outside(place, run)
-        first = _foreign(place)
-        if first is None or first in {*trust, *_named}:
-            continue
-        found = next(iter(_locations(_module(place))), None)
-        lies = f", which lies in {found.parent}" if found else ""
-        raise UnknownEnvironmentError(
-            f"{group}={place}: the run names code from outside of metarl, in the module {first}{lies}: "
-            f"if you trust it, say so with trust={first}"
-        )
+    for group, what in GROUPS.items():
+        for place in _places(plain.get(group)):
+            check_outside(place, run, what)
+            first = _foreign(place)
+            if first is None or first in {*trust, *_named}:
+                continue
+            found = next(iter(_locations(_module(place))), None)
+            lies = f", which lies in {found.parent}" if found else ""
+            raise UnknownEnvironmentError(
+                f"{group}={place}: the run names code from outside of metarl, in the module {first}{lies}: "
+                f"if you trust it, say so with trust={first}"
+            )
 
 
-def check_outside(place: str, run: Path) -> None:
-    """Refuse an environment that stands in the run's own folder, before anything of it is imported.
+def check_outside(place: str, run: Path, what: str = GROUPS["env"]) -> None:
+    """Refuse what stands in the run's own folder, before anything of it is imported.
+
+    Args:
+        place: the name of an environment, an algorithm or a policy, or its `package.module:Class`.
+        run: the folder. what: which of the three it is, in words.
 
     Raises:
         UnknownEnvironmentError: with where it was found.
@@ -113,7 +140,7 @@ def check_outside(place: str, run: Path) -> None:
     for found in _locations(_module(place)):
         if found.resolve().is_relative_to(run.resolve()) or found.absolute().is_relative_to(run.absolute()):
             raise UnknownEnvironmentError(
-                f"{place}: the run names an environment in its own folder, {found}: no code is taken from a run; "
+                f"{place}: the run names {what} in its own folder, {found}: no code is taken from a run; "
                 "if you trust it, copy it to a folder of your own"
             )
 
@@ -140,11 +167,6 @@ def check_factory(place: str) -> None:
             f"{place}: a function must say that it makes an environment: write def {name}(...) -> gymnasium.Env, "
             "or the class that it returns"
         )
-
-
-def _place(group: Mapping[str, Any]) -> str:
-    """What a group of settings is chosen by: the place of a class, or a name."""
-    return str(group.get("entry") or group.get("name"))
 
 
 def _module(place: str) -> str:

@@ -15,60 +15,87 @@ from agents.policy import Policy
 from envs.core.environment import Step
 from metarl.rollouts.acting import Actor, Choose, Parameters, sample
 from metarl.rollouts.episodes import Episodes
+from metarl.rollouts.presented import OneTask
 from metarl.rollouts.rollout import Transition, play, summarise
 
 
 class VectorSimulations:
-    """A vector environment as `play` takes it; an episode that is truncated is over too."""
+    """A vector environment as `play` takes it; an episode that is truncated is over too.
+
+    Once the episodes of all are over they rest until the next reset: to step them would begin episodes that nobody
+    sees.
+
+    Args:
+        env: with actions in [-1, 1]; each of its N environments presents the same task.
+        horizon: H.
+    """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], horizon: int) -> None:
         self.env, self.num_simulations, self.horizon = env, env.num_envs, horizon
+        self._one_task = OneTask(env)
+        self._over = torch.zeros(self.num_simulations, dtype=torch.bool)
+        self._last: Step | None = None
 
     def reset(self) -> Tensor:
-        return _float32(self.env.reset()[0])
+        """Start an episode in all; the observation (N, D).
+
+        Raises:
+            MetaRLError: if the environment shows that it is not one task.
+        """
+        observation, info = self.env.reset()
+        self._one_task.check(info)
+        self._over = torch.zeros_like(self._over)
+        return _float32(observation)
 
     def step(self, action: Tensor) -> Step:
-        observation, reward, terminated, truncated, _ = self.env.step(action.clamp(-1.0, 1.0).numpy())
-        over = torch.as_tensor(np.asarray(terminated) | np.asarray(truncated))
-        unknown = torch.zeros(self.num_simulations, dtype=torch.bool)
-        return Step(_float32(observation), _float32(reward), {}, unknown, over, unknown)
+        if self._last is None or not bool(self._over.all()):
+            observation, reward, terminated, truncated, _ = self.env.step(action.clamp(-1.0, 1.0).numpy())
+            over = torch.as_tensor(np.asarray(terminated) | np.asarray(truncated))
+            unknown = torch.zeros(self.num_simulations, dtype=torch.bool)
+            self._over = self._over | over
+            self._last = Step(_float32(observation), _float32(reward), {}, unknown, over, unknown)
+        return self._last
 
 
 @torch.no_grad()
 def explore(
-    env: VectorEnv[Any, Any, Any],
+    simulations: VectorSimulations,
     policy: Policy,
     adapted: Parameters | None = None,
     *,
-    horizon: int,
     episodes: int,
+    trial_episodes: int = 1,
     generator: torch.Generator,
 ) -> Episodes:
-    """At least `episodes` exploring episodes of H = `horizon` steps: Episodes with M = 1, on the policy's device.
+    """At least `episodes` exploring episodes of H steps: Episodes with M = 1, on the policy's device.
 
     All environments begin together, and rest as soon as the episodes of all are over. They do not tell success: it is
     False.
 
     Args:
-        env: with actions in [-1, 1]; each of its E environments presents the same task.
         adapted: parameters with a leading M = 1; None: the policy's own.
+        trial_episodes: R episodes that share one context.
         generator: of the action noise (CPU).
+
+    Raises:
+        MetaRLError: if the environment shows that it is not one task.
     """
-    simulations, actor = VectorSimulations(env, horizon), Actor(policy, adapted, 1)
-    choose = partial(sample, generator=generator)
-    rounds = [_one_each(simulations, actor, choose) for _ in range(-(-episodes // env.num_envs))]
-    beside = [tree_map(lambda *parts: torch.cat(parts), *transitions) for transitions in zip(*rounds, strict=True)]
-    return summarise(beside, 1, horizon, policy.device)
+    actor, choose = Actor(policy, adapted, 1), partial(sample, generator=generator)
+    count = -(-episodes // (simulations.num_simulations * trial_episodes))
+    trials = [_trial(simulations, actor, choose, trial_episodes) for _ in range(count)]
+    beside = [tree_map(lambda *parts: torch.cat(parts), *transitions) for transitions in zip(*trials, strict=True)]
+    return summarise(beside, 1, simulations.horizon, policy.device)
 
 
-def _one_each(simulations: VectorSimulations, actor: Actor, choose: Choose) -> list[Transition]:
-    """One episode in each simulation; transitions after the end of all are 0."""
+def _trial(simulations: VectorSimulations, actor: Actor, choose: Choose, episodes: int) -> list[Transition]:
+    """One trial in each simulation; transitions after the end of all in its last episode are 0."""
+    horizon = simulations.horizon
     transitions: list[Transition] = []
-    for transition in play(simulations, actor, choose):
+    for transition in play(simulations, actor, choose, episodes):
         transitions.append(transition)
-        if bool(transition.over.all()):
+        if len(transitions) > (episodes - 1) * horizon and bool(transition.over.all()):
             break
-    return transitions + [tree_map(torch.zeros_like, transitions[-1])] * (simulations.horizon - len(transitions))
+    return transitions + [tree_map(torch.zeros_like, transitions[-1])] * (episodes * horizon - len(transitions))
 
 
 def _float32(values: Any) -> Tensor:

@@ -52,6 +52,8 @@ class RunFolder:
     def create(cls, path: str | Path | None = None, base: str | Path = "runs", name: str = "reach-maml-0") -> RunFolder:
         """A new run at `path`, or without one in the first free of base/name, base/name-2, ...
 
+        A run there that never finished an iteration is in nobody's way: `restart` removes what it left.
+
         Raises:
             RunFolderError: if the path is in use or cannot be made.
         """
@@ -59,7 +61,8 @@ class RunFolder:
             return cls(numbered_folder(Path(base), plain_name(name)))
         path = Path(path)
         with guard(f"make the run's folder {path}"):
-            if path.is_dir() and any(not left_over(entry) for entry in path.iterdir()):
+            used = path.is_dir() and any(not left_over(entry) for entry in path.iterdir())
+            if used and not cls(path).untrained():
                 raise RunFolderError(f"{path} is not empty: continue it with resume={path}, or set another run_dir")
             path.mkdir(parents=True, exist_ok=True)
         return cls(path)
@@ -98,6 +101,21 @@ class RunFolder:
     def unbegun(self) -> bool:
         """Whether it was stopped before its first checkpoint was whole: there is a configuration, and nothing else."""
         return not self.iterations() and not (self.path / "metrics.csv").exists()
+
+    def untrained(self) -> bool:
+        """Whether it is a run that never finished an iteration, and nothing else: nothing is lost with it."""
+        here = {entry.name for entry in self.path.iterdir() if not left_over(entry)}
+        kept = {entry.name for entry in self.path.glob("checkpoints/*") if not left_over(entry)}
+        if not here <= {"config.yaml", "checkpoints"} or not kept <= {self.checkpoint_path(0).name}:
+            return False
+        try:
+            return bool(self.read_config())
+        except RunFolderError:
+            return False
+
+    def restart(self) -> None:
+        """Remove the checkpoint of a run that is `untrained`; for the process that holds its lock."""
+        discard(self.path / "checkpoints")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -310,13 +328,22 @@ class RunFolder:
             return checkpoint
         raise CheckpointError("; ".join(problems) or f"{self.path} has no checkpoint")
 
-    def write_evaluation(self, split: str, result: Mapping[str, Any]) -> Path:
+    def write_evaluation(self, split: str, result: Mapping[str, Any], out: Path | None = None) -> Path:
         """Write evaluation/<split>.json, where numbers that are not finite become null, and its `curve` as .csv.
+
+        Args:
+            out: a .json file to write instead, or a folder for <split>.json.
 
         Raises:
             RunFolderError: if they cannot be written.
         """
-        path = self.subfolder("evaluation") / f"{plain_name(split)}.json"
+        name = f"{plain_name(split)}.json"
+        if out is None:
+            path = self.subfolder("evaluation") / name
+        else:
+            path = out if out.suffix == ".json" else out / name
+            with guard(f"make the folder {path.parent}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(_finite(result), indent=2, allow_nan=False).encode() + b"\n")
         rows = [_flat(entry) for entry in result.get("curve", [])]
         if rows:

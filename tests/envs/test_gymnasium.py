@@ -140,8 +140,9 @@ def test_unseeded_environments_differ() -> None:
     assert np.any(one["task"]["goal"] != two["task"]["goal"])
 
 
-def test_every_episode_has_a_new_task_until_one_is_fixed() -> None:
+def test_every_episode_has_a_new_task_if_none_is_given_until_one_is_fixed() -> None:
     env = single(REACH)
+    env.set_task(None)
     drawn = [env.reset(seed=0)[1]["task"]] + [env.reset()[1]["task"] for _ in range(2)]
     assert len({tuple(task["goal"]) for task in drawn}) == 3
     env.set_task(drawn[0])
@@ -332,6 +333,7 @@ def test_a_masked_reset_leaves_the_others_alone() -> None:
     plain, masked = batched(REACH, 4), batched(REACH, 4)
     actions = np.random.default_rng(0).uniform(-1, 1, (10, 4, 7))
     for env in (plain, masked):
+        env.set_task(None)
         env.reset(seed=0)
         env.step(actions[0])
     before = goals(masked)

@@ -326,3 +326,19 @@ def test_tab_completion(words: list[str], expected: list[str]) -> None:
         text=True,
     )
     assert result.stdout.split() == expected, result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes end differently elsewhere")
+def test_a_training_whose_reader_leaves_ends_as_others_do(tmp_path: Path) -> None:
+    given = ["env=point2d", "algo=in_context", "algo.tasks=2", "algo.episodes=1", "agent.width=8", "run_dir=run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metarl.train", *given, "budget.iterations=1", "evaluate.tasks=2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.wait(120), process.stderr.read()) == (128 + 13, b"")

@@ -16,7 +16,7 @@ from agents.mlp import MLPPolicy
 from agents.policy import Policy, log_probability
 from agents.transformer import TransformerPolicy
 from metarl.rollouts.episodes import Episodes
-from metarl.rollouts.vector_env import explore
+from metarl.rollouts.vector_env import VectorSimulations, explore
 
 HORIZON = 6
 
@@ -53,9 +53,8 @@ def test_an_episode_that_ends_early_counts_up_to_its_end(truncates: bool) -> Non
     torch.manual_seed(0)
     policy = MLPPolicy(2, 1, hidden=(4,), initial_std=2.0)
     episodes = explore(
-        SyncVectorEnv([lambda: inside[0], lambda: inside[1]]),
+        VectorSimulations(SyncVectorEnv([lambda: inside[0], lambda: inside[1]]), HORIZON),
         policy,
-        horizon=HORIZON,
         episodes=3,
         generator=generator(),
     )
@@ -80,8 +79,8 @@ def test_what_was_recorded_is_what_the_whole_pass_gives() -> None:
     adapted = {"log_std": torch.full((1, 1), -0.3)}
 
     def played() -> Episodes:
-        env = SyncVectorEnv([lambda: Counter(9)] * 2)
-        return explore(env, policy, adapted, horizon=HORIZON, episodes=4, generator=generator())
+        env = VectorSimulations(SyncVectorEnv([lambda: Counter(9)] * 2), HORIZON)
+        return explore(env, policy, adapted, episodes=4, generator=generator())
 
     episodes = played()
     with torch.no_grad():
@@ -90,3 +89,23 @@ def test_what_was_recorded_is_what_the_whole_pass_gives() -> None:
     torch.testing.assert_close(episodes.log_probability[0], log_probability(output, episodes.actions[0]))
     assert len(episodes.actions.flatten().unique()) == 4 * HORIZON
     assert torch.equal(played().actions, episodes.actions)
+
+
+def test_the_episodes_of_a_trial_share_one_memory_and_are_padded_in_it() -> None:
+    inside = Counter(4)
+    torch.manual_seed(0)
+    policy: Policy = TransformerPolicy(2, 1, 2 * HORIZON, width=8, context="trial")
+    simulations = VectorSimulations(SyncVectorEnv([lambda: inside]), HORIZON)
+    episodes = explore(simulations, policy, episodes=3, trial_episodes=2, generator=generator())
+    # Three episodes in trials of two are two trials.
+    assert episodes.tokens.shape == (1, 2, 2 * HORIZON, 5) and episodes.returns.shape == (1, 2, 2)
+    assert episodes.valid[0].tolist() == [[1.0] * 4 + [0.0] * 2 + [1.0] * 4 + [0.0] * 2] * 2
+    assert episodes.tokens[0, 1, :, -1].tolist() == [1.0] + [0.0] * 5 + [1.0] + [0.0] * 5
+    assert episodes.tokens[0, 1, [0, 6], 0].tolist() == [3, 4]
+    assert inside.episodes == 4 and inside.steps == 4  # it is not stepped once its episode is over
+    explored = explore(simulations, policy, episodes=1, trial_episodes=1, generator=generator())
+    tokens = episodes.tokens[0, :, HORIZON : HORIZON + 1]
+    with torch.no_grad():
+        forgetful = policy(tokens).value
+    assert not torch.isclose(forgetful[:, 0], episodes.value[0, :, HORIZON]).any()
+    assert explored.tokens.shape == (1, 1, HORIZON, 5)
