@@ -270,9 +270,9 @@ def test_wrappers_that_change_what_is_seen_are_named(agent: Agent, kind: str) ->
     if kind == "ClipReward":
         wrap = partial(wrap, min_reward=-1.0)
     around = getattr(gymnasium.wrappers.vector, kind, None)
-    envs = [wrap(fixed(single())), SyncVectorEnv([lambda: wrap(fixed(single()))] * 2)]
-    envs += [around(SyncVectorEnv([lambda: fixed(single())]))] if around and kind != "ClipReward" else []
-    for env in envs:
+    wrapped = [wrap(fixed(single())), SyncVectorEnv([lambda: wrap(fixed(single()))] * 2)]
+    wrapped += [around(SyncVectorEnv([lambda: fixed(single())]))] if around and kind != "ClipReward" else []
+    for env in wrapped:
         with pytest.warns(RunWarning, match=f"pass through {kind}: ") as caught:
             agent.adapt(env, episodes=1)
         assert len(caught) == 1
