@@ -7,21 +7,25 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from agents.errors import PolicyError
-from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.policy import Critic, Output, Policy, Position, orthogonal_linear
+from agents.settings import MLPSettings
 
+DEFAULT = MLPSettings()
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class MLPPolicy(Policy):
     """Action mean and value from two separate networks on the observation alone (Finn et al. 2017, appendix A.2)."""
 
+    Settings = MLPSettings
+
     def __init__(
         self,
         observation_size: int,
         action_size: int,
-        hidden: Sequence[int] = (100, 100),
-        activation: str = "relu",
-        initial_std: float = 1.0,
+        hidden: Sequence[int] = DEFAULT.hidden,
+        activation: str = DEFAULT.activation,
+        initial_std: float = DEFAULT.initial_std,
         max_length: int = 1,
     ) -> None:
         super().__init__(observation_size, action_size, "none", max_length, initial_std)
@@ -48,7 +52,7 @@ class MLPPolicy(Policy):
     def initial_state(self, batch: int) -> tuple[()]:
         return ()
 
-    def step(self, token: Tensor, state: tuple[()], position: int) -> tuple[Output, tuple[()]]:
+    def step(self, token: Tensor, state: tuple[()], position: Position) -> tuple[Output, tuple[()]]:
         return self(token), state
 
     def head_names(self) -> frozenset[str]:

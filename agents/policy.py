@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from agents.errors import PolicyError
+from agents.settings import PolicySettings
 from agents.token import TokenLayout
 
 ADAPT = ("all", "head", "body")
@@ -19,6 +20,8 @@ LOG_STD_RANGE = (-4.0, 1.0)
 # batch first in every leaf, so that it can be vmapped over tasks; () or None if it remembers nothing. Nobody but the
 # policy knows what is in it.
 State = Any
+# Of a token in its sequence: one number for the whole batch, or (B,) of sequences that have come to different places.
+Position = int | Tensor
 
 
 class Output(NamedTuple):
@@ -64,7 +67,8 @@ class Normaliser(nn.Module):
     def update(self, tokens: Tensor) -> bool:
         """Merge in the statistics of tokens (n, F); n may be 0.
 
-        A number that is not finite would spoil them for good: then they stay as they were, and this returns False.
+        A number that is not finite, or whose square is not, would spoil them for good: then they stay as they were, and
+        this returns False.
         """
         if len(tokens) == 0:
             return True
@@ -73,7 +77,7 @@ class Normaliser(nn.Module):
         old, total = self.count.double(), self.count.double() + batch.shape[0]
         shift = batch.mean(0) - self.mean.double()
         merged = (self.variance.double() * old + variance * count + shift.square() * old * count / total) / total
-        if not torch.isfinite(shift.sum() + merged.sum()):
+        if not torch.isfinite(shift.sum() + merged.to(self.variance.dtype).sum()):
             return False
         self.mean.copy_((self.mean.double() + shift * count / total) * self.scaled)
         self.variance.copy_(torch.where(self.scaled > 0, merged, 1.0))
@@ -112,33 +116,38 @@ class Critic(nn.Module):
     def rescale(self, targets: Tensor) -> None:
         """Move the units towards those of targets (n,); n may be 0.
 
-        New targets weigh as much as `memory`, and more in the first calls. Targets that are not finite change nothing.
+        New targets weigh as much as `memory`, and more in the first calls. Targets that are not finite, or have squares
+        that are not, change nothing.
         """
-        if len(targets) == 0 or not torch.isfinite(targets).all():
+        if len(targets) == 0:
             return
-        self.count += 1
-        rate = torch.clamp(1 / self.count, min=self.memory)
+        count = self.count + 1
+        rate = torch.clamp(1 / count, min=self.memory)
         shift = targets.mean() - self.mean
         variance = (1 - rate) * (self.deviation.square() + rate * shift.square()) + rate * targets.var(unbiased=False)
         mean, deviation = self.mean + rate * shift, variance.sqrt().clamp(min=1e-4)
+        if not torch.isfinite(mean + deviation):
+            return
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
         last.weight.mul_(self.deviation / deviation)
         last.bias.copy_((last.bias * self.deviation + self.mean - mean) / deviation)
-        self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
+        for held, value in ((self.mean, mean), (self.deviation, deviation), (self.count, count)):
+            held.copy_(value)
 
 
 class Policy(ABC, nn.Module):
     """A policy over sequences of tokens; a plain module, used through `torch.func.functional_call`.
 
     Attributes:
+        Settings: what `agent.` on the command line may set; keyword arguments of a subclass.
         layout: of its tokens.
         context: what the policy remembers: `none`, `episode`, or `trial` (several episodes of one task).
         max_length: the longest sequence (T) that it can see.
         critic: estimates values; actions do not depend on it.
     """
 
+    Settings: ClassVar[type[PolicySettings]] = PolicySettings
     critic: Critic
 
     def __init__(
@@ -169,12 +178,15 @@ class Policy(ABC, nn.Module):
         """An empty memory for `batch` sequences."""
 
     @abstractmethod
-    def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+    def step(self, token: Tensor, state: State, position: Position) -> tuple[Output, State]:
         """Act on one token (B, F) at `position` of the sequence; equals `forward` there.
+
+        In a trial an episode may end early in some sequences: these then are behind the others, and `position` is (B,).
 
         Returns:
             The output (B, ...), and the memory for the next step: a fresh tree of the same structure, or the given one,
-            written in place. Callers must not use the given one again.
+            written in place at `position`; a second token at the same position takes the place of the first. Callers
+            must not use the given one again.
         """
 
     @abstractmethod

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -111,10 +112,15 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
+def name_of(entry: str) -> str:
+    """What something of somebody's own is called: its class."""
+    return re.split("[:/]", entry)[-1]
+
+
 class Chosen(Settings):
     """A group that is chosen by a name, or by the `package.module:Class` of somebody's own, its entry.
 
-    An entry without a name is called what its class is called.
+    An entry without a name is called by that of its class.
     """
 
     OMITTED: ClassVar[frozenset[str]] = frozenset({"entry"})
@@ -125,7 +131,7 @@ class Chosen(Settings):
     @classmethod
     def _name_of_entry(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and data.get("entry") is not None and data.get("name") is None:
-            return {**data, "name": re.split("[:/]", str(data["entry"]))[-1]}
+            return {**data, "name": name_of(str(data["entry"]))}
         return data
 
     def options(self) -> dict[str, Any]:
@@ -134,13 +140,25 @@ class Chosen(Settings):
 
 
 class PolicySettings(Chosen):
-    """What every policy has; a policy of your own defines a subclass and names it as its `Settings`."""
+    """What every policy has; a policy of your own defines a subclass and names it as its `Settings`.
+
+    Its fields are keyword arguments of the policy: `number: int = setting(64, "a sentence for --help")`. A type is one
+    that YAML has (bool, int, float, str, list, dict, Literal), or such a one with bounds, like `Count`.
+    """
 
     initial_std: Positive = setting(0.5, "standard deviation of the actions at the start")
 
     def remembers(self) -> bool:
         """Whether the policy acts on more than the present observation."""
         return True
+
+    def parameters(self) -> int:
+        """At least so many numbers it learns: what cannot fit into the memory is refused before it is allocated."""
+        return 0
+
+    def kept(self) -> int:
+        """At least so many numbers of its memory it keeps for each token that it has seen."""
+        return 0
 
 
 class TransformerSettings(PolicySettings):
@@ -159,6 +177,12 @@ class TransformerSettings(PolicySettings):
     def remembers(self) -> bool:
         return self.context != "none"
 
+    def parameters(self) -> int:
+        return 12 * self.layers * self.width**2
+
+    def kept(self) -> int:
+        return 2 * self.width * self.layers if self.remembers() else 0
+
 
 class MLPSettings(PolicySettings):
     """The memoryless network of the MAML paper."""
@@ -170,6 +194,9 @@ class MLPSettings(PolicySettings):
 
     def remembers(self) -> bool:
         return False
+
+    def parameters(self) -> int:
+        return 2 * (sum(a * b for a, b in pairwise(self.hidden)) + sum(self.hidden))  # the critic has as many
 
 
 POLICIES: dict[str, type[PolicySettings]] = {"transformer": TransformerSettings, "mlp": MLPSettings}

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from agents.attention import causal_attention
 from agents.errors import PolicyError
-from agents.policy import Critic, Output, Policy, orthogonal_linear
+from agents.policy import Critic, Output, Policy, Position, orthogonal_linear
+from agents.settings import TransformerSettings
 
+DEFAULT = TransformerSettings()
 CONTEXTS = ("none", "episode", "trial")
 
 
@@ -79,16 +81,18 @@ class TransformerPolicy(Policy):
         PolicyError: if an argument is out of range.
     """
 
+    Settings = TransformerSettings
+
     def __init__(
         self,
         observation_size: int,
         action_size: int,
         max_length: int,
-        width: int = 32,
-        layers: int = 2,
-        heads: int = 2,
+        width: int = DEFAULT.width,
+        layers: int = DEFAULT.layers,
+        heads: int = DEFAULT.heads,
         context: str = "episode",
-        initial_std: float = 0.5,
+        initial_std: float = DEFAULT.initial_std,
         attention: str = "math",
     ) -> None:
         if context not in CONTEXTS:
@@ -135,24 +139,22 @@ class TransformerPolicy(Policy):
         layers, *rest = self.cache_shape
         return Cache(*(torch.zeros(layers, batch, *rest, device=self.device).movedim(0, 1) for _ in range(2)))
 
-    def step(self, token: Tensor, state: Cache, position: int) -> tuple[Output, Cache]:
+    def step(self, token: Tensor, state: Cache, position: Position) -> tuple[Output, Cache]:
         if self.context == "none":
             position = 0
-        elif position >= self.max_length:
+        elif isinstance(position, int) and position >= self.max_length:
             raise PolicyError(f"step {position + 1} is beyond the policy's context of {self.max_length}")
         token = self.visible(token)[:, None]
-        hidden = self.embed(token) + self.position[position]
+        hidden = self.embed(token) + self.position[position].unsqueeze(-2)
         for index, block in enumerate(self.stack()):
             query, key, value = block.split(hidden)
             if self.context == "none":
                 hidden = block.merge(hidden, value)
                 continue
-            state.keys[:, index, :, position] = key[:, :, 0]
-            state.values[:, index, :, position] = value[:, :, 0]
-            seen_keys = state.keys[:, index, :, : position + 1]
-            seen_values = state.values[:, index, :, : position + 1]
-            weights = torch.softmax(query @ seen_keys.transpose(-1, -2) * query.shape[-1] ** -0.5, -1)
-            hidden = block.merge(hidden, weights @ seen_values)
+            keys, values, future = _remember(state.keys[:, index], key, state.values[:, index], value, position)
+            scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
+            weights = torch.softmax(scores if future is None else scores.masked_fill(future, -torch.inf), -1)
+            hidden = block.merge(hidden, weights @ values)
         mean, log_std, value = self.outputs(hidden, token)
         return Output(mean[:, 0], log_std[:, 0], value[:, 0]), state
 
@@ -171,3 +173,19 @@ class TransformerPolicy(Policy):
 
     def head_names(self) -> frozenset[str]:
         return frozenset({"log_std"} | {name for name, _ in self.named_parameters() if name.startswith("head.")})
+
+
+def _remember(
+    keys: Tensor, key: Tensor, values: Tensor, value: Tensor, position: Position
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Write a token's key and value (B, heads, 1, d) into a layer's (B, heads, T, d).
+
+    Returns:
+        The keys and values to attend to, and which of these (B, 1, 1, T) lie beyond `position`; None: none does.
+    """
+    if isinstance(position, int):
+        keys[:, :, position], values[:, :, position] = key[:, :, 0], value[:, :, 0]
+        return keys[:, :, : position + 1], values[:, :, : position + 1], None
+    rows = torch.arange(len(position), device=keys.device)
+    keys[rows, :, position], values[rows, :, position] = key[:, :, 0], value[:, :, 0]
+    return keys, values, torch.arange(keys.shape[2], device=keys.device) > position[:, None, None, None]

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gymnasium
 from torch import Tensor
 
 from envs.adapters.gymnasium_tasks import GymnasiumTasks
-from envs.core.contract import check_observation, check_returned
+from envs.core.contract import check_first_step, check_observation, check_returned
 from envs.core.environment import Environment, MujocoEnvironment, Step
-from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentError
+from envs.core.explained import explained, place
+from envs.errors import ContractError, TaskError, UnknownEnvironmentError
 
 Factory = Callable[..., Environment]
 
@@ -39,10 +36,10 @@ def load_entry(entry: str) -> Callable[..., Any]:
         found: Any = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise _import_failed(entry, module, error) from None
+            raise _import_failed(entry, module, error) from error
         raise UnknownEnvironmentError(f"{entry}: {error}; a module is searched from the working folder") from None
     except Exception as error:
-        raise _import_failed(entry, module, error) from None
+        raise _import_failed(entry, module, error) from error
     if not callable(found):
         raise UnknownEnvironmentError(f"{entry}: the module {module} has no class '{name}'")
     return found
@@ -91,9 +88,9 @@ def _guarded(entry: str, make: Factory, num_simulations: int, **options: Any) ->
         ContractError: names the line of the code that raised, and holds the exception as its cause.
         TypeError: for an unexpected keyword, which `envs.registry` explains.
     """
-    env = _explained(entry, make, constructs=True)(num_simulations, **options)
+    env = explained(entry, make, constructs=True)(num_simulations, **options)
     for name in _USED:
-        setattr(env, name, _explained(entry, getattr(env, name)))
+        setattr(env, name, explained(entry, getattr(env, name)))
     if not isinstance(env, MujocoEnvironment | GymnasiumTasks):  # these check themselves
         _check_use(entry, env)
     return env
@@ -102,49 +99,30 @@ def _guarded(entry: str, make: Factory, num_simulations: int, **options: Any) ->
 def _check_use(entry: str, env: Environment) -> None:
     """Check from now on what an environment's reset and step return."""
     reset, step = env.reset, env.step
+    first: list[Tensor] = []  # the first reset's observation, until the first step is checked
 
     def checked_reset(mask: Tensor | None = None) -> Tensor:
         observation = reset(mask)
         check_observation(entry, observation, (env.num_simulations, env.observation_size))
+        if not env.begun:
+            env.begun = True
+            first.append(observation)
         return observation
 
     def checked_step(action: Tensor) -> Step:
+        env.require_reset()
         result = step(action)
         check_returned(entry, result, env.num_simulations, env.observation_size)
+        if first:
+            check_first_step(entry, first.pop(), result.observation)
         return result
 
     env.reset, env.step = checked_reset, checked_step
 
 
-def _explained(entry: str, call: Callable[..., Any], constructs: bool = False) -> Callable[..., Any]:
-    def explained(*arguments: Any, **options: Any) -> Any:
-        try:
-            return call(*arguments, **options)
-        except EnvsError:
-            raise
-        except Exception as error:
-            if constructs and isinstance(error, TypeError) and "unexpected keyword" in str(error):
-                raise
-            text = " ".join(str(error).split())[:300]
-            raise ContractError(f"{entry}{_raised(error)}: {type(error).__name__}: {text}") from error
-
-    return explained
-
-
-def _raised(error: Exception) -> str:
-    """The last line that an error passed through outside of Python and its packages, as " (cart.py:12)"."""
-    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_file()]
-    own = [f for f in frames if not f.filename.startswith(others)]
-    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-
-
 def _construct(found: Callable[..., Any], entry: str, num_simulations: int, **options: Any) -> Environment:
     """A batched environment of the user's own, made and checked."""
-    try:
-        env = found(num_simulations, **options)
-    except EnvsError as error:
-        raise type(error)(f"{entry}{_where(error, inspect.getmodule(found))}: {error}") from None
+    env = found(num_simulations, **options)
     if not isinstance(env, Environment):
         raise ContractError(f"{entry}: returned a {type(env).__name__}, which is not an envs.environment.Environment")
     for name, kind in _PROMISED.items():
@@ -175,18 +153,8 @@ def _registered(entry: str, **options: Any) -> gymnasium.Env[Any, Any]:
 
 
 def _import_failed(entry: str, module: str, error: Exception) -> UnknownEnvironmentError:
+    where = place(error, whole=True) or place(error, installed=True, whole=True)
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}"
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        last = [frame for frame in frames if not frame.filename.startswith("<frozen importlib")][-1]
-        where = f"{last.filename}:{last.lineno}"
     text = " ".join(str(error).split())
     return UnknownEnvironmentError(f"{entry}: cannot import {module}: {where}: {type(error).__name__}: {text}")
-
-
-def _where(error: Exception, module: ModuleType | None) -> str:
-    """The last line of the user's module that an error passed through, as " (cart.py:12)"."""
-    file = getattr(module, "__file__", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(file).name}:{lines[-1]})" if file and lines else ""

@@ -108,8 +108,9 @@ def commands(settings: TrainSettings, iteration: int, path: Path) -> list[str]:
     # Composed without the run that it began from, it has the recipe's iterations in context.
     apart = (*APART, "algo.warm_start.iterations") if warm.run else APART
     wanted = {key: value for key, value in settings.flat().items() if not key.startswith(apart)}
-    changed = changes(wanted, compose(chosen).flat())
-    return [*lines, training([*chosen, *changed, f"budget.iterations={iteration}", f"run_dir={path}"])]
+    budget = f"budget.iterations={iteration}"
+    changed = changes(wanted, compose([*chosen, budget]).flat())
+    return [*lines, training([*chosen, *changed, budget, f"run_dir={path}"])]
 
 
 def _choice(group: Chosen) -> str:

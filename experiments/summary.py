@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.assembly.trust import stored_settings
 from metarl.errors import KNOWN
 from metarl.evaluation.statistics import Interval, seeds_interval
 from metarl.run_folder import RunFolder
@@ -30,7 +29,7 @@ def gather(paths: list[Path], split: str) -> dict[tuple[str, str], list[dict[str
         folder = RunFolder.open(path)
         evaluation = folder.read_evaluation(split)
         last = folder.read_metrics()[-1]
-        run = {"run_seed": stored_settings(folder).seed, "env_steps": last["env_steps"], "seconds": last["seconds"]}
+        run = {"run_seed": folder.read_config().get("seed"), "env_steps": last["env_steps"], "seconds": last["seconds"]}
         groups[evaluation["env"], evaluation["algo"]].append(evaluation | run)
     return dict(groups)
 

@@ -7,15 +7,21 @@ from metarl import layout
 layout.check()  # before anything imports envs or agents
 
 if TYPE_CHECKING:
+    from envs.check import check_env
     from metarl.agent import Agent, load
 
-__version__ = "0.1.0"
-__all__ = ["Agent", "load"]
+from metarl.version import __version__  # noqa: E402
+
+__all__ = ["Agent", "__version__", "check_env", "load"]
 
 
 def __getattr__(name: str) -> object:
     # `python -m metarl.train --help` must not wait for torch.
-    if name in __all__:
+    if name == "check_env":
+        from envs import check
+
+        return check.check_env
+    if name in ("Agent", "load"):
         from metarl import agent
 
         return getattr(agent, name)

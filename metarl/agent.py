@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
@@ -123,7 +123,7 @@ class Agent:
         choose = attrgetter("mean") if deterministic else partial(sample, generator=self.generator)
         trial = self.run.learner.settings.trial_episodes
         actions, after = act(actor, recall, seen, earned, begins, trial, choose)
-        return actions[0] if np.ndim(observation) == 1 else actions, after
+        return actions[0] if np.ndim(np.asarray(observation)) == 1 else actions, after
 
     def listening(self) -> Listening:
         """This agent for Stable-Baselines3's `evaluate_policy`, which does not pass rewards to `predict`:
@@ -182,14 +182,15 @@ def _reward(reward: np.ndarray | float, count: int) -> np.ndarray:
     return earned
 
 
-def load(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Agent:
-    """An agent from a run folder, whoever made it (see `metarl.runs.open_run`), or a policy that comes with the
+def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: str | Collection[str] = ()) -> Agent:
+    """An agent from a run folder, whoever made it (see `metarl.assembly.opened`), or a policy that comes with the
     package: load("grasp") or load("grasp-maml").
 
     Args:
         checkpoint: `last`, or `best` as far as training itself could tell.
+        trust: modules outside of metarl that the run may name, such as "my_robots": their code will run.
 
     Raises:
         RunFolderError, CheckpointError, EnvsError: if the folder is not a usable run.
     """
-    return Agent(open_run(locate(path, bare=True), device, checkpoint))
+    return Agent(open_run(locate(path, bare=True), device, checkpoint, {trust} if isinstance(trust, str) else trust))

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 NEIGHBOURS = ("envs", "agents")
+SHIPPED = Path(__file__).parent / "run_folder" / "shipped"  # the policies that come with the package
 
 
 def check() -> None:
@@ -29,6 +30,11 @@ def check() -> None:
                 name=name,
                 path=str(found),
             )
+
+
+def beside(name: str) -> bool:
+    """Whether `import name` finds the folder that lies beside metarl, and not another package of that name."""
+    return location(name) == (Path(__file__).parent.parent / name).resolve()
 
 
 def location(name: str) -> Path | None:

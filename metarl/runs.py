@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from metarl.algorithms.nan_search import search_update
 from metarl.assembly.build import stream_seed
 from metarl.assembly.device import resolve_device
 from metarl.assembly.opened import Run, open_run
-from metarl.config.parsing import parse, train_settings
+from metarl.assembly.trust import check_factory, checked_settings, modules, words
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
-from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, TrainingError
+from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, RunFolderError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds, report, table
 from metarl.evaluation.plots import curve_png
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
@@ -35,13 +36,28 @@ def train(settings: TrainSettings | ResumeSettings) -> Path:
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
-        TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it.
+        TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it. If
+            all episodes failed; names the first.
     """
     console = Console(highlight=False, soft_wrap=True)
     with start(settings, console) as session:
+        _announce(session, console)
         _iterate(session, console)
         _finish(session, console)
     return session.folder.path
+
+
+def _announce(session: Session, console: Console) -> None:
+    """Say what a run of several phases does; and warn if its budget is used before the last one begins."""
+    trainer, budget = session.trainer, session.settings.budget
+    *earlier, last = session.settings.phases()
+    if not earlier or trainer.iteration >= (begins := earlier[-1].until or 0):
+        return
+    first = [f"{phase.settings.name} up to iteration {phase.until}" for phase in earlier]
+    console.print(", then ".join([*first, last.settings.name]))
+    if budget.fraction(begins, trainer.steps_at(begins), session.seconds) >= 1.0:
+        remedy = "give a larger budget, or a smaller algo.warm_start.iterations"
+        console.print(f"warning: the budget ends before {last.settings.name} begins: {remedy}")
 
 
 def _iterate(session: Session, console: Console) -> None:
@@ -66,7 +82,8 @@ def _iterate(session: Session, console: Console) -> None:
             if stop.signal is not None or used >= 1.0 or trainer.iteration % settings.checkpoint.every == 0:
                 session.save(spent)
             if stop.signal is not None:
-                raise Interrupted(f"stopped; continue with: python -m metarl.train resume={path}", stop.signal)
+                command = f"python -m metarl.train resume={path}{words(settings)}"
+                raise Interrupted(f"stopped; continue with: {command}", stop.signal)
             for kind, trouble in ((re.split(" in | of ", text)[0], text) for text in trainer.troubles):
                 if kind not in told:  # a thousand simulations can fail in the same way
                     console.print(f"warning: iteration {trainer.iteration}: {trouble}", markup=False)
@@ -74,6 +91,10 @@ def _iterate(session: Session, console: Console) -> None:
             if (used >= 1.0 or len(trainer.recent) == WINDOW) and trainer.skipped_share() > SKIPPED_LIMIT:
                 session.save(spent)
                 raise _stopped(folder, settings, trainer)
+            if trainer.all_failed >= (1 if used >= 1.0 else WINDOW):
+                session.save(spent)
+                count = f"the last {trainer.all_failed} iterations" if trainer.all_failed > 1 else "the last iteration"
+                raise TrainingError(f"every episode of {count} failed: {trainer.troubles[0]}")
 
 
 def _finish(session: Session, console: Console) -> None:
@@ -81,9 +102,13 @@ def _finish(session: Session, console: Console) -> None:
     trainer, settings, path = session.trainer, session.settings, session.folder.path
     seconds = clock(session.seconds)
     console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {seconds}")
+    *earlier, last = session.settings.phases()
+    if earlier and trainer.iteration <= (earlier[-1].until or 0):
+        remedy = f"continue with a larger budget: python -m metarl.train resume={path} budget.iterations=..."
+        console.print(f"warning: the budget ended before {last.settings.name} began; {remedy}")
     protocol = settings.evaluate
     evaluate(
-        open_run(path, settings.device),
+        open_run(path, settings.device, trust=modules(settings)),
         split=protocol.split,
         tasks=protocol.tasks,
         steps=protocol.steps,
@@ -96,6 +121,7 @@ def _finish(session: Session, console: Console) -> None:
     console.print(f"files: {path}")
     console.print(
         f"video: python -m metarl.render run={path} split={protocol.split} task=0 out={path}/videos/task-0.mp4"
+        + words(settings)
     )
 
 
@@ -107,19 +133,26 @@ def _stopped(folder: RunFolder, settings: TrainSettings, trainer: Trainer) -> Tr
     tensors, state = failure.dump()
     made_by = {"config": settings.plain(), "versions": versions(), "git_commit": git_commit()[0]}
     dump = folder.save_dump(int(state["iteration"]), tensors, state | made_by)
-    return TrainingError(f"{what}: {failure.message}; to see it again: python -m metarl.reproduce dump={dump}")
+    command = f"python -m metarl.reproduce dump={dump}{words(settings)}"
+    return TrainingError(f"{what}: {failure.message}; to see it again: {command}")
 
 
-def reproduce(path: str | Path, device: str = "cpu") -> str:
+def reproduce(path: str | Path, device: str = "cpu", trust: Collection[str] = ()) -> str:
     """Compute an update that was skipped again, from its dump; returns what is not finite in it.
+
+    Args:
+        trust: modules outside of this project that the dump may name, by their first names: their code will run.
 
     Raises:
         CheckpointError: if the folder is not a dump, is damaged, or belongs to another version of the code.
+        EnvsError: if its environment is not there, or may not be named.
     """
     where = resolve_device(device)
     _, tensors, state = read_checkpoint(Path(path))
     try:
-        settings = parse(train_settings(state["config"]), state["config"])
+        dump = Path(path).resolve()
+        settings = checked_settings(state["config"], dump.parents[1] if dump.parent.name == "dumps" else dump, trust)
+        check_factory(settings.env.entry or settings.env.name)
         torch.set_num_threads(settings.torch_threads)
         failure = Failure.read(tensors, state, where)
         trainer = Trainer(settings, where)
@@ -136,7 +169,7 @@ def reproduce_dump(settings: ReproduceSettings) -> None:
     Raises:
         NotFiniteError: names what was not finite, as the run did that left the dump.
     """
-    raise NotFiniteError(reproduce(settings.dump, settings.device))
+    raise NotFiniteError(reproduce(settings.dump, settings.device, settings.trust))
 
 
 def evaluate(
@@ -150,12 +183,17 @@ def evaluate(
     deterministic: bool,
     threads: int,
     console: Console,
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Measure the adaptation curve of a run on tasks of a split, print it, and write it into the run folder.
 
     Args:
         steps: gradient steps (None: `Run.gradient_steps`). episodes: per step (None: as the run's configuration
             says).
+        out: a .json file, or a folder, to write into instead.
+
+    Raises:
+        RunFolderError: if it cannot be written; it is printed before.
     """
     chosen = run.held_out(split, tasks)
     steps = run.gradient_steps if steps is None else steps
@@ -168,8 +206,6 @@ def evaluate(
     commit, dirty = git_commit()
     result |= {"iteration": run.iteration, "training_env_steps": run.env_steps}
     result |= {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
-    path = run.output.write_evaluation(split, result)
-    atomic_write(path.with_suffix(".png"), curve_png(result))
     print_table(
         console,
         f"{env.name}, {algo}: {tasks} tasks of split '{split}', {episodes} episodes per step",
@@ -179,6 +215,12 @@ def evaluate(
     if result["physics_failures"]:
         failures, first = result["physics_failures"], result["first_physics_failure"]
         console.print(f"warning: {failures} episodes failed; their returns end there. The first: {first}", markup=False)
+    try:
+        path = run.output.write_evaluation(split, result, None if out is None else Path(out))
+        atomic_write(path.with_suffix(".png"), curve_png(result))
+    except RunFolderError:
+        console.print("this table is not written; metarl.evaluate with out=FOLDER writes it elsewhere")
+        raise
     console.print(f"evaluation: {path}")
     return result
 
@@ -186,7 +228,7 @@ def evaluate(
 def evaluate_run(settings: EvaluateSettings) -> None:
     """The `metarl.evaluate` command."""
     evaluate(
-        open_run(settings.run, settings.device, settings.checkpoint),
+        open_run(settings.run, settings.device, settings.checkpoint, settings.trust),
         console=Console(highlight=False, soft_wrap=True),
-        **{name: value for name, value in settings if name not in ("run", "device", "checkpoint")},
+        **{name: value for name, value in settings if name not in ("run", "device", "checkpoint", "trust")},
     )

@@ -8,8 +8,9 @@ after the other, or by `AsyncVectorEnv`, in N processes.
 from __future__ import annotations
 
 import inspect
+import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,10 +20,13 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.wrappers import FlattenObservation, RescaleAction
 from torch import Tensor
 
+from envs.core.contract import check_first_step
 from envs.core.environment import Drawer, Environment, Step
+from envs.core.explained import explained
 from envs.core.tasks import PUBLISHED_BLOCK, SPLITS, Range, TaskDistribution, Tasks
 from envs.errors import ContractError, EnvsError, TaskError
 
@@ -30,8 +34,45 @@ Make = Callable[..., gymnasium.Env[Any, Any]]
 
 # Tasks are numbers that float32 holds exactly; each split has numbers of its own.
 STRIDE = 2**22
-VECTORISATION = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}
 PERIOD = 0.05  # seconds per control step, if the environment does not say
+
+
+class WorkerTraceback(Exception):
+    """The traceback, as text, of what a worker process raised."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class Processes(AsyncVectorEnv):
+    """Environments in processes of their own, which end with it.
+
+    A worker process is a copy of its parent, with the parent's earlier environments: it must leave those alone. What a
+    worker raises is raised here, with the worker's traceback as its cause, and not printed.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._owner = os.getpid()
+        super().__init__(*arguments, **options)
+
+    def __del__(self) -> None:
+        if self._owner == os.getpid():
+            for process in getattr(self, "processes", ()):
+                process.terminate()
+                process.join()
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        errors = [self.error_queue.get() for success in successes if not success]
+        for index, *_ in errors:
+            self.parent_pipes[index].close()
+            self.parent_pipes[index] = None  # pyright: ignore[reportArgumentType, reportCallIssue]  # as Gymnasium does
+        if errors:
+            self._state = AsyncState.DEFAULT
+            _, _, value, trace = errors[0]
+            raise value from WorkerTraceback(trace)
+
+
+VECTORISATION = {"sync": SyncVectorEnv, "async": Processes}
 
 
 class NumberedTasks(TaskDistribution):
@@ -154,7 +195,7 @@ class GymnasiumTasks(Environment):
         self.vector = VECTORISATION[vectorization](makers, autoreset_mode=AutoresetMode.DISABLED)
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
-        self._stepped = False
+        self._first: Tensor | None = None  # the first reset's observation, until the first step is checked
 
     def apply_tasks(self) -> None:
         numbers = self.assigned["task"][:, 0].long().tolist()
@@ -169,9 +210,13 @@ class GymnasiumTasks(Environment):
         seeds = torch.randint(2**31 - 1, (self.num_simulations,), generator=self.generator).tolist()
         observation, _ = self.vector.reset(seed=seeds, options={"reset_mask": chosen.numpy().copy()})
         self.elapsed[chosen] = 0
-        return _rows(observation)
+        rows = _rows(observation)
+        if not self.begun:
+            self.begun, self._first = True, rows
+        return rows
 
     def step(self, action: Tensor) -> Step:
+        self.require_reset()
         scaled = action.clamp(-1.0, 1.0).reshape(-1, *self._action_shape).numpy()
         seen, earned, _, _, info = self.vector.step(scaled)
         self.elapsed += 1
@@ -179,11 +224,13 @@ class GymnasiumTasks(Environment):
         success, terminated, truncated = (torch.from_numpy(np.array(info[key], bool)) for key in _Simulation.TOLD)
         over = terminated | (truncated & (self.elapsed < self.horizon))
         failed = ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward) & torch.isfinite(action).all(-1))
+        first, self._first = self._first, None
+        if first is not None:
+            check_first_step(self.name, first, observation)
         if failed.any():
-            self._report(failed, observation, reward, action)
+            self._report(first is not None, failed, observation, reward, action)
             observation = torch.where(failed[:, None], self.reset(failed), observation)
             reward, success = reward.masked_fill(failed, 0.0), success & ~failed
-        self._stepped = True
         return Step(observation, reward, {"reward": reward}, success, over | failed, failed)
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
@@ -199,11 +246,11 @@ class GymnasiumTasks(Environment):
 
         return lambda state: np.asarray(ImageOps.pad(Image.fromarray(state["picture"]), (width, height)))
 
-    def _report(self, failed: Tensor, observation: Tensor, reward: Tensor, action: Tensor) -> None:
+    def _report(self, first: bool, failed: Tensor, observation: Tensor, reward: Tensor, action: Tensor) -> None:
         index = int(failed.nonzero()[0, 0])
         culprit = "the reward" if torch.isfinite(observation[index]).all() else "the observation"
         culprit = culprit if torch.isfinite(action[index]).all() else "the action"
-        if failed.all() and not self._stepped and culprit != "the action":
+        if first and failed.all() and culprit != "the action":
             raise ContractError(
                 f"{self.name}: {culprit} is not finite in all {self.num_simulations} simulations at the first step"
             )
@@ -238,15 +285,15 @@ class _Simulation(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._next is not None:
             self._task, task = self._next
             self._next = None
-            self.env.get_wrapper_attr("set_task")(task)
+            explained(self.entry, self.env.get_wrapper_attr("set_task"))(task)
         self._rest = None
-        observation, _ = self.env.reset(seed=seed)
+        observation, _ = explained(self.entry, self.env.reset)(seed=seed)
         return self._checked(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self._rest is not None:
             return self._rest[0], 0.0, False, False, self._rest[1]
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = explained(self.entry, self.env.step)(action)
         success = bool(info.get("success", info.get("is_success", False)))
         told: dict[str, bool] = dict(zip(self.TOLD, (success, bool(terminated), bool(truncated)), strict=True))
         if terminated or truncated:

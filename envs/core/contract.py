@@ -9,6 +9,8 @@ from torch import Tensor
 
 from envs.errors import ContractError, TaskError
 
+LARGEST = 1e15  # of an observation: the square of much more is beyond float32, and its running variance useless
+
 
 class Assigned(dict[str, Tensor]):
     """Task parameters (N, d) by name.
@@ -58,6 +60,22 @@ def check_returned(owner: str, step: object, count: int, size: int) -> None:
     check_step(owner, step.terms, step.success, count)
     for name, dtype in kinds.items():
         _check(owner, name, getattr(step, name), (count,), dtype)
+
+
+def check_first_step(owner: str, before: Tensor, observation: Tensor) -> None:
+    """Check that the first step's observation (N, D) is not the memory of the reset's (`before`), and of sane size.
+
+    Raises:
+        ContractError: names the entry that is too large, or says what to return instead.
+    """
+    if before.data_ptr() == observation.data_ptr():
+        remedy = "return a fresh tensor, such as a clone()"
+        raise ContractError(f"{owner}: its observation is the same memory as that of the reset: {remedy}")
+    absurd = (torch.isfinite(observation) & (observation.abs() > LARGEST)).nonzero()
+    if len(absurd):
+        simulation, entry = absurd[0].tolist()
+        value, remedy = observation[simulation, entry].item(), f"give it in a unit in which it is below {LARGEST:g}"
+        raise ContractError(f"{owner}: observation entry {entry} is {value:g} in simulation {simulation}: {remedy}")
 
 
 def first_not_finite(terms: Mapping[str, Tensor], observation: Tensor, simulation: int) -> str:

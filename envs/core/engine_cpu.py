@@ -39,6 +39,7 @@ class CpuSimulator(Simulator):
         threads = min(threads or os.cpu_count() or 1, num_simulations)
         self.batch = Batch(model, num_simulations, threads)
         self._fields: dict[str, Tensor] = {}
+        self._begun = False
         self._expanded: dict[str, Tensor] = {}
 
     def field(self, name: str) -> Tensor:
@@ -47,8 +48,17 @@ class CpuSimulator(Simulator):
                 array = self.batch.bind(name)
             except ValueError as error:
                 raise ModelError(f"'{name}' is not a field of a simulation: {error}") from None
+            if self._begun and not array.flags.writeable:
+                self._fill()
             self._fields[name] = _alias(array)
         return self._fields[name]
+
+    def _fill(self) -> None:
+        """Compute a derived field that has just been bound; the engine would leave it at zero until its next call."""
+        held = {name: value.clone() for name, value in self._fields.items()}
+        self.batch.forward()
+        for name, value in held.items():
+            self._fields[name].copy_(value)
 
     def set_model_fields(self, values: Mapping[str, Tensor]) -> None:
         for name in {*values, *self._expanded}:
@@ -79,6 +89,7 @@ class CpuSimulator(Simulator):
     def step(self, substeps: int) -> Tensor:
         warnings = self.batch.warning
         warnings[:] = 0
+        self._begun = True
         self.batch.step(nstep=substeps)
         if not warnings.any():
             return torch.zeros(self.num_simulations, dtype=torch.bool)
@@ -94,6 +105,7 @@ class CpuSimulator(Simulator):
                 self.field(name).copy_(value)
             else:
                 self.field(name)[mask] = value[mask].to(self.field(name).dtype)
+        self._begun = True
         self.batch.forward(ids=ids)
         self.batch.warning[slice(None) if ids is None else ids] = 0
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.core.contract import Assigned, check_observation, check_step, first_not_finite
+from envs.core.contract import Assigned, check_first_step, check_observation, check_step, first_not_finite
 from envs.core.engine_cpu import CpuSimulator
 from envs.core.models import PictureModel, physics_model
 from envs.core.simulator import Simulator
@@ -49,6 +49,7 @@ class Environment(ABC):
     action_size: int
     success_criterion: ClassVar[str]
     control_period: float  # seconds per control step
+    begun: bool = False  # whether `reset` was called
 
     def __init__(self, num_simulations: int, distribution: TaskDistribution, seed: int = 0) -> None:
         if num_simulations < 1:
@@ -88,6 +89,15 @@ class Environment(ABC):
     def step(self, action: Tensor) -> Step:
         """Advance one control step with action (N, A), clipped to [-1, 1]."""
 
+    def require_reset(self) -> None:
+        """For the beginning of `step`.
+
+        Raises:
+            TaskError: if there was no `reset` yet.
+        """
+        if not self.begun:
+            raise TaskError(f"{self.name}: call set_tasks and reset before step")
+
     def task_of(self, simulation: int) -> str:
         """The task of a simulation in words, for messages."""
         if self.tasks is None:
@@ -120,8 +130,9 @@ class MujocoEnvironment(Environment):
     subclass returns is checked once, at the first reset and the first step.
 
     Raises:
-        ContractError: if an observation, a reward term or the success has another shape or type than promised, or a
-            value is not finite in all simulations at the very first step.
+        ContractError: if an observation, a reward term or the success has another shape or type than promised, a
+            value is not finite in all simulations at the very first step, or an observation is above 1e15 there or in
+            the memory of the one before.
     """
 
     substeps: int = 10
@@ -142,7 +153,7 @@ class MujocoEnvironment(Environment):
         self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
-        self._checked = False
+        self._first: Tensor | None = None  # the first reset's observation, until the first step is checked
 
     @abstractmethod
     def initial_state(self) -> dict[str, Tensor]:
@@ -184,11 +195,13 @@ class MujocoEnvironment(Environment):
         self.on_reset(chosen)
         self.sense()
         observation = self.observe()
-        if not self._checked:
+        if not self.begun:
             self._check(observation)
+            self.begun, self._first = True, observation
         return observation
 
     def step(self, action: Tensor) -> Step:
+        self.require_reset()
         action = action.clamp(-1.0, 1.0)
         self.control(action)
         failed = unstable = self.simulator.step(self.substeps)
@@ -197,15 +210,16 @@ class MujocoEnvironment(Environment):
         terms = self.reward_terms(action)
         success = self.success()
         observation = self.observe()
-        first, self._checked = not self._checked, True
-        if first:
+        first, self._first = self._first, None
+        if first is not None:
             self._check(observation)
+            check_first_step(type(self).__name__, first, observation)
             check_step(type(self).__name__, terms, success, self.num_simulations)
         reward = torch.stack(tuple(terms.values())).sum(0)
         # One sum tells in one pass whether anything is not finite; only then the culprit is searched.
         if not math.isfinite(reward.sum() + observation.sum()):
             failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
-            if first and failed.all() and not unstable.any():
+            if first is not None and failed.all() and not unstable.any():
                 culprit = first_not_finite(terms, observation, 0)
                 where = f"in all {self.num_simulations} simulations at the first step"
                 raise ContractError(f"{type(self).__name__}: {culprit} is not finite {where}")

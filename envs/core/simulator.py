@@ -21,7 +21,11 @@ class Simulator(ABC):
 
     @abstractmethod
     def field(self, name: str) -> Tensor:
-        """Live (N, ...) tensor over an mjData field. State fields may be written; derived ones are read-only."""
+        """Live (N, ...) tensor over an mjData field. State fields may be written; derived ones are read-only.
+
+        A derived field is 0 before the first reset, and after `step` one physics step old. One that is first asked for
+        after that is of the present state; so take in the constructor what every step needs.
+        """
 
     @abstractmethod
     def set_model_fields(self, values: Mapping[str, Tensor]) -> None:

@@ -38,18 +38,31 @@ class Range:
 
     `ood` lists (low, high) pairs outside of the training range for the `ood` split; a pair may cut only some of the d
     axes: at least one axis must lie outside.
+
+    `within` is a (low, high) pair of what is possible at all, whoever overrides the range: a mass is not negative, an
+    arm is not ten metres long. A number stands for all axes; None: anything finite.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     ood: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
     unit: str = "1"
+    within: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
-    def __init__(self, low: object, high: object, ood: Sequence[tuple[object, object]] = (), unit: str = "1") -> None:
+    def __init__(
+        self,
+        low: object,
+        high: object,
+        ood: Sequence[tuple[object, object]] = (),
+        unit: str = "1",
+        within: tuple[object, object] | None = None,
+    ) -> None:
         object.__setattr__(self, "low", _as_tuple(low))
         object.__setattr__(self, "high", _as_tuple(high))
         object.__setattr__(self, "ood", tuple((_as_tuple(a), _as_tuple(b)) for a, b in ood))
         object.__setattr__(self, "unit", unit)
+        bounds = None if within is None else tuple(_wide(bound, len(self.low)) for bound in within)
+        object.__setattr__(self, "within", bounds)
         for a, b in ((self.low, self.high), *self.ood):
             if len(a) != len(self.low) or len(b) != len(self.low):
                 raise TaskError(f"range bounds differ in length: {a} and {b}")
@@ -57,6 +70,11 @@ class Range:
                 raise TaskError(f"range bounds must be finite: {a} to {b}")
             if any(x > y for x, y in zip(a, b, strict=True)):
                 raise TaskError(f"range is upside down: low {a} is above high {b}")
+            if bounds and not all(
+                low <= x and y <= high for low, x, y, high in zip(bounds[0], a, b, bounds[1], strict=True)
+            ):
+                of = "" if unit == "1" else f" {unit}"
+                raise TaskError(f"must be within {_span(*bounds)}{of}, got {_span(a, b)}")
         for a, b in self.ood:
             if not self.outside(a, b):
                 raise TaskError(f"ood range {a} to {b} overlaps the training range {self.low} to {self.high}")
@@ -93,6 +111,17 @@ class Categories:
     @property
     def size(self) -> int:
         return 1
+
+
+def _wide(bound: object, size: int) -> tuple[float, ...]:
+    values = _as_tuple(bound)
+    return values * size if len(values) == 1 else values
+
+
+def _span(low: tuple[float, ...], high: tuple[float, ...]) -> str:
+    """Two bounds as a user writes them: "0 to 20", "(0, 0) to (1, 2)"."""
+    shown = (", ".join(f"{x:g}" for x in bound) for bound in (low, high))
+    return " to ".join(text if len(low) == 1 else f"({text})" for text in shown)
 
 
 Parameter = Range | Categories
@@ -278,4 +307,5 @@ def _overridden(parameter: Parameter, value: object) -> Parameter:
     new = Range(value[0], value[1], (), parameter.unit)
     if new.size != parameter.size:
         raise TaskError(f"expected {parameter.size} numbers for low and for high, got {value!r}")
-    return Range(new.low, new.high, tuple(o for o in parameter.ood if new.outside(*o)), parameter.unit)
+    ood = tuple(o for o in parameter.ood if new.outside(*o))
+    return Range(new.low, new.high, ood, parameter.unit, parameter.within)

@@ -17,7 +17,7 @@ from envs.families.locomotion import MASS_SCALE, LocomotionEnvironment, add_came
 SUCCESS_WAY = 5.0  # m
 SUCCESS_DISTANCE = 0.5  # m
 HEALTHY = (0.2, 1.0)  # m, height of the torso
-TURN = Range(-math.pi, math.pi, unit="rad")
+TURN = Range(-math.pi, math.pi, unit="rad", within=(-2 * math.pi, 2 * math.pi))
 
 
 class Ant(LocomotionEnvironment):
@@ -140,7 +140,7 @@ class AntGoal(Ant):
     observation_size = 29
     parameters = {
         "goal_angle": TURN,
-        "goal_radius_squared": Range(0.0, 9.0, ood=[(9.0, 16.0)], unit="m^2"),
+        "goal_radius_squared": Range(0.0, 9.0, ood=[(9.0, 16.0)], unit="m^2", within=(0.0, 100.0)),
         "mass_scale": MASS_SCALE,
     }
 

@@ -68,9 +68,10 @@ class Grasp(ArmEnvironment):
             (0.025, 0.025, 0.030),
             ood=[((0.016, 0.016, 0.030), (0.025, 0.025, 0.040)), ((0.012, 0.012, 0.018), (0.016, 0.016, 0.030))],
             unit="m",
+            within=(0.005, 0.1),
         ),
-        "object_mass": Range(0.05, 0.4, ood=[(0.4, 0.8)], unit="kg"),
-        "friction": Range(0.6, 1.2, ood=[(0.4, 0.6)]),
+        "object_mass": Range(0.05, 0.4, ood=[(0.4, 0.8)], unit="kg", within=(0.001, 20.0)),
+        "friction": Range(0.6, 1.2, ood=[(0.4, 0.6)], within=(0.0, 5.0)),
         "object_shape": Categories(
             ("box", "cylinder", "sphere"), ood=("capsule", "ellipsoid", "hexagonal_prism", "wedge")
         ),

@@ -18,17 +18,32 @@ from envs.core.tasks import Range
 from envs.families.family import MujocoFamily, Vector
 
 GYMNASIUM_ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+TILES = (1.5, 1.5)  # of a floor without end: the squares are as large as Gymnasium's
+EXTENT = 8.0  # m, as with the floor of 80 m: what the distances of views and shadows are measured in
+HAZE = (0.50, 0.51, 0.52, 1.0)  # at the horizon, as the sky there; MuJoCo's own is white
 MARKER_COLOUR = (0.15, 0.80, 0.30, 0.6)
 # Directions alone cannot be held out; bodies that differ a little can.
-MASS_SCALE = Range(0.9, 1.1, ood=[(0.7, 0.9), (1.1, 1.3)])
+MASS_SCALE = Range(0.9, 1.1, ood=[(0.7, 0.9), (1.1, 1.3)], within=(0.1, 10.0))
 
 
 def gymnasium_spec(file: str) -> mujoco.MjSpec:
-    """One of Gymnasium's models for editing, its contact and solver settings as they are."""
+    """One of Gymnasium's models for editing, its contact and solver settings as they are.
+
+    Its floor of 80 m is drawn without end, its light follows the robot: a good runner leaves both behind.
+    """
     spec = load_spec(GYMNASIUM_ASSETS / file)
+    floor, light = spec.geom("floor"), spec.lights[0]
+    floor.size[:2] = 0.0
+    spec.stat.extent, spec.stat.center = EXTENT, (0.0, 0.0, 0.0)
+    spec.visual.rgba.haze = HAZE
+    kept = ("type", "pos", "dir", "diffuse", "specular", "cutoff", "exponent")
+    mode = mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM
+    spec.body("torso").add_light(mode=mode, **{name: getattr(light, name) for name in kept})
+    spec.delete(light)
     for material in spec.materials:
         if material.name == "MatPlane":
             material.reflectance = 0.0  # each reflection draws the whole scene once more
+            material.texrepeat = TILES
     for texture in spec.textures:
         if texture.name == "texplane":  # black and near white: they outshine the robot
             texture.rgb1, texture.rgb2 = (0.30, 0.33, 0.36), (0.38, 0.41, 0.44)

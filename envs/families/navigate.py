@@ -76,14 +76,16 @@ class Navigate(MujocoFamily):
     success_criterion = "within 30 cm of the goal at the end of the episode, without any collision during it"
     horizon, observation_size, action_size, hidden_size = 100, RAYS + 8, 2, 2
     parameters = {
-        "goal": Range((-0.6, -1.9), (1.9, 1.9), unit="m"),
-        "obstacles": Range((-1.2, -2.0) * OBSTACLES, (2.0, 2.0) * OBSTACLES, unit="m"),
-        "obstacle_radius": Range((0.1,) * OBSTACLES, (0.2,) * OBSTACLES, unit="m"),
-        "obstacle_count": Range(4, 10, ood=[(13, OBSTACLES)]),
+        "goal": Range((-0.6, -1.9), (1.9, 1.9), unit="m", within=(-2.4, 2.4)),
+        "obstacles": Range((-1.2, -2.0) * OBSTACLES, (2.0, 2.0) * OBSTACLES, unit="m", within=(-2.4, 2.4)),
+        "obstacle_radius": Range((0.1,) * OBSTACLES, (0.2,) * OBSTACLES, unit="m", within=(0.01, 1.0)),
+        "obstacle_count": Range(4, 10, ood=[(13, OBSTACLES)], within=(0, OBSTACLES)),
         "obstacle_shape": Categories(("cylinder", "box"), ood=("ellipsoid", "slab")),
-        "wheel_friction": Range(0.5, 1.2),
-        "chassis_mass": Range(2.0, 6.0, unit="kg"),
-        "motor_gain": Range((0.8, 0.8), (1.2, 1.2), ood=[((0.6, 1.0), (0.8, 1.2)), ((1.0, 0.6), (1.2, 0.8))]),
+        "wheel_friction": Range(0.5, 1.2, within=(0.0, 5.0)),
+        "chassis_mass": Range(2.0, 6.0, unit="kg", within=(0.1, 100.0)),
+        "motor_gain": Range(
+            (0.8, 0.8), (1.2, 1.2), ood=[((0.6, 1.0), (0.8, 1.2)), ((1.0, 0.6), (1.2, 0.8))], within=(-5.0, 5.0)
+        ),
     }
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:

@@ -41,7 +41,7 @@ class Point2d(Family):
 
     horizon, observation_size, action_size, hidden_size = 100, 2, 2, 2
     control_period = 0.05
-    parameters = {"goal": Range((-0.5, -0.5), (0.5, 0.5), ood=FRAME, unit="length")}
+    parameters = {"goal": Range((-0.5, -0.5), (0.5, 0.5), ood=FRAME, unit="length", within=(-10.0, 10.0))}
 
     def __init__(
         self,
@@ -65,12 +65,14 @@ class Point2d(Family):
         self.position = (
             torch.zeros_like(self.position) if mask is None else self.position.masked_fill(mask[:, None], 0.0)
         )
+        self.begun = True
         return self.observe()
 
     def seen(self) -> list[Tensor]:
         return [self.position]
 
     def step(self, action: Tensor) -> Step:
+        self.require_reset()
         failed = ~torch.isfinite(action).all(-1)
         move = torch.where(failed[:, None], 0.0, action.clamp(-1.0, 1.0))
         self.position = torch.add(self.position, move, alpha=SPEED)

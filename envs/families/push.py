@@ -53,10 +53,10 @@ class Push(ArmEnvironment):
     success_criterion = "object's centre within 5 cm of the goal over the last five control steps of the episode"
     horizon, observation_size, action_size, hidden_size = 60, 23, 2, 2
     parameters = {
-        "goal": Range((0.52, -0.20), (0.66, 0.20), unit="m"),
-        "object_size": Range((0.025, 0.025, 0.025), (0.04, 0.04, 0.04), unit="m"),
-        "object_mass": Range(0.1, 0.6, ood=[(0.6, 1.2)], unit="kg"),
-        "friction": Range(0.3, 0.8, ood=[(0.15, 0.3)]),
+        "goal": Range((0.52, -0.20), (0.66, 0.20), unit="m", within=((0.3, -0.4), (0.8, 0.4))),
+        "object_size": Range((0.025, 0.025, 0.025), (0.04, 0.04, 0.04), unit="m", within=(0.005, 0.1)),
+        "object_mass": Range(0.1, 0.6, ood=[(0.6, 1.2)], unit="kg", within=(0.001, 20.0)),
+        "friction": Range(0.3, 0.8, ood=[(0.15, 0.3)], within=(0.0, 5.0)),
         "object_shape": Categories(("box", "cylinder"), ood=("hexagonal_prism", "wedge")),
     }
     home_angles = (0.0, 0.2805, 0.0, -2.8014, 0.0, 3.0820, 0.785398)  # the grip point at (0.36, 0, 0.025) m

@@ -56,9 +56,10 @@ class Reach(MujocoFamily):
                 ((0.35, -0.35, 0.60), (0.60, 0.35, 0.70)),
             ],
             unit="m",
+            within=((-0.9, -0.9, 0.0), (0.9, 0.9, 1.2)),
         ),
-        "payload_mass": Range(0.05, 1.5, ood=[(1.5, 3.0)], unit="kg"),
-        "damping_scale": Range(0.5, 2.0, ood=[(2.0, 4.0)]),
+        "payload_mass": Range(0.05, 1.5, ood=[(1.5, 3.0)], unit="kg", within=(0.0, 20.0)),
+        "damping_scale": Range(0.5, 2.0, ood=[(2.0, 4.0)], within=(0.0, 100.0)),
     }
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:

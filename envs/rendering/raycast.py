@@ -155,10 +155,9 @@ class RaycastPainter:
 
     def _light_view(self, data: mujoco.MjData, light: shading.Light) -> View:
         """What stands in a light's way. Planes cast no shadow."""
-        center = self.model.stat.center
         source, axis = light.position.astype(float), light.direction.astype(float)
-        if light.directional:
-            source = center - SUN_DISTANCE * self.model.stat.extent * axis
+        if light.directional:  # above what the eye sees, wherever that is
+            source = self._eye - SUN_DISTANCE * self.model.stat.extent * axis
         return View(self.model, data, source, axis, (SOLID, TRANSLUCENT))
 
     def _reaches(self, data: mujoco.MjData, view: View, point: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def _rows(size: tuple[int, int, int], eager: Target, compiled: Target | None, ro
     tasks, episodes, steps = size
     words = f"{tasks} x {episodes} x {steps}"  # tasks, episodes, steps
     policy, support, query = _problem(tasks, episodes, steps)
-    log_rates = _learner(policy, support, compile=False).log_rates
+    log_rates = _learner(policy, support, compile=False).rate_parameters
     ours: dict[str, Run] = {"ours": _ours(policy, support, query, compile=False)}
     rows: list[Row] = []
     if compiled:

@@ -15,7 +15,7 @@ from envs.errors import TaskError
 from experiments.compare.contenders import GRADIENT, Job, composed
 from metarl.assembly.build import stream_seed
 from metarl.assembly.opened import Run, open_run
-from metarl.assembly.trust import stored_settings
+from metarl.assembly.trust import remember, stored_settings
 from metarl.config.composition import compose
 from metarl.config.settings import TrainSettings
 from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
@@ -37,6 +37,7 @@ def settle(job: Job) -> RunFolder:
         MetaRLError: if the folder holds a run with other settings.
         Interrupted: after Ctrl-C; what is trained so far is kept.
     """
+    remember(composed(job.start))
     if job.copy_of is not None and not (job.folder / "config.yaml").exists():
         copy_run(job.copy_of, job.folder)
     if not job.folder.exists() or not RunFolder(job.folder).iterations():
@@ -184,7 +185,11 @@ def cost(folder: RunFolder) -> tuple[float, float]:
 
 
 def _compared(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that are compared; of the run that it began from only whether there is one."""
+    """The settings that are compared; of the run that it began from only whether there is one.
+
+    The number of workers is not among them: a run notes how many cores there were.
+    """
     run, origin = "algo.warm_start.run", "algo.warm_start.origin."
     flat = {key: value for key, value in settings.flat().items() if key.startswith(COMPARED)}
+    flat = {key: value for key, value in flat.items() if not key.endswith(".inner.workers")}
     return {key: value for key, value in flat.items() if not key.startswith(origin)} | {run: bool(flat.get(run))}

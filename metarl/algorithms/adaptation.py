@@ -79,6 +79,11 @@ def step_tasks(
         return vmap(step_task, in_dims=(0 if per_task else None, 0))(parameters, data)
 
 
+def part(tensors: Mapping[str, Tensor], prefix: str) -> Parameters:
+    """Those whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:
     """Whether every entry is finite; waits for an accelerator only once."""
     return bool(torch.stack([torch.isfinite(value).all() for value in tensors.values()]).all())

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def discounted_returns(reward: Tensor, discount: float) -> Tensor:
-    """Discounted sum of future rewards (..., T)."""
+def discounted_returns(reward: Tensor, valid: Tensor, discount: float) -> Tensor:
+    """Discounted sum of future rewards (..., T); steps that are not valid take no time."""
     result = torch.empty_like(reward)
     total = torch.zeros_like(reward[..., 0])
     for t in reversed(range(reward.shape[-1])):
-        total = reward[..., t] + discount * total
+        total = torch.where(valid[..., t] > 0, reward[..., t] + discount * total, total)
         result[..., t] = total
     return result
 
@@ -19,17 +19,18 @@ def discounted_returns(reward: Tensor, discount: float) -> Tensor:
 def generalised_advantage(reward: Tensor, value: Tensor, valid: Tensor, discount: float, trace: float) -> Tensor:
     """Generalised advantage estimates (..., T) (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
-    The value after the last valid step is 0: episodes are tasks of finite length, not truncated ones.
+    The value after the last valid step is 0: episodes are tasks of finite length, not truncated ones. Steps that are
+    not valid take no time: credit passes over them, to the last valid step before. Their own advantage is 0.
     """
     result = torch.empty_like(reward)
     advantage = torch.zeros_like(reward[..., 0])
     next_value = torch.zeros_like(advantage)
     for t in reversed(range(reward.shape[-1])):
-        alive = valid[..., t]
+        alive = valid[..., t] > 0
         delta = reward[..., t] + discount * next_value - value[..., t]
-        advantage = alive * (delta + discount * trace * advantage)
-        next_value = alive * value[..., t]
-        result[..., t] = advantage
+        advantage = torch.where(alive, delta + discount * trace * advantage, advantage)
+        next_value = torch.where(alive, value[..., t], next_value)
+        result[..., t] = advantage * alive
     return result
 
 

@@ -21,7 +21,7 @@ class OuterGradient(NamedTuple):
     """A mean loss and its gradient."""
 
     parameters: Parameters
-    log_rates: Parameters  # empty for those that an algorithm does not differentiate
+    rate_parameters: Parameters  # empty for those that an algorithm does not differentiate
     loss: Tensor
 
 
@@ -78,7 +78,7 @@ class GradientLearner(Learner):
         for name, value in gradient.items():
             self.parameters[name].grad = value
         for name, value in rate_gradient.items():
-            self.log_rates[name].grad = value
+            self.rate_parameters[name].grad = value
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.outer.max_grad_norm)
         if not torch.isfinite(norm + torch.nn.utils.get_total_norm(rate_gradient.values())):
             return False
@@ -95,8 +95,8 @@ class GradientLearner(Learner):
         """
         total, skipped, count = 0.0, 0, 0
         for index in self.minibatches(len(rounds[0].tokens)):
-            parameters, log_rates, loss = gradient([batch.select(index) for batch in rounds])
-            skipped += not self.apply(parameters, log_rates)
+            parameters, rate_parameters, loss = gradient([batch.select(index) for batch in rounds])
+            skipped += not self.apply(parameters, rate_parameters)
             total += float(loss)
             count += 1
         return {"loss": total / count, "updates": float(count), "skipped_updates": float(skipped)}

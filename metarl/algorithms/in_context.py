@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient
 from metarl.algorithms.threads import run_all
+from metarl.config.settings import InContextSettings
 from metarl.rollouts.episodes import Batch
 
 
@@ -18,6 +19,8 @@ class InContext(GradientLearner):
 
     A policy without context trained by the same updates is multi-task training, whose adaptation is fine-tuning.
     """
+
+    Settings = InContextSettings
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         (batch,) = rounds

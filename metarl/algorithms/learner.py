@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,12 +25,14 @@ class Learner(ABC):
     trained policy can be fine-tuned.
 
     Attributes:
+        Settings: what `algo.` on the command line may set.
         rounds: rollouts in a meta-iteration; between them every task takes an inner step on the last one.
         attention: how attention over whole sequences is computed in training, see `agents.attention`.
         parameters: of the policy, by name.
-        log_rates: the logarithm of each adapting parameter's inner rate.
+        rate_parameters: what the inner rate of each adapting parameter is made of, see `rates_of`.
     """
 
+    Settings: ClassVar[type[AlgorithmSettings]] = AlgorithmSettings
     rounds: int = 1
     attention = "math"
 
@@ -38,7 +41,7 @@ class Learner(ABC):
         self.settings = settings
         self.generator = generator
         self.parameters = dict(policy.named_parameters())
-        self.log_rates = self.initial_log_rates()
+        self.rate_parameters = self.initial_rate_parameters()
 
     @abstractmethod
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
@@ -49,8 +52,8 @@ class Learner(ABC):
             and moved nothing.
         """
 
-    def initial_log_rates(self) -> Parameters:
-        """The log rates to begin with: for each parameter that adapts a scalar, or one of the parameter's own shape."""
+    def initial_rate_parameters(self) -> Parameters:
+        """The rate parameters to begin with: for each parameter that adapts a scalar, or one of its own shape."""
         names = self.policy.parameter_names(self.settings.inner.adapt)
         rate = torch.log(torch.tensor(self.settings.inner.rate, device=self.policy.log_std.device))
         return {name: rate.clone() for name in self.parameters if name in names}
@@ -59,19 +62,23 @@ class Learner(ABC):
         """Set the outer learning rate of an iteration, counted from 0 since the learner began."""
 
     def prepare(self, episodes: Episodes) -> Batch:
-        """Advantages and critic targets of episodes, normalised within each task that has several episodes."""
+        """Advantages and critic targets of episodes, normalised within each task that has several episodes.
+
+        What follows an early end is moved out of the sight of the trial's next episode, as it is in acting.
+        """
         settings = self.settings
         value = episodes.value
         if settings.baseline == "linear":
             observation = self.policy.layout.observation(episodes.tokens)
-            returns = discounted_returns(episodes.reward, settings.gamma)
+            returns = discounted_returns(episodes.reward, episodes.valid, settings.gamma)
             value = linear_baseline(observation, returns, episodes.valid)
         advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.gamma, settings.gae_lambda)
         dims = (1, 2) if episodes.tokens.shape[1] > 1 else (0, 1, 2)
         normalised = normalise(advantage, episodes.valid, dims)
-        return Batch(
+        batch = Batch(
             episodes.tokens, episodes.actions, episodes.log_probability, normalised, advantage + value, episodes.valid
         )
+        return batch.valid_first() if episodes.trial_episodes > 1 else batch
 
     def outputs(self, parameters: Parameters, batch: Batch) -> Output:
         """The policy's outputs under the given parameters; those not named are the policy's own."""
@@ -87,13 +94,17 @@ class Learner(ABC):
         unit = self.policy.critic.deviation
         return ppo(self.outputs(parameters, batch), batch, outer.clip_range, outer.value_coef, outer.entropy_coef, unit)
 
+    def rates_of(self, rate_parameters: Parameters) -> Parameters:
+        """The inner rates that rate parameters stand for: these are their logarithms, so that no rate is negative."""
+        return {name: torch.exp(value) for name, value in rate_parameters.items()}
+
     def rates(self) -> Parameters:
         """The inner rate of each adapting parameter in the first step."""
-        return self.step_rates(self.log_rates, 1)[0]
+        return self.step_rates(self.rate_parameters, 1)[0]
 
-    def step_rates(self, log_rates: Parameters, steps: int) -> list[Parameters]:
+    def step_rates(self, rate_parameters: Parameters, steps: int) -> list[Parameters]:
         """The inner rates of each of so many steps in turn; all but the first are scaled by `inner.later_rate`."""
-        first = {name: torch.exp(value) for name, value in log_rates.items()}
+        first = self.rates_of(rate_parameters)
         later = {name: rate * self.settings.inner.later_rate for name, rate in first.items()}
         return ([first] + [later] * steps)[:steps]
 
@@ -104,10 +115,10 @@ class Learner(ABC):
 
     def adapt(self, adapted: Parameters | None, batch: Batch) -> Parameters:
         """Parameters of all tasks (M, ...) after one more inner step on `batch` (M, E, ...); None: after the first."""
-        first, later = self.step_rates({name: value.detach() for name, value in self.log_rates.items()}, 2)
+        first, later = self.step_rates({name: value.detach() for name, value in self.rate_parameters.items()}, 2)
         if adapted is not None:
             return step_tasks(self.inner_step, adapted, later, batch, per_task=True)
-        start = {name: self.parameters[name].detach() for name in self.log_rates}
+        start = {name: self.parameters[name].detach() for name in self.rate_parameters}
         return step_tasks(self.inner_step, start, first, batch, per_task=False)
 
     def action_std(self) -> float:
@@ -116,7 +127,7 @@ class Learner(ABC):
 
     def state(self) -> dict[str, Tensor]:
         """What an update depends on beside the policy and the generator, by name: here the learned rates."""
-        return {f"log_rate.{name}": value for name, value in self.log_rates.items()}
+        return {f"log_rate.{name}": value for name, value in self.rate_parameters.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a `state`.
@@ -124,5 +135,5 @@ class Learner(ABC):
         Raises:
             LookupError, RuntimeError, ValueError: if it does not fit.
         """
-        for name, value in self.log_rates.items():
+        for name, value in self.rate_parameters.items():
             value.copy_(tensors[f"log_rate.{name}"])

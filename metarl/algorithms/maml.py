@@ -57,8 +57,8 @@ Differentiated = Callable[[Parameters, Parameters, Sequence[Any], Any], tuple[tu
 def summed(task_loss: TaskLoss) -> TaskLoss:
     """The sum of the losses of all tasks of a batch."""
 
-    def loss(parameters: Parameters, log_rates: Parameters, support: Sequence[Any], query: Any) -> Tensor:
-        return vmap(task_loss, in_dims=(None, None, 0, 0))(parameters, log_rates, support, query).sum()
+    def loss(parameters: Parameters, rate_parameters: Parameters, support: Sequence[Any], query: Any) -> Tensor:
+        return vmap(task_loss, in_dims=(None, None, 0, 0))(parameters, rate_parameters, support, query).sum()
 
     return loss
 
@@ -67,9 +67,11 @@ def reverse(task_loss: TaskLoss) -> Differentiated:
     """Gradients of the summed loss by a backward pass that frees its graph; `torch.func.grad` would keep it."""
     loss = summed(task_loss)
 
-    def gradient(parameters: Parameters, log_rates: Parameters, support: Sequence[Any], query: Any) -> Any:
+    def gradient(parameters: Parameters, rate_parameters: Parameters, support: Sequence[Any], query: Any) -> Any:
         with torch.enable_grad():
-            leaves = [{n: x.detach().requires_grad_() for n, x in part.items()} for part in (parameters, log_rates)]
+            leaves = [
+                {n: x.detach().requires_grad_() for n, x in part.items()} for part in (parameters, rate_parameters)
+            ]
             value = loss(leaves[0], leaves[1], support, query)
             flat = [x for part in leaves for x in part.values()]
             gradients = iter(torch.autograd.grad(value, flat, materialize_grads=True))
@@ -86,7 +88,7 @@ def compiled(task_loss: TaskLoss) -> Differentiated:
 def meta_gradient(
     task_loss: TaskLoss | Sequence[TaskLoss],
     parameters: Parameters,
-    log_rates: Parameters,
+    rate_parameters: Parameters,
     support: Sequence[Any],
     query: Any,
     *,
@@ -94,12 +96,12 @@ def meta_gradient(
     chunk: int,
     differentiate: Callable[[TaskLoss], Differentiated] = reverse,
 ) -> OuterGradient:
-    """The mean task loss and its gradient with respect to parameters and log rates (eq. 1, but for the step itself).
+    """The mean task loss and its gradient with respect to parameters and rate parameters (eq. 1, without the step).
 
     Args:
-        task_loss: of (parameters, log_rates, support, query) of one task; or the same loss several times, each on a
-            module of its own (see `metarl.algorithms.threads.twin`), to have as many threads share the tasks.
-        log_rates: the logarithms of inner rates; scalars or of the parameter's own shape.
+        task_loss: of (parameters, rate_parameters, support, query) of one task; or the same loss several times, each on
+            a module of its own (see `metarl.algorithms.threads.twin`), to have as many threads share the tasks.
+        rate_parameters: what the loss makes its inner rates of, such as their logarithms; of any shapes.
         support, query: batches with a leading M (objects with `select(slice)`).
         tasks: M. chunk: tasks per vmap call; all on a GPU, few on a CPU, where larger ones fall out of the cache.
         differentiate: `reverse` or `compiled`.
@@ -109,7 +111,8 @@ def meta_gradient(
 
     def share(loss: TaskLoss, mine: Sequence[slice]) -> tuple[tuple[Parameters, Parameters], Tensor]:
         gradient = differentiate(loss)
-        return _sum([gradient(parameters, log_rates, [s.select(p) for s in support], query.select(p)) for p in mine])
+        data = [([batch.select(part) for batch in support], query.select(part)) for part in mine]
+        return _sum([gradient(parameters, rate_parameters, *each) for each in data])
 
     shares = [(loss, parts[number :: len(losses)]) for number, loss in enumerate(losses)]
     gradients, value = _sum(run_all([partial(share, loss, mine) for loss, mine in shares if mine]))
@@ -131,8 +134,10 @@ class MAML(GradientLearner):
     """Rounds of episodes before each inner step and after the last; a PPO outer loss through the inner steps (Finn et
     al. 2017, algorithm 3).
 
-    The inner rates are learned in log space, at their own outer learning rate.
+    The inner rates are learned too, in log space, at their own outer learning rate.
     """
+
+    Settings = MAMLSettings
 
     def __init__(self, policy: Policy, settings: MAMLSettings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)
@@ -146,7 +151,7 @@ class MAML(GradientLearner):
         groups = super().parameter_groups()
         if self.settings.inner.learn_rates:
             rate = self.settings.outer.learning_rate * self.settings.inner.rate_multiplier
-            groups.append({"params": list(self.log_rates.values()), "lr": rate})
+            groups.append({"params": list(self.rate_parameters.values()), "lr": rate})
         return groups
 
     def inner_step(self, parameters: Parameters, rates: Rates, batch: Batch) -> Parameters:
@@ -155,10 +160,10 @@ class MAML(GradientLearner):
         return inner_step(self.inner_loss, parameters, rates, batch, first_order=first_order, max_norm=limit)
 
     def task_loss(
-        self, parameters: Parameters, log_rates: Parameters, support: Sequence[Batch], query: Batch
+        self, parameters: Parameters, rate_parameters: Parameters, support: Sequence[Batch], query: Batch
     ) -> Tensor:
         """`meta_loss` with this learner's losses and settings."""
-        rates = self.step_rates(log_rates, len(support))
+        rates = self.step_rates(rate_parameters, len(support))
         weight = self.settings.inner.unadapted_weight
         return meta_loss(self.inner_step, self.outer_loss, parameters, rates, support, query, unadapted_weight=weight)
 
@@ -168,7 +173,7 @@ class MAML(GradientLearner):
         return meta_gradient(
             [learner.task_loss for learner in learners],
             {name: value.detach() for name, value in self.parameters.items()},
-            self.log_rates,
+            self.rate_parameters,
             support,
             query,
             tasks=len(query.tokens),
@@ -185,5 +190,5 @@ class MAML(GradientLearner):
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         metrics = self.descend(rounds, partial(self.meta_gradient, learners=self.twins()))
-        rate = float(torch.stack([torch.exp(value).mean() for value in self.log_rates.values()]).mean())
+        rate = float(torch.stack([value.mean() for value in self.rates().values()]).mean())
         return metrics | {"inner_rate": rate, "std": self.action_std()}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from metarl.algorithms.adaptation import Parameters, all_finite
+from metarl.algorithms.adaptation import Parameters, all_finite, part
 from metarl.algorithms.learner import Learner
 from metarl.rollouts.episodes import Batch
 
@@ -48,8 +48,8 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         LookupError, RuntimeError, ValueError: if it is another learner's.
     """
-    learner.policy.load_state_dict(_part(tensors, "policy."))
-    learner.load(_part(tensors, "learner."))
+    learner.policy.load_state_dict(part(tensors, "policy."))
+    learner.load(part(tensors, "learner."))
     learner.generator.set_state(tensors["generator"].cpu())
 
 
@@ -83,8 +83,8 @@ def search_inner_step(learner: Learner, adapted: Parameters | None, batch: Batch
 
 
 def search_data(learner: Learner, rounds: Sequence[Batch]) -> Finding:
-    """What is not finite in the data (M, E, T, ...) of an iteration."""
-    return next((finding for batch in rounds for finding in _data(learner, batch, "")), UNKNOWN)
+    """What is not finite in the data (M, E, T, ...) of an iteration, or else the largest number in it."""
+    return next((finding for batch in rounds for finding in _data(learner, batch, "")), _largest(learner, rounds))
 
 
 class _Stop(Exception):
@@ -168,7 +168,7 @@ def _sequence(learner: Learner, task: Sequence[Batch]) -> str:
 
 def _inner_gradients(learner: Learner, adapted: Parameters | None, batch: Batch, step: str) -> Iterator[Finding]:
     """The inner gradient of each task, before it is clipped."""
-    start = adapted or {name: learner.parameters[name].detach() for name in learner.log_rates}
+    start = adapted or {name: learner.parameters[name].detach() for name in learner.rate_parameters}
     with torch.no_grad():
         gradients = vmap(grad(learner.inner_loss), in_dims=(0 if adapted else None, 0))(start, batch)
     for m in range(len(batch.tokens)):
@@ -204,6 +204,15 @@ def _data(learner: Learner, batch: Batch, where: str) -> Iterator[Finding]:
             yield Finding(f"advantage is not finite in {{task}}, sequence {sequence}, control step {t}{where}", task)
 
 
+def _largest(learner: Learner, rounds: Sequence[Batch]) -> Finding:
+    """The largest number that the policy was to see."""
+    tokens = max((batch.tokens for batch in rounds), key=lambda tokens: float(tokens.abs().max()))
+    task, sequence, t, entry = map(int, torch.unravel_index(tokens.abs().argmax(), tokens.shape))
+    what, value = learner.policy.layout.describe(entry), float(tokens[task, sequence, t, entry])
+    place = f"sequence {sequence}, control step {t}: {value:.0e}"
+    return Finding(f"{what} is too large to be normalised in {{task}}, {place}", task)
+
+
 def _not_finite(tensors: Mapping[str, Tensor]) -> str:
     """The names of tensors that are not finite: the first, and how many more; empty if all are."""
     names = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
@@ -215,7 +224,3 @@ def _named(step: Parameters, rates: Mapping[str, Tensor] | None = None) -> Param
     """Copies of what `apply` is given, since it may clip in place."""
     named = step | {f"rate of {name}": value for name, value in (rates or {}).items()}
     return {name: value.clone() for name, value in named.items()}
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -30,12 +30,14 @@ class Reptile(Learner):
     With K steps between rounds there is one step more, on the episodes of the last round: nothing collected is wasted.
     """
 
+    Settings = ReptileSettings
+
     def __init__(self, policy: Policy, settings: ReptileSettings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)
         self.rounds = settings.inner.steps + 1
 
-    def initial_log_rates(self) -> Parameters:
-        rates = super().initial_log_rates()
+    def initial_rate_parameters(self) -> Parameters:
+        rates = super().initial_rate_parameters()
         rate = next(iter(rates.values()))
         critic = self.policy.critic_names()
         return rates | {name: rate.clone() for name in self.parameters if name in critic}

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from agents.mlp import MLPPolicy
-from agents.policy import Policy
-from agents.settings import Chosen, PolicySettings
+from agents.policy import Critic, Policy
+from agents.settings import PolicySettings
 from agents.transformer import TransformerPolicy
 from envs.core.environment import Environment
 from envs.entry import load_entry
 from envs.registry import make
+from metarl.algorithms.adaptation import part
 from metarl.algorithms.in_context import InContext
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.reptile import Reptile
-from metarl.config.settings import EnvironmentSettings, Phase
+from metarl.config.settings import AlgorithmSettings, EnvironmentSettings, Phase
 from metarl.errors import CheckpointError, ConfigError
 
+Base = TypeVar("Base")
 LEARNERS: dict[str, type[Learner]] = {
     "maml": MAML,
     "fomaml": MAML,
@@ -68,13 +72,15 @@ def build_policy(settings: PolicySettings, env: Environment, trial_episodes: int
     """
     context = getattr(settings, "context", "trial" if settings.remembers() else "none")
     length = env.horizon * (trial_episodes if context == "trial" else 1)
-    kind = _class_of(settings, "agent", POLICIES, Policy)
-    try:
-        return kind(env.observation_size, env.action_size, max_length=length, **settings.options()).to(device)
-    except TypeError as error:
-        if settings.entry is None or "unexpected keyword" not in str(error):
-            raise
-        raise ConfigError(f"agent={settings.entry}: {str(error).split('() ')[-1]}") from None
+    kind = POLICIES[settings.name] if settings.entry is None else _own("agent", settings.entry, Policy)
+    sizes = (env.observation_size, env.action_size)
+    options: dict[str, Any] = settings.options() | {"max_length": length}
+    if settings.entry is not None:
+        _check_arguments(f"agent={settings.entry}", kind, *sizes, **options)
+    policy = kind(*sizes, **options).to(device)
+    if not isinstance(getattr(policy, "critic", None), Critic):
+        raise ConfigError(f"agent={settings.entry}: must set self.critic to an agents.policy.Critic")
+    return policy
 
 
 def load_policy(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
@@ -84,7 +90,7 @@ def load_policy(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
         RuntimeError: if names or shapes differ.
         CheckpointError: if a value is not finite.
     """
-    own = {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
+    own = part(tensors, "policy.")
     # Such a policy fails every episode, and failed episodes can have a better return than played ones.
     if broken := [name for name, value in own.items() if not bool(torch.isfinite(value).all())]:
         raise CheckpointError(f"the checkpoint's policy is not finite: {broken[0]}")
@@ -97,13 +103,29 @@ def build_learners(phases: list[Phase], policy: Policy, generator: torch.Generat
     Raises:
         ConfigError: if a class of somebody's own is not a learner.
     """
-    return [_class_of(phase.settings, "algo", LEARNERS, Learner)(policy, phase.settings, generator) for phase in phases]
+
+    def build(settings: AlgorithmSettings) -> Learner:
+        kind = LEARNERS[settings.name] if settings.entry is None else _own("algo", settings.entry, Learner)
+        if settings.entry is not None:
+            _check_arguments(f"algo={settings.entry}", kind, policy, settings, generator)
+        return kind(policy, settings, generator)
+
+    return [build(phase.settings) for phase in phases]
 
 
-def _class_of(settings: Chosen, group: str, known: dict[str, type], base: type) -> type:
-    if settings.entry is None:
-        return known[settings.name]
-    found = load_entry(settings.entry)
+def _own(group: str, entry: str, base: type[Base]) -> type[Base]:
+    """The class of an algorithm or a policy of somebody's own."""
+    found = load_entry(entry)
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"{group}={settings.entry}: is not a subclass of {base.__module__}.{base.__name__}")
+        raise ConfigError(f"{group}={entry}: is not a subclass of {base.__module__}.{base.__name__}")
+    if inspect.isabstract(found):
+        raise ConfigError(f"{group}={entry}: lacks the methods {', '.join(sorted(found.__abstractmethods__))}")
     return found
+
+
+def _check_arguments(what: str, kind: type, *arguments: object, **options: object) -> None:
+    """Say in one line which argument a class does not take, or asks for besides."""
+    try:
+        inspect.signature(kind).bind(*arguments, **options)
+    except TypeError as error:
+        raise ConfigError(f"{what}: {error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.policy import Policy
 from envs.core.environment import Environment
 from envs.core.tasks import Tasks
+from metarl.algorithms.adaptation import part
 from metarl.algorithms.learner import Learner
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy
 from metarl.assembly.device import resolve_device
@@ -75,20 +76,21 @@ class Run:
         return self.environment(1, 0, 1).distribution.published(split, tasks)
 
 
-def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -> Run:
+def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: Collection[str] = ()) -> Run:
     """Open a run folder's newest good checkpoint, or its best one; `pretrained/<name>` comes with the package.
 
     A run is data: nothing in the folder is executed. What it may name as its environment, `metarl.assembly.trust` says.
 
     Args:
         checkpoint: `last` or `best`.
+        trust: modules outside of this project that the run may name, by their first names: their code will run.
 
     Raises:
         RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
         EnvsError: if its environment is not there, or may not be named.
     """
     folder = RunFolder.open(locate(path))
-    settings = stored_settings(folder)
+    settings = stored_settings(folder, trust)
     number = folder.best if checkpoint == "best" else None
     if checkpoint == "best" and number is None:
         raise CheckpointError(f"{path} has no best checkpoint yet: choose checkpoint=last")
@@ -101,13 +103,12 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last") -
         check_fit(build_policy(settings.agent, env, trial, torch.device("meta")), tensors, path)
     policy = build_policy(settings.agent, env, trial, where)
     learners = build_learners(settings.phases(), policy, torch.Generator())
-    index, learner = len(learners) - 1, learners[-1]
+    learner = learners[-1]
     try:
         load_policy(policy, tensors)
-        for name, value in learner.log_rates.items():
-            value.copy_(tensors[f"learner.{index}.log_rate.{name}"])
+        learner.load(part(tensors, f"learner.{len(learners) - 1}."))
         env_steps = int(numbers["env_steps"])
-    except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise CheckpointError(f"{path}: the checkpoint does not fit the run's configuration: {text}") from None
     policy.set_attention(learner.attention)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,13 +25,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.errors import PolicyError
-from envs.errors import TaskError, UnknownEnvironmentError
+from envs.errors import EnvsError, TaskError, UnknownEnvironmentError
 from metarl.config.completion import answer
-from metarl.config.composition import BASE, check_recipe, compose, explain, finish, help_text
+from metarl.config.composition import BASE, check_recipe, compose, explain, finish, help_text, prepare
 from metarl.config.hydra_nodes import CONF, register
-from metarl.config.overrides import hydra_text, jobs, write_out
+from metarl.config.overrides import hydra_text, jobs
 from metarl.errors import KNOWN, ConfigError, Interrupted, RunWarning
+from metarl.version import __version__
 
+TRACEBACK = "METARL_TRACEBACK"  # the environment variable that asks for the traceback of a known failure too
 USAGE = (ConfigError, PolicyError, TaskError, UnknownEnvironmentError)  # mistakes in what was asked for: exit status 2
 
 
@@ -39,7 +41,7 @@ def main(command: str, task: Callable[[Any], object]) -> None:
     """Run a command: read its settings from sys.argv through Hydra, check them, and hand them to `task`.
 
     Mistakes end in one line on stderr and exit status 2; other known failures in 1, Ctrl-C in 130. Anything else is a
-    bug and keeps its traceback.
+    bug and keeps its traceback; with METARL_TRACEBACK=1 in the environment, all of them do.
 
     Args:
         command: `train`, `evaluate`, `render` or `reproduce`.
@@ -74,17 +76,30 @@ def exit_status(action: Callable[[], object]) -> int:
         # The reader, `head` for one, has enough. What is still buffered must not fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # rich's way to say the same
+            return 128 + 13
+        raise
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 128 + 2
     except JobFailed as error:
         return error.status
     except KNOWN as error:
-        print(f"error: {hydra_text(error)}", file=sys.stderr)
+        if os.environ.get(TRACEBACK):
+            traceback.print_exception(error)
+        print(f"error: {hydra_text(error)}{_hint(error)}", file=sys.stderr)
         if isinstance(error, Interrupted):
             return 128 + error.signal
         return 2 if isinstance(error, USAGE) else 1
     return 0
+
+
+def _hint(error: Exception) -> str:
+    """How to see more, where the code of an environment raised what became one line."""
+    raised = error.__cause__
+    hidden = isinstance(error, EnvsError) and raised is not None and not isinstance(raised, KNOWN)
+    return f" ({TRACEBACK}=1 shows the whole traceback)" if hidden and not os.environ.get(TRACEBACK) else ""
 
 
 class JobFailed(Exception):
@@ -99,14 +114,14 @@ def _command(command: str, task: Callable[[Any], object]) -> None:
     arguments, flags = _arguments(sys.argv[1:])
     overrides: list[str] = arguments.overrides
     if arguments.shell_completion:
-        script = answer(*overrides[:1])
-        return print(script, end="") if script else _run(command, task, [*overrides, *flags])
+        text = answer(command, *overrides[:1])
+        return print(text, end="") if text else _run(command, task, [*overrides, *flags])
     if arguments.help:
-        searched = [*write_out(arguments.overrides), *_search_path(arguments.config_dir)]
+        searched = [*prepare(arguments.overrides), *_search_path(arguments.config_dir)]
         introduction = sys.modules[task.__module__].__doc__ or ""
         return print(help_text(command, searched, arguments.config_name or command, introduction))
     sweep = arguments.multirun or "hydra.mode=MULTIRUN" in overrides
-    overrides = write_out(overrides, sweep)
+    overrides = prepare(overrides, sweep)
     name = arguments.config_name or command
     searched = [*overrides, *_search_path(arguments.config_dir)]
     try:
@@ -127,7 +142,8 @@ def _arguments(argv: list[str]) -> tuple[Namespace, list[str]]:
     def fail(message: str) -> NoReturn:
         raise ConfigError(f"{message}; settings are written key=value, as in seed=1, and --help lists them")
 
-    parser = get_args_parser()
+    parser = ArgumentParser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
+    parser.add_argument("--version", action="version", version=f"metarl {__version__}")
     parser.error = fail  # type: ignore[method-assign]  # argparse would print many lines
     arguments = parser.parse_intermixed_args(argv)
     modes = ("run", "multirun", "cfg", "info", "shell_completion")
@@ -151,6 +167,7 @@ def _search_path(folder: str | None) -> list[str]:
 
 
 def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bool = False) -> None:
+    # Kept out of Hydra's sight, which would print a line of its own about each.
     failures: list[Exception] = []
 
     @functools.wraps(task)
@@ -160,12 +177,10 @@ def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bo
             assert isinstance(given, list)
             task(finish(config, command, given))
 
-        if sweep:
-            return _sweep_job(work)
         try:
-            work()
+            _sweep_job(work) if sweep else work()
         except Exception as error:
-            failures.append(error)  # out of Hydra's sight: it would print a line of its own
+            failures.append(error)
 
     register()
     before = sys.argv

@@ -13,15 +13,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.settings import Settings
 from metarl.config import help
-from metarl.config.hydra_nodes import CONF, register
+from metarl.config.hydra_nodes import CONF, RECIPE_OF, recipe, register, register_own
 from metarl.config.memory import check_training
-from metarl.config.overrides import OWN, hydra_text, key_of, parse, unknown_choice, unknown_key, write_out
-from metarl.config.parsing import COMMANDS, Plain, check_budget, check_entry, train_settings
+from metarl.config.overrides import (
+    OWN,
+    hydra_text,
+    is_own,
+    key_of,
+    own_entries,
+    parse,
+    unknown_choice,
+    unknown_key,
+    write_out,
+)
+from metarl.config.parsing import COMMANDS, Plain, check_budget, train_settings
 from metarl.config.parsing import parse as parse_settings
-from metarl.config.settings import ResumeSettings, TrainSettings
+from metarl.config.settings import InContextSettings, MultitaskSettings, ResumeSettings, TrainSettings
 from metarl.errors import ConfigError
 
-RESUMABLE = ("budget", "device")  # what may be given beside `resume`
+RESUMABLE = ("budget", "device", "trust")  # what may be given beside `resume`
 # Hydra 1.3 warns unless it is told how old its defaults may be, and Hydra 1.4 warns if it is told.
 BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
@@ -37,8 +47,20 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train", command: 
     Raises:
         ConfigError: for a name, a key or a value that does not exist or is not allowed.
     """
-    given = write_out(overrides)
+    given = prepare(overrides)
     return finish(_composed(given, config_name), command or config_name, given)
+
+
+def prepare(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+    """The overrides in Hydra's own words (see `overrides.write_out`), once Hydra knows what they name of one's own.
+
+    Raises:
+        ConfigError, EnvsError: for an override that cannot be used, or something of one's own that cannot.
+    """
+    given = write_out(overrides, sweep)
+    for group, entry in own_entries(given):
+        register_own(group, entry)
+    return given
 
 
 def _composed(given: Sequence[str], config_name: str) -> Mapping[Any, Any]:
@@ -78,10 +100,11 @@ def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Set
 
 
 def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
-    check_entry("env", plain.get("env"))
+    _check_environment(plain.get("env"))
     _warm_start(plain, given)
     settings = parse_settings(train_settings(plain), plain)
     check_budget(settings.budget)
+    settings = _shortened(settings, given)
     if getattr(settings.agent, "context", None) == "auto":
         agent = settings.agent.model_copy(update={"context": _context(settings)})
         settings = settings.model_copy(update={"agent": agent})
@@ -90,11 +113,16 @@ def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
     return settings
 
 
+def _check_environment(given: object) -> None:
+    if isinstance(given, Mapping) and given.get("name") is None and given.get("entry", given) is None:
+        raise ConfigError("env.entry=null: must be package.module:Class, given as env=package.module:Class")
+
+
 def _resumed(plain: Plain, given: Sequence[str]) -> ResumeSettings:
     keys = {key_of(override).partition(".")[0]: override for override in given if not override.startswith("hydra")}
     others = [override for key, override in keys.items() if key not in ("resume", *RESUMABLE)]
     if others:
-        allowed = " and ".join(RESUMABLE)
+        allowed = f"{', '.join(RESUMABLE[:-1])} and {RESUMABLE[-1]}"
         raise ConfigError(
             f"{others[0]}: a resumed run keeps its own settings; only {allowed} may be given beside resume"
         )
@@ -117,9 +145,26 @@ def _warm_start(plain: Plain, given: Sequence[str]) -> None:
     warm["iterations"] = 0
 
 
+def _shortened(settings: TrainSettings, given: Sequence[str]) -> TrainSettings:
+    """A recipe's warm start has the same share of a shorter budget as of the recipe's own: the algorithm itself must
+    come to train. One that was asked for stays as it is.
+    """
+    values = {key_of(override): override.partition("=")[2] for override in given}
+    pair = values.get("recipe", f"{settings.env.name}-{settings.algo.name}")
+    if pair not in RECIPE_OF or values.keys() & {"algo.warm_start", "algo.warm_start.iterations"}:
+        return settings
+    usual = recipe(RECIPE_OF[pair])
+    whole, warm = (OmegaConf.select(usual, key) for key in ("budget.iterations", "algo.warm_start.iterations"))
+    budget, ours = settings.budget.iterations, getattr(settings.algo, "warm_start", None)
+    if ours is None or None in (whole, warm, budget) or ours.iterations != warm or budget >= whole:
+        return settings
+    changed = ours.model_copy(update={"iterations": warm * budget // whole})
+    return settings.model_copy(update={"algo": settings.algo.model_copy(update={"warm_start": changed})})
+
+
 def _context(settings: TrainSettings) -> str:
     """What agent.context=auto means: as much memory as the algorithm's training gives it something to remember."""
-    if settings.algo.name == "multitask":
+    if isinstance(settings.algo, MultitaskSettings):
         return "none"
     return "trial" if settings.algo.longest_trial() > 1 else "episode"
 
@@ -130,17 +175,19 @@ def _check_memory(settings: TrainSettings) -> None:
     Raises:
         ConfigError: if it is the other way round.
     """
-    algo, agent = settings.algo.name, settings.agent
-    if algo == "in_context" and not agent.remembers():
+    algo, agent = (chosen.entry or chosen.name for chosen in (settings.algo, settings.agent))
+    alone = isinstance(settings.algo, MultitaskSettings)
+    if isinstance(settings.algo, InContextSettings) and not alone and not settings.agent.remembers():
         remedy = "choose agent=transformer agent.context=auto, or algo=multitask"
-        raise ConfigError(
-            f"algo=in_context: needs a policy that remembers, which agent={agent.name} here does not; {remedy}"
-        )
-    if algo == "multitask" and agent.remembers():
-        memory = getattr(agent, "context", None)
-        given = f"agent={agent.entry or agent.name}" if memory is None else f"agent.context={memory}"
-        remedy = "choose agent.context=none, or algo=in_context"
-        raise ConfigError(f"{given}: algo=multitask is for a policy that does not remember; {remedy}")
+        raise ConfigError(f"algo={algo}: needs a policy that remembers, which agent={agent} here does not; {remedy}")
+    if alone and settings.agent.remembers():
+        memory = getattr(settings.agent, "context", "none")
+        if memory == "none":  # it cannot be switched off
+            given, other = f"agent={agent}", "agent=mlp"
+        else:
+            given, other = f"agent.context={memory}", "agent.context=none"
+        remedy = f"choose {other}, or algo=in_context"
+        raise ConfigError(f"{given}: algo={algo} is for a policy that does not remember; {remedy}")
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> ConfigError:
@@ -195,7 +242,7 @@ def help_text(command: str, overrides: Sequence[str], config_name: str, introduc
         return help.text(command, introduction, COMMANDS[command], plain, {})
     with _hydra():
         found = _groups(config_name, list(overrides))
-    groups = {group: sorted(set(found[group]) - {"custom"}) for group in OWN}
+    groups = {group: sorted(choice for choice in set(found[group]) if not is_own(choice)) for group in OWN}
     return help.text(command, introduction, train_settings(plain), plain, groups)
 
 

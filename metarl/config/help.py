@@ -49,7 +49,7 @@ def text(
 
 
 def _value(plain: Mapping[str, Any], key: str, default: Any) -> Any:
-    """What a setting is; where nothing is said of it, its default, if that is more than None."""
+    """What a setting is; where nothing is said of it, its default, if there is one that is more than None."""
     here: Any = plain
     for name in key.split("."):
         if not isinstance(here, Mapping) or name not in here:

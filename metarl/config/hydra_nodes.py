@@ -9,15 +9,21 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
-from agents.settings import POLICIES, Settings
-from metarl.config.parsing import COMMANDS
+from agents.settings import POLICIES, Settings, name_of
+from metarl.config.parsing import COMMANDS, own_settings
 from metarl.config.settings import ALGORITHMS, TrainSettings
 
 CONF = Path(__file__).parent / "conf"
 ENVIRONMENTS, RECIPES = (yaml.safe_load((CONF / name).read_text()) for name in ("environments.yaml", "recipes.yaml"))
 SAME_RECIPE = {"fomaml": "maml", "reptile": "maml"}
+RECIPE_OF = {  # every pair that has one: its own, or that of maml
+    f"{env}-{algo}": found
+    for env in ENVIRONMENTS
+    for algo in ALGORITHMS
+    if (found := next((p for p in (f"{env}-{algo}", f"{env}-{SAME_RECIPE.get(algo)}") if p in RECIPES), None))
+}
 # Later entries win; the command line wins over all of them.
 TRAIN = [
     {"agent": "transformer"},  # an env or algo may prefer another one
@@ -42,17 +48,24 @@ def register() -> None:
         put(group="algo", name=name, node=_preferring(agent, algorithm.model_validate({}).plain()))
     for name, policy in POLICIES.items():
         put(group="agent", name=name, node=policy.model_validate({}).plain())
-    for group in ("env", "algo", "agent"):
-        put(group=group, name="custom", node={"name": None, "entry": None} | ({"tasks": {}} if group == "env" else {}))
+    put(group="env", name="custom", node={"name": None, "entry": None, "tasks": {}})
     put(group="recipe", name="none", node={}, package="_global_")
-    for env in ENVIRONMENTS:
-        for algo in ALGORITHMS:
-            found = next((p for p in (f"{env}-{algo}", f"{env}-{SAME_RECIPE.get(algo)}") if p in RECIPES), None)
-            if found:
-                put(group="recipe", name=f"{env}-{algo}", node=recipe(found), package="_global_")
+    for pair, found in RECIPE_OF.items():
+        put(group="recipe", name=pair, node=recipe(found), package="_global_")
 
 
-def recipe(name: str) -> DictConfig:
+def register_own(group: str, entry: str) -> None:
+    """Tell Hydra of an algorithm or a policy of somebody's own: it is chosen by its entry, as ours are by their names.
+
+    Raises:
+        ConfigError, EnvsError: if it is not there, or has no settings.
+    """
+    kind = own_settings(group, entry)
+    node = dict.fromkeys(kind.model_fields, MISSING) | _defaults(kind) | {"name": name_of(entry), "entry": entry}
+    ConfigStore.instance().store(group=group, name=entry, node=node)
+
+
+def recipe(name: str) -> Any:
     """The values of a recipe, over those of the one that it begins with."""
     changes = dict(RECIPES[name])
     base = changes.pop("as", None)

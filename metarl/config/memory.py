@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from itertools import pairwise
 
 from agents.settings import PolicySettings
 from metarl.config.settings import TrainSettings
@@ -27,10 +26,10 @@ def check_training(settings: TrainSettings) -> None:
     measured = evaluate.tasks * evaluate.episodes_per_step
     simulations = max(measured, *(phase.tasks * phase.episodes for phase in phases))
     length = algo.longest_trial() * (env.horizon or 1)
-    needed = FLOAT * COPIES * _parameters(agent) + _rollout(agent, simulations, length)
+    needed = FLOAT * COPIES * agent.parameters() + _rollout(agent, simulations, length)
     told = {"env.horizon": env.horizon, "algo.tasks": algo.tasks, "algo.episodes": algo.episodes}
     told |= {"evaluate.tasks": evaluate.tasks, "evaluate.episodes_per_step": evaluate.episodes_per_step}
-    told |= {f"agent.{name}": getattr(agent, name, None) for name in ("width", "layers", "hidden")}
+    told |= {f"agent.{name}": value for name, value in agent if isinstance(value, int | list)}
     _check(needed, ", ".join(f"{key}={value}" for key, value in told.items() if value is not None))
 
 
@@ -44,16 +43,7 @@ def check_rollout(agent: PolicySettings, simulations: int, length: int, told: st
 
 
 def _rollout(agent: PolicySettings, simulations: int, length: int) -> int:
-    width, layers = (getattr(agent, name, 0) for name in ("width", "layers"))
-    memory = 2 * width * layers if agent.remembers() else 0
-    return simulations * (SIMULATION + FLOAT * length * (SCALARS + memory))
-
-
-def _parameters(agent: PolicySettings) -> int:
-    width, layers = (getattr(agent, name, 0) for name in ("width", "layers"))
-    hidden: list[int] = getattr(agent, "hidden", [])
-    dense = sum(a * b for a, b in pairwise(hidden)) + sum(hidden)
-    return 12 * layers * width**2 + 2 * dense
+    return simulations * (SIMULATION + FLOAT * length * (SCALARS + agent.kept()))
 
 
 def _check(needed: int, told: str) -> None:

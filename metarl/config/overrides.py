@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
 from agents.settings import ENTRY
@@ -17,7 +17,8 @@ from metarl.config.settings import ALGORITHMS, Budget
 from metarl.errors import ConfigError, nearest
 
 KINDS = {"env": "environment", "algo": "algorithm", "agent": "policy", "recipe": "recipe"}
-OWN = ("env", "algo", "agent")  # groups in which a package.module:Class may be chosen; Hydra calls that "custom"
+OWN = ("env", "algo", "agent")  # groups in which a package.module:Class may be chosen
+WITH_SETTINGS = ("algo", "agent")  # where that class defines its settings; an environment of one's own is "custom"
 # Keys that older command lines use, with those of today.
 FORMER = {f"algo.{old}": f"algo.{new}" for kind in ALGORITHMS.values() for old, new in former_names(kind).items()}
 
@@ -41,9 +42,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def write_out(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     """The overrides in Hydra's own words.
 
-    An environment, algorithm or policy given as module:class becomes env=custom (and so on) with that entry; its
-    settings, and task ranges, may be new keys, and nothing else may; a setting's former name becomes today's; one limit
-    of the budget replaces the recipe's. Doing it twice changes nothing.
+    An environment given as module:class becomes env=custom with that entry. What is set in a group of somebody's own,
+    and task ranges, may be new keys, and nothing else may; a setting's former name becomes today's; one limit of the
+    budget replaces the recipe's. Doing it twice changes nothing.
 
     Raises:
         ConfigError: for an override that cannot be parsed or should not be, or several values without a sweep.
@@ -51,12 +52,27 @@ def write_out(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     parsed = parse(overrides)
     for override in parsed:
         _check_form(override, sweep)
-    lines = [_renamed(line) for override in parsed for line in _own(override)]
-    new = tuple(f"{group}." for group in OWN if f"{group}=custom" in lines) + ("env.tasks.", "env.tasks=")
+    lines = [line for override in parsed for line in _own(override)]
+    own = {group for group, _ in own_entries(lines)} | ({"env"} if "env=custom" in lines else set())
+    if "algo" not in own:  # what is somebody's own has no former names, and may give them a meaning of its own
+        lines = [_renamed(line) for line in lines]
+    new = tuple(f"{group}." for group in own) + ("env.tasks.", "env.tasks=")
     lines = [_added(line, new) for line in lines]
     given = {key_of(line) for line in lines}
     limits = [f"budget.{name}" for name in Budget.model_fields]
     return lines + [f"{limit}=null" for limit in limits if given.intersection(limits) and limit not in given]
+
+
+def own_entries(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """Group and `package.module:Class` of every algorithm and every policy of somebody's own."""
+    chosen = [(override.key_or_group, override) for override in parse(overrides)]
+    named = [(group, name) for group, override in chosen if group in WITH_SETTINGS for name in _names(override)]
+    return [(group, name) for group, name in named if ENTRY.fullmatch(name)]
+
+
+def is_own(choice: str) -> bool:
+    """Whether a choice of a group is somebody's own, and so is not to be listed."""
+    return choice == "custom" or ":" in choice
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
@@ -74,7 +90,7 @@ def unknown_choice(override: Override, groups: dict[str, list[str]]) -> str | No
     group, value = override.key_or_group, override.value()
     if group not in groups or override.type == OverrideType.DEL or not isinstance(value, str) or value in groups[group]:
         return None
-    valid = set(groups[group]) - ({"custom"} if group in OWN else set())
+    valid = [choice for choice in groups[group] if not is_own(choice)]
     return f"{group}={value}: unknown {KINDS.get(group, group)}; {nearest(value, valid)}"
 
 
@@ -113,14 +129,25 @@ def _check_form(override: Override, sweep: bool) -> None:
 
 def _own(override: Override) -> list[str]:
     line, group = override.input_line or "", override.key_or_group
-    entries = line.partition("=")[2].strip("'\"")
-    if group not in OWN or ":" not in entries or entries.startswith("{"):
+    entries = _names(override) if group in OWN else []
+    own = [":" in entry for entry in entries]
+    if not any(own):
         return [line]
-    if not all(ENTRY.fullmatch(entry.strip()) for entry in entries.split(",")):
+    wrong = [entry for entry in entries if ":" in entry and not ENTRY.fullmatch(entry)]
+    if wrong or (group == "env" and not all(own)):
         forms = "package.module:Class" + (", or gymnasium:Name-v0" if group == "env" else "")
         kind = "an environment" if group == "env" else f"{'an' if group == 'algo' else 'a'} {KINDS[group]}"
-        raise ConfigError(f"{line}: {kind} of your own is written {forms}, and not mixed with others")
-    return [f"{group}=custom", f"{group}.entry={entries}"]
+        mixed = ", and not mixed with others" if group == "env" else ""
+        raise ConfigError(f"{line}: {kind} of your own is written {forms}{mixed}")
+    return ["env=custom", f"env.entry={','.join(entries)}"] if group == "env" else [line]
+
+
+def _names(override: Override) -> list[str]:
+    """The choices that an override names: one, or several in a sweep."""
+    value = override.value()
+    several = value.list if isinstance(value, ChoiceSweep) else [value]
+    texts = [getattr(each, "text", each) for each in several]  # of what is in quotes
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _renamed(line: str) -> str:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+from omegaconf import MISSING
 from pydantic import SerializeAsAny, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
@@ -29,6 +30,11 @@ COMMANDS: dict[str, type[Settings]] = {
     "evaluate": EvaluateSettings,
     "render": RenderSettings,
     "reproduce": ReproduceSettings,
+}
+# What somebody's own must be a subclass of, and its settings.
+OWN: dict[str, tuple[str, type[Chosen]]] = {
+    "algo": ("metarl.algorithms.learner.Learner", AlgorithmSettings),
+    "agent": ("agents.policy.Policy", PolicySettings),
 }
 
 
@@ -69,12 +75,11 @@ def chosen(group: str, plain: Mapping[str, Any], known: Mapping[str, type[Chosen
         ConfigError: if there is none.
     """
     given = plain.get(group)
-    check_entry(group, given)
     if not isinstance(given, Mapping):
         missing = "is missing" if given is None else "is a group of settings (name, ...), set one of them"
         raise ConfigError(f"{group}{'' if given is None else f'={show(given)}'}: {missing}")
     if given.get("entry") is not None:
-        return _own_settings(group, str(given["entry"]))
+        return own_settings(group, str(given["entry"]))
     if "name" not in given:
         raise ConfigError(f"{group}.name: is missing")
     if not isinstance(given["name"], str) or given["name"] not in known:
@@ -82,24 +87,21 @@ def chosen(group: str, plain: Mapping[str, Any], known: Mapping[str, type[Chosen
     return known[given["name"]]
 
 
-def check_entry(group: str, given: object) -> None:
-    """A group of somebody's own must say where it is.
+def own_settings(group: str, entry: str) -> type[Any]:
+    """The `Settings` of an algorithm or a policy of somebody's own; importing its module runs that module.
 
     Raises:
-        ConfigError: if it does not.
+        ConfigError: if it has none.
+        EnvsError: if it is not there.
     """
-    if isinstance(given, Mapping) and given.get("name") is None and given.get("entry", given) is None:
-        raise ConfigError(f"{group}.entry=null: must be package.module:Class, given as {group}=package.module:Class")
-
-
-def _own_settings(group: str, entry: str) -> type[Any]:
-    """The `Settings` that an algorithm or a policy of somebody's own defines; importing its module runs that module."""
     from envs.entry import load_entry  # it loads torch
 
-    base = AlgorithmSettings if group == "algo" else PolicySettings
+    base, kind = OWN[group]
     settings = getattr(load_entry(entry), "Settings", None)
-    if not (isinstance(settings, type) and issubclass(settings, base)):
-        raise ConfigError(f"{group}={entry}: must define its settings: Settings = a subclass of {base.__name__}")
+    if settings is None:
+        raise ConfigError(f"{group}={entry}: is not a subclass of {base}")
+    if not (isinstance(settings, type) and issubclass(settings, kind)):
+        raise ConfigError(f"{group}={entry}: its Settings must be a subclass of {kind.__module__}.{kind.__name__}")
     return settings
 
 
@@ -183,18 +185,32 @@ def allowed(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return ", or ".join(allowed(part) for part in schema["anyOf"])
     if "enum" in schema:
-        return f"one of {', '.join(schema['enum'])}"
+        return f"one of {', '.join(map(show, schema['enum']))}"
+    if "const" in schema:
+        return show(schema["const"])
     kind = schema.get("type")
     if kind == "array":
-        return f"a list [a, b, ...]; each entry {allowed(schema['items'])}"
-    low, high, above = schema.get("minimum"), schema.get("maximum"), schema.get("exclusiveMinimum")
-    if kind == "integer":
-        name = "an even integer" if schema.get("multipleOf") == 2 else "an integer"
-        return f"{name}, {low} or more" if high is None else f"{name} from {low} to {high}"
-    if kind == "number":
-        start = f"from {low:g}" if above is None else f"above {above:g}"
-        return f"a number {start}" + ("" if high is None else f" up to {high:g}")
+        return f"a list [a, b, ...]; each entry {allowed(schema.get('items', {}))}"
+    if kind in ("integer", "number"):
+        return _number(schema)
     return {"boolean": "true or false", "null": "null", "object": "a group of settings"}.get(str(kind), "a text")
+
+
+def choices(schema: Mapping[str, Any]) -> list[str]:
+    """The values that a JSON schema lists."""
+    if "anyOf" in schema:
+        return [value for part in schema["anyOf"] for value in choices(part)]
+    return list(schema.get("enum", ["true", "false"] if schema.get("type") == "boolean" else []))
+
+
+def _number(schema: Mapping[str, Any]) -> str:
+    whole, even = schema["type"] == "integer", schema.get("multipleOf") == 2
+    name = "an even integer" if even else "an integer" if whole else "a number"
+    low, high, above = schema.get("minimum"), schema.get("maximum"), schema.get("exclusiveMinimum")
+    if whole and low is not None:
+        return f"{name}, {low} or more" if high is None else f"{name} from {low} to {high}"
+    bounds = {"from": low, "above": above, "up to": high, "below": schema.get("exclusiveMaximum")}
+    return " ".join([name, *(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)])
 
 
 def _one_line(kind: type[Settings], plain: Any, detail: Any) -> str:
@@ -208,7 +224,7 @@ def _one_line(kind: type[Settings], plain: Any, detail: Any) -> str:
             break
         kind = group
     key = ".".join(path)
-    if detail["type"] == "missing":
+    if detail["type"] == "missing" or here == MISSING:
         return f"{key}: is missing"
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; {nearest(path[-1], kind.model_fields)}"

@@ -7,9 +7,9 @@ dictionary. A run is a list of phases: algorithms, one after the other, on the s
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from agents.settings import (
     WHOLE,
@@ -33,6 +33,7 @@ SPLIT = "test and ood are fixed lists of held-out tasks, train draws from the tr
 SEED = "of everything that is drawn"
 DEVICE = "auto, cpu, cuda or cuda:1; of policy and gradients, the physics runs on the CPU"
 THREADS = "of the physics; 0: all cores"
+TRUST = "modules outside of metarl that a run may name, such as trust=my_robots: their code will run"
 
 Listed = Annotated[int, Field(ge=1, le=LISTED), WHOLE]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), WHOLE]
@@ -41,7 +42,13 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[Text, said("a folder")]
 RunPath = Annotated[Text, said("the folder of a trained run, such as runs/reach-maml-0")]
 Split = Literal["test", "ood", "train"]
-InContext = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
+WarmAlgorithm = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
+Modules = Annotated[
+    list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    said("a module without dots, such as trust=my_robots, or a list of them"),
+    Field(exclude=True),  # never stored: it is not for a run to say
+]
 Ranges = Annotated[dict[str, Any], said("a group of ranges, such as env.tasks.goal=[0,1]")]
 
 
@@ -79,14 +86,18 @@ class InnerLoop(Settings):
     later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
     adapt: Literal["all", "head", "body"] = setting("all", "parameters that adapt; head alone is ANIL")
     max_grad_norm: Positive | None = setting(None, "limit of the inner gradient's norm", formerly="clip")
-    workers: Threads = setting(0, "threads that share an update on a CPU; 0: one per core", always_stored=False)
+    workers: Threads = setting(
+        0,
+        "threads that share an update on a CPU; 0: one per core of the machine where the run begins",
+        always_stored=False,
+    )
 
 
 class MetaInnerLoop(InnerLoop):
     """Inner steps that an outer gradient goes through."""
 
     learn_rates: bool = setting(True, "learn the inner rates, one per tensor")
-    rate_multiplier: Weight = setting(20.0, "learning rate of the log rates, relative to the policy's")
+    rate_multiplier: Weight = setting(20.0, "learning rate of the inner rates' logarithms, relative to the policy's")
     first_order: bool = setting(False, "take the inner gradient for a constant (FOMAML)")
     unadapted_weight: Weight = setting(
         1.0, "of the same loss on the unadapted policy, which keeps it from drifting to pure exploration"
@@ -119,8 +130,14 @@ class Interpolation(Settings):
     value_coef: Weight = setting(0.5, "weight of the critic's loss in the inner steps", formerly="value")
 
 
+Algorithm = TypeVar("Algorithm", bound="AlgorithmSettings")
+
+
 class AlgorithmSettings(Chosen):
-    """What every algorithm has; one of your own defines a subclass and names it as its `Settings`."""
+    """What every algorithm has; one of your own defines a subclass and names it as its `Settings`.
+
+    Its fields are `self.settings` of the learner; see `agents.settings.PolicySettings` for how they are written.
+    """
 
     tasks: Count = setting(25, "of a meta-batch")
     episodes: Count = setting(8, "of each task, per rollout")
@@ -137,6 +154,11 @@ class AlgorithmSettings(Chosen):
         """What a run with these settings does, in order."""
         return [Phase(self, None)]
 
+    def with_workers(self: Algorithm, count: int) -> Algorithm:
+        """The settings with `count` workers wherever the number is left to the machine."""
+        inner = self.inner.model_copy(update={"workers": self.inner.workers or count})
+        return self.model_copy(update={"inner": inner})
+
     def longest_trial(self) -> int:
         """The episodes that the policy may have to remember."""
         return max(phase.settings.trial_episodes for phase in self.phases())
@@ -152,7 +174,7 @@ class Phase(NamedTuple):
 class InContextSettings(AlgorithmSettings):
     """PPO on the policy itself, whose context adapts (RL^2, Duan et al. 2016)."""
 
-    name: InContext = "in_context"
+    name: Text = "in_context"
     tasks: Count = setting(200, "of a meta-batch")
     episodes: Count = setting(1, "of each task, per rollout")
     inner: InnerLoop = InnerLoop(steps=0)
@@ -162,8 +184,14 @@ class InContextSettings(AlgorithmSettings):
 class MultitaskSettings(InContextSettings):
     """PPO on a policy without memory, adapted by fine-tuning."""
 
-    name: InContext = "multitask"
+    name: Text = "multitask"
     inner: InnerLoop = InnerLoop()
+
+
+class WarmSettings(MultitaskSettings):
+    """Those of the algorithm of a warm start."""
+
+    name: WarmAlgorithm = "in_context"
 
 
 class WarmStart(Settings):
@@ -174,8 +202,11 @@ class WarmStart(Settings):
     run: Folder | None = setting(
         None, "or begin from the policy of this run; its environment steps then count as this run's"
     )
-    settings: MultitaskSettings = MultitaskSettings(name="in_context")
+    settings: WarmSettings = WarmSettings()
     origin: dict[str, Any] | None = setting(None, "what is known of that run, noted by training")
+
+
+Warm = TypeVar("Warm", bound="WarmStarted")
 
 
 class WarmStarted(AlgorithmSettings):
@@ -186,6 +217,10 @@ class WarmStarted(AlgorithmSettings):
     def phases(self) -> list[Phase]:
         warm = self.warm_start
         return ([Phase(warm.settings, warm.iterations)] if warm.iterations else []) + super().phases()
+
+    def with_workers(self: Warm, count: int) -> Warm:
+        warm = self.warm_start.model_copy(update={"settings": self.warm_start.settings.with_workers(count)})
+        return super().with_workers(count).model_copy(update={"warm_start": warm})
 
     def longest_trial(self) -> int:
         before = self.warm_start.settings.trial_episodes if self.warm_start.run else 1
@@ -269,8 +304,11 @@ class TrainSettings(Settings):
     torch_threads: Annotated[int, Field(ge=1, le=1024), WHOLE] = setting(
         1, "more than one would spin on the cores that the physics needs"
     )
-    run_dir: Folder | None = setting(None, "a new folder; null: the next free runs/<env>-<algo>-<number>")
-    resume: Folder | None = setting(None, "a run to continue; only budget and device may be given beside it")
+    run_dir: Folder | None = setting(
+        None, "a new folder; null: runs/<env>-<algo>-<seed>, or if that is taken the same with -2, -3, ..."
+    )
+    resume: Folder | None = setting(None, "a run to continue; only budget, device and trust may be given beside it")
+    trust: Modules = setting([], TRUST, always_stored=False)
     budget: Budget = Budget(iterations=400)
     checkpoint: Checkpoints = Checkpoints()
     evaluate: EvaluationSettings = EvaluationSettings()
@@ -286,6 +324,7 @@ class ResumeSettings(Settings):
     resume: Folder
     budget: Budget | None = None
     device: Device | None = None
+    trust: Modules = []
 
 
 class OnARun(Settings):
@@ -296,11 +335,15 @@ class OnARun(Settings):
     checkpoint: Literal["last", "best"] = setting("last", "or best: as far as training itself could tell")
     seed: Seed = setting(0, SEED)
     device: Device = setting("auto", DEVICE)
+    trust: Modules = setting([], TRUST)
 
 
 class EvaluateSettings(OnARun):
     """Measure how a trained run adapts to held-out tasks; writes evaluation/<split>.json into its folder."""
 
+    out: Annotated[Text, said("a file or folder name")] | None = setting(
+        None, "a .json file, or a folder for <split>.json; null: the run's evaluation folder"
+    )
     tasks: Listed = setting(100, "of the split")
     episodes: Count | None = setting(None, "of each task, per gradient step; null: as the run's configuration says")
     steps: Steps | None = setting(None, "inner gradient steps; null: as the run's configuration says")
@@ -311,7 +354,9 @@ class EvaluateSettings(OnARun):
 class RenderSettings(OnARun):
     """Film a trained run on one task, before and after adaptation."""
 
-    task: Natural = setting(0, "its number in the split's list")
+    task: Natural | Annotated[Literal["most_improved"], said("most_improved")] = setting(
+        0, "its number in the split's list; most_improved: of those in the split's evaluation, the one that gained most"
+    )
     out: Annotated[Text, said("a file name")] | None = setting(
         None, ".mp4 or .gif; null: in the run's videos folder (of pretrained/x: pretrained-x/videos)"
     )
@@ -329,3 +374,4 @@ class ReproduceSettings(Settings):
         None, "a folder in the dumps folder of a run"
     )
     device: Device = setting("cpu", DEVICE)
+    trust: Modules = setting([], TRUST)

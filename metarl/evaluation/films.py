@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,11 +99,47 @@ def frames(
         yield last
 
 
+def evaluated(run: Run, split: str) -> int:
+    """The most improved task of a split, by the run's evaluation of it.
+
+    Raises:
+        RunFolderError: in one line that says how to make it, if there is none.
+        RenderError: if it has nothing to compare.
+    """
+    # A shipped policy comes with evaluations; one that the user has made of it goes before.
+    made = (run.output.path / "evaluation" / f"{split}.json").is_file()
+    folder = run.output if made else run.folder
+    task = most_improved(folder.read_evaluation(split).get("per_task"))
+    if task is None:
+        place = f"{folder.path}/evaluation/{split}.json"
+        raise RenderError(f"task=most_improved: {place} has no values before and after adaptation: choose by task=0")
+    return task
+
+
+def most_improved(per_task: object) -> int | None:
+    """The number of the task whose success, and then return, grew most from its first to its last value.
+
+    Args:
+        per_task: as in evaluation/<split>.json; tasks without two values are passed over.
+    """
+    gains = {number: _gain(task) for number, task in enumerate(per_task if isinstance(per_task, list) else [])}
+    known = {number: gain for number, gain in gains.items() if gain is not None}
+    return max(known, key=known.__getitem__, default=None)
+
+
+def _gain(task: Any) -> tuple[float, float] | None:
+    try:
+        success, returns = (round(task[name][-1] - task[name][0], 9) for name in ("success", "return"))
+        return (success, returns) if len(task["success"]) > 1 else None
+    except (LookupError, TypeError):  # a file that somebody else wrote, or a return that was not finite
+        return None
+
+
 def render(
     run: Run,
     *,
     split: str,
-    task: int,
+    task: int | str,
     out: str | Path | None,
     width: int,
     height: int,
@@ -112,9 +149,14 @@ def render(
 ) -> Path:
     """Adapt to one published task, then write the video (suffix .mp4 or .gif) of before and after.
 
+    Args:
+        task: its number, or `most_improved`.
+
     Raises:
+        RunFolderError, RenderError: as `evaluated`.
         RenderError: if the file cannot be written or its suffix is unknown.
     """
+    task = task if isinstance(task, int) else evaluated(run, split)
     path = Path(out) if out else run.output.path / "videos" / f"{split}-task-{task}.mp4"
     if task < 0:
         raise RenderError(f"task={task}: must be 0 or more")
@@ -133,7 +175,7 @@ def render(
 
 def render_run(settings: RenderSettings) -> None:
     """The `metarl.render` command."""
-    run = open_run(settings.run, settings.device, settings.checkpoint)
-    options = {name: value for name, value in settings if name not in ("run", "device", "checkpoint")}
+    run = open_run(settings.run, settings.device, settings.checkpoint, settings.trust)
+    options = {name: value for name, value in settings if name not in ("run", "device", "checkpoint", "trust")}
     path = render(run, threads=0, **options)
     Console(highlight=False, soft_wrap=True).print(f"video: {path}")

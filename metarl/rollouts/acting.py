@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from agents.policy import Output, Policy, State, log_probability
+from agents.policy import Output, Policy, Position, State, log_probability
 
 Parameters = Mapping[str, Tensor]
-PolicyStep = Callable[[Tensor, State, int], tuple[Output, State]]
+PolicyStep = Callable[[Tensor, State, Position], tuple[Output, State]]
 Choose = Callable[[Output], Tensor]  # actions (N, A) from the policy's outputs
 
 
@@ -21,7 +21,7 @@ class Memory(NamedTuple):
     """What N acting sequences carry from one step to the next."""
 
     state: State  # the policy's own memory
-    position: int  # of the next token in the sequence
+    position: Position  # of the next token in the sequence; (N,) on the policy's device once sequences differ in it
     action: Tensor  # (N, A) the previous one, clipped to [-1, 1], on the CPU; 0 at the start
 
 
@@ -69,6 +69,22 @@ class Actor:
         decision = Decision(token, action, density, output.value)
         return decision, Memory(state, memory.position + 1, action.clamp(-1.0, 1.0))
 
+    def without(self, void: Tensor, after: Memory, before: Memory) -> Memory:
+        """The memory `after` a step; but where that step is `void` (N,) bool, the one `before` it.
+
+        What a policy writes into its memory in place stays, until the next token, which has the same position, takes
+        its place.
+        """
+        there = void.to(self.policy.device)
+
+        def chosen(new: Any, old: Any) -> Any:
+            if not isinstance(new, Tensor) or new.data_ptr() == old.data_ptr():
+                return new
+            return torch.where(there.view(-1, *[1] * (new.dim() - 1)), old, new)
+
+        state = tree_map(chosen, after.state, before.state)
+        return Memory(state, after.position - there.long(), torch.where(void[:, None], before.action, after.action))
+
 
 def sample_with(noise: Tensor) -> Choose:
     """Choose actions by standard normal noise (T, N, A), one row for each step."""
@@ -94,14 +110,14 @@ def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> PolicyStep
     stepper = _Stepper(policy)
     renamed = {f"policy.{name}": value for name, value in adapted.items()}
 
-    def one_task(parameters: Parameters, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+    def one_task(parameters: Parameters, token: Tensor, state: State, position: Position) -> tuple[Output, State]:
         return functional_call(stepper, dict(parameters), (token, state, position))
 
-    def act(token: Tensor, state: State, position: int) -> tuple[Output, State]:
+    def act(token: Tensor, state: State, position: Position) -> tuple[Output, State]:
         # All of this is views, so a policy may write into its memory: nothing is copied.
-        dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, state)
-        all_tasks = vmap(one_task, in_dims=(0, 0, dims, None), out_dims=(0, dims))
-        token, state = _map(lambda leaf: leaf.unflatten(0, (tasks, -1)), (token, state))
+        dims, place = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, (state, position))
+        all_tasks = vmap(one_task, in_dims=(0, 0, dims, place), out_dims=(0, dims))
+        token, state, position = _map(lambda leaf: leaf.unflatten(0, (tasks, -1)), (token, state, position))
         return _map(lambda leaf: leaf.flatten(0, 1), all_tasks(renamed, token, state, position))
 
     return act
@@ -114,7 +130,7 @@ class _Stepper(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+    def forward(self, token: Tensor, state: State, position: Position) -> tuple[Output, State]:
         return self.policy.step(token, state, position)
 
 

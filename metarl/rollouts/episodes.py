@@ -27,6 +27,11 @@ class Episodes:
     failure: str | None = None  # the first of them in words, with the episode of the trial and the control step
 
     @property
+    def trial_episodes(self) -> int:
+        """R."""
+        return self.returns.shape[-1]
+
+    @property
     def steps(self) -> int:
         """Environment steps that were simulated."""
         return self.reward.numel()
@@ -45,6 +50,19 @@ class Batch(NamedTuple):
     def select(self, index: Tensor | slice | int) -> Batch:
         """The tasks at `index`; a number takes one task, without its dimension."""
         return Batch(*(x[index] for x in self))
+
+    def valid_first(self) -> Batch:
+        """A copy in which the valid steps of each sequence come first, in their order.
+
+        A causal policy then sees at each valid step the valid ones before it, and nothing else.
+        """
+        order = torch.argsort(self.valid, dim=-1, descending=True, stable=True)
+
+        def ordered(x: Tensor) -> Tensor:
+            index = order.view(*order.shape, *[1] * (x.dim() - order.dim()))
+            return torch.take_along_dim(x, index, dim=order.dim() - 1)
+
+        return Batch(*map(ordered, self))
 
     def to(self, device: torch.device) -> Batch:
         """A copy on `device`."""

@@ -55,24 +55,31 @@ def play(
     """Play `episodes` episodes that share one context, one after the other; yields every control step.
 
     An episode takes the whole horizon, even if it is over before in all simulations; to end it there, stop asking.
+    What comes after an early end leaves no trace in the episodes that follow.
 
     Args:
         listener: called with (0, None) after every reset and with (t + 1, step) after every step t of an episode.
     """
     memory, reward = actor.start(env.num_simulations), torch.zeros(env.num_simulations)
-    for _ in range(episodes):
+    for left in reversed(range(episodes)):
         observation, over = env.reset(), torch.zeros(env.num_simulations, dtype=torch.bool)
         if listener:
             listener(0, None)
         for t in range(env.horizon):
-            decision, memory = actor.decide(memory, observation, reward, t == 0, choose)
+            before = memory
+            decision, memory = actor.decide(before, observation, reward, t == 0, choose)
             step = env.step(decision.action)
             broken, valid = step.failed & ~over, ~(over | step.failed)
-            observation, reward, over = step.observation, step.reward * valid, over | step.terminated
+            earned = step.reward * valid
+            if left and not bool(valid.all()):  # nobody remembers the last episode
+                memory, reward = actor.without(~valid, memory, before), torch.where(valid, earned, reward)
+            else:
+                reward = earned
+            observation, over = step.observation, over | step.terminated
             terms = {name: term * valid for name, term in step.terms.items()}
             if listener:
                 listener(t + 1, step)
-            yield Transition(*decision, reward, valid.float(), step.success & valid, broken, over, terms)
+            yield Transition(*decision, earned, valid.float(), step.success & valid, broken, over, terms)
 
 
 @torch.no_grad()

@@ -172,14 +172,14 @@ def left_over(entry: Path) -> bool:
 
 
 def numbered_folder(base: Path, name: str) -> Path:
-    """Make the first of base/name-0, base/name-1, ... that does not exist.
+    """Make the first of base/name, base/name-2, base/name-3, ... that does not exist.
 
     `mkdir` fails if the folder exists, so two runs that start at once get two folders.
     """
     with guard(f"make a run's folder in {base}"):
         base.mkdir(parents=True, exist_ok=True)
-        for number in count():
-            folder = base / f"{name}-{number}"
+        for number in count(1):
+            folder = base / (f"{name}-{number}" if number > 1 else name)
             try:
                 folder.mkdir()
             except FileExistsError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -35,8 +36,10 @@ from metarl.run_folder.plain_yaml import LIMIT, dump_yaml, load_yaml
 from metarl.run_folder.provenance import git_commit, versions
 
 FORMAT, FORMAT_VERSION = "metarl-run", 1
+MADE_BY = ("versions", "git_commit", "git_dirty")  # what every configuration ends with
 # What a reader removes as left over from a crash must be older than this (seconds): a trainer may be writing it now.
 LEFTOVER_AGE = 600.0
+FOLDERS = ("checkpoints", "dumps", "evaluation", "tensorboard", "videos")
 
 
 class RunFolder:
@@ -46,8 +49,10 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path | None = None, base: str | Path = "runs", name: str = "reach-maml") -> RunFolder:
-        """A new run at `path`, or without one in the first free of base/name-0, base/name-1, ...
+    def create(cls, path: str | Path | None = None, base: str | Path = "runs", name: str = "reach-maml-0") -> RunFolder:
+        """A new run at `path`, or without one in the first free of base/name, base/name-2, ...
+
+        A run there that never finished an iteration is in nobody's way: `restart` removes what it left.
 
         Raises:
             RunFolderError: if the path is in use or cannot be made.
@@ -56,7 +61,8 @@ class RunFolder:
             return cls(numbered_folder(Path(base), plain_name(name)))
         path = Path(path)
         with guard(f"make the run's folder {path}"):
-            if path.is_dir() and any(not left_over(entry) for entry in path.iterdir()):
+            used = path.is_dir() and any(not left_over(entry) for entry in path.iterdir())
+            if used and not cls(path).untrained():
                 raise RunFolderError(f"{path} is not empty: continue it with resume={path}, or set another run_dir")
             path.mkdir(parents=True, exist_ok=True)
         return cls(path)
@@ -69,7 +75,7 @@ class RunFolder:
             begun: False: also accept a run that ended before its first checkpoint, and so lost nothing.
 
         Raises:
-            RunFolderError: if it is missing, half written, or not a run of this code.
+            RunFolderError: if it is missing, half written, or not a run of this code; or if a link leads out of it.
         """
         run = cls(path)
         if not run.path.is_dir():
@@ -77,6 +83,8 @@ class RunFolder:
             hint = nearest(run.path.name, others) if others else "train one with python -m metarl.train"
             raise RunFolderError(f"there is no run at {path}: {hint}")
         run.read_config()
+        for name in FOLDERS:
+            run.inside(name)
         for folder in (run.path, run.path / "checkpoints", run.path / "evaluation"):
             sweep(folder, LEFTOVER_AGE)
         files = [(run.checkpoint_path(i) / TENSORS, i) for i in run.iterations()]
@@ -93,6 +101,21 @@ class RunFolder:
     def unbegun(self) -> bool:
         """Whether it was stopped before its first checkpoint was whole: there is a configuration, and nothing else."""
         return not self.iterations() and not (self.path / "metrics.csv").exists()
+
+    def untrained(self) -> bool:
+        """Whether it is a run that never finished an iteration, and nothing else: nothing is lost with it."""
+        here = {entry.name for entry in self.path.iterdir() if not left_over(entry)}
+        kept = {entry.name for entry in self.path.glob("checkpoints/*") if not left_over(entry)}
+        if not here <= {"config.yaml", "checkpoints"} or not kept <= {self.checkpoint_path(0).name}:
+            return False
+        try:
+            return bool(self.read_config())
+        except RunFolderError:
+            return False
+
+    def restart(self) -> None:
+        """Remove the checkpoint of a run that is `untrained`; for the process that holds its lock."""
+        discard(self.path / "checkpoints")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -113,13 +136,26 @@ class RunFolder:
         with suppress(OSError):
             self.path.rmdir()
 
+    def inside(self, name: str) -> Path:
+        """The path of a folder of the run.
+
+        Raises:
+            RunFolderError: if it leads out of the run: what is written to a stranger's run must stay in it.
+        """
+        folder = self.path / name
+        found = Path(os.path.realpath(folder))  # `Path.resolve` raises where links lead in a circle
+        if not found.is_relative_to(os.path.realpath(self.path)):
+            remedy = "put the folder itself there, or make the whole run a link"
+            raise RunFolderError(f"{folder} is a link that leads out of the run, to {found}: {remedy}")
+        return folder
+
     def subfolder(self, name: str) -> Path:
         """The path of `checkpoints`, `dumps`, `evaluation` or `videos`, made if it is missing.
 
         Raises:
-            RunFolderError: if it cannot be made.
+            RunFolderError: if it cannot be made, or leads out of the run.
         """
-        folder = self.path / name
+        folder = self.inside(name)
         with guard(f"make the folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -133,7 +169,7 @@ class RunFolder:
         """
         commit, dirty = git_commit()
         marker = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        made_by = {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
+        made_by = dict(zip(MADE_BY, (versions(), commit, dirty), strict=True))
         self._put_config(marker | dict(config) | marker | made_by)
 
     def change_config(self, changes: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) -> None:
@@ -179,6 +215,9 @@ class RunFolder:
         given = config.get("format_version")
         if given != FORMAT_VERSION:
             raise RunFolderError(f"{path} has format version {given!r}, this metarl reads only {FORMAT_VERSION}")
+        if lacking := [name for name in MADE_BY if name not in config]:
+            remedy = "restore it from a copy"
+            raise RunFolderError(f"{path} is cut short: it lacks {lacking[0]}, which stands at its end; {remedy}")
         return config
 
     def metrics(self, after: int, tensorboard: bool = True) -> MetricsLog:
@@ -289,13 +328,22 @@ class RunFolder:
             return checkpoint
         raise CheckpointError("; ".join(problems) or f"{self.path} has no checkpoint")
 
-    def write_evaluation(self, split: str, result: Mapping[str, Any]) -> Path:
+    def write_evaluation(self, split: str, result: Mapping[str, Any], out: Path | None = None) -> Path:
         """Write evaluation/<split>.json, where numbers that are not finite become null, and its `curve` as .csv.
+
+        Args:
+            out: a .json file to write instead, or a folder for <split>.json.
 
         Raises:
             RunFolderError: if they cannot be written.
         """
-        path = self.subfolder("evaluation") / f"{plain_name(split)}.json"
+        name = f"{plain_name(split)}.json"
+        if out is None:
+            path = self.subfolder("evaluation") / name
+        else:
+            path = out if out.suffix == ".json" else out / name
+            with guard(f"make the folder {path.parent}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(_finite(result), indent=2, allow_nan=False).encode() + b"\n")
         rows = [_flat(entry) for entry in result.get("curve", [])]
         if rows:

@@ -10,12 +10,18 @@ LIMIT = 2**20  # bytes of a configuration; ours have about 2000
 
 
 class _Loader(yaml.SafeLoader):
-    """Without references: nested ones unfold a short file into more data than any memory holds."""
+    """Without references: nested ones unfold a short file into more data than any memory holds. And each key once."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has references (*name), which no run of ours has")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"it has the key {twice[0]} twice")
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 
 from metarl.errors import RunFolderError, nearest
+from metarl.layout import SHIPPED
 
-ROOT = Path(__file__).parent / "shipped"
+ROOT = SHIPPED
 PREFIX, INDEX = "pretrained", "index.json"
 
 

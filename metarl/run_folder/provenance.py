@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from metarl.version import __version__
 
 PACKAGES = ("torch", "mujoco", "numpy", "gymnasium")
 
 
 def versions() -> dict[str, str | None]:
     """The versions of Python and the packages that results depend on; None for one that is not installed."""
-    # Not by `import metarl`, which would be a circle, and not by what is installed: a clone runs without.
-    own = getattr(sys.modules.get("metarl"), "__version__", None)
-    found: dict[str, str | None] = {"metarl": own, "python": platform.python_version()}
+    # Our own is not what is installed: a clone runs without.
+    found: dict[str, str | None] = {"metarl": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -20,7 +20,7 @@ NUMBERS = ("iteration", "env_steps", "seconds")
 def slim_copy(source: RunFolder, target: Path, command: str, splits: Mapping[str, Mapping[str, Any]]) -> RunFolder:
     """Write configuration, newest checkpoint and evaluations of a run to `target`, whole or not at all.
 
-    The checkpoint has the policy and the inner rates, without optimisers and random generators.
+    The checkpoint has the policy and what learners know, without optimisers and random generators.
 
     Args:
         command: that made the run; becomes the file COMMAND.
@@ -31,7 +31,7 @@ def slim_copy(source: RunFolder, target: Path, command: str, splits: Mapping[str
     """
     config = source.read_config() | {"run_dir": None, "resume": None}
     checkpoint = source.load_checkpoint()
-    tensors = {n: v for n, v in checkpoint.tensors.items() if n.startswith("policy.") or ".log_rate." in n}
+    tensors = {n: v for n, v in checkpoint.tensors.items() if not n.startswith("generator.") and ".optimiser." not in n}
     state = {name: checkpoint.state[name] for name in NUMBERS} | {SLIM: True}
     with guard(f"write {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 LINE_EVERY = 10.0  # seconds, where there is no terminal
+GAP = 2  # characters between two columns
+BAR = (8, 24)  # characters of the bar, at least and at most
+DROPPED = ("steps/s", "return", "phase", "env steps", "success before")  # where the terminal is narrow, in this order
 
 
 class Progress:
@@ -52,15 +55,32 @@ class Progress:
             "left": clock(left),
         }
         if self.live:
-            table = Table(box=None, pad_edge=False)
-            for name in cells:
-                table.add_column(name, justify="right")
-            table.add_column("")
-            table.add_row(*cells.values(), ProgressBar(total=1.0, completed=min(fraction, 1.0), width=24))
-            self.live.update(table)
+            self.live.update(_row(cells, fraction, self.console.width))
         elif time.monotonic() - self.printed > LINE_EVERY or fraction >= 1.0:
             self.printed = time.monotonic()
             self.console.print("  ".join(f"{name} {value}" for name, value in cells.items()), soft_wrap=True)
+
+
+def _row(cells: dict[str, str], fraction: float, width: int) -> Table:
+    """The cells under their names, and a bar; on a narrow terminal fewer of them, but none that is cut."""
+    shown = dict(cells)
+    for name in DROPPED:
+        if _length(shown) > width:
+            del shown[name]
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    bar = min(width - _length(shown) - GAP, BAR[1])
+    if bar < BAR[0]:
+        table.add_row(*shown.values())
+        return table
+    table.add_column("")
+    table.add_row(*shown.values(), ProgressBar(total=1.0, completed=min(fraction, 1.0), width=bar))
+    return table
+
+
+def _length(cells: dict[str, str]) -> int:
+    return sum(max(len(name), len(cell)) for name, cell in cells.items()) + GAP * (len(cells) - 1)
 
 
 def clock(seconds: float) -> str:

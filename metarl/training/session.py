@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
+from metarl.algorithms.threads import cores
 from metarl.assembly.device import resolve_device
-from metarl.assembly.trust import check_factory, stored_settings
+from metarl.assembly.trust import check_factory, remember, stored_settings
 from metarl.config.settings import Budget, ResumeSettings, TrainSettings
-from metarl.errors import CheckpointError, MetaRLError, RunFolderError, RunWarning
+from metarl.errors import CheckpointError, RunFolderError, RunWarning
 from metarl.run_folder import SLIM, RunFolder, versions
 from metarl.run_folder.pretrained import is_shipped, locate
 from metarl.training.best import Best
@@ -61,23 +62,27 @@ def start(settings: TrainSettings | ResumeSettings, console: Console) -> Iterato
 def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
     torch.set_num_threads(settings.torch_threads)
     device = resolve_device(settings.device)
+    remember(settings)
     check_factory(settings.env.entry or settings.env.name)
+    settings = settings.model_copy(update={"algo": settings.algo.with_workers(cores())})
     trainer = Trainer(settings, device)
     settings = from_another_run(trainer, settings)
     # What the evaluation will ask for must be there: hours later it would be too late to say so.
     trainer.distribution.published(settings.evaluate.split, settings.evaluate.tasks)
-    folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}")
+    folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}-{settings.seed}")
     with folder.writing():
         RunFolder.create(folder.path)  # once more: another process may have begun a run there meanwhile
         session = Session(folder, settings, trainer, Best(), 0.0)
         try:
+            folder.restart()
             folder.write_config(settings.plain())
             session.save(0.0)  # a run that is stopped at any moment after this goes on where it was
-        except MetaRLError:
-            folder.abandon()
+            console.print(f"run folder {folder.path}, device {device}")
+            yield session
+        except Exception:
+            if not trainer.iteration:  # the same command must work once its fault is mended
+                folder.abandon()
             raise
-        console.print(f"run folder {folder.path}, device {device}")
-        yield session
 
 
 @contextmanager
@@ -87,17 +92,19 @@ def _resumed(asked: ResumeSettings, console: Console) -> Iterator[Session]:
         raise _no_more(asked.resume)
     with folder.writing():
         # What the resumed run is, its folder says; only how long and where it runs may change.
-        stored = stored_settings(folder)
-        given = {name: value for name, value in asked if name != "resume" and value is not None}
+        stored = stored_settings(folder, asked.trust)
+        given = {name: value for name, value in asked if name not in ("resume", "trust") and value is not None}
         settings = stored.model_copy(update=given)
         torch.set_num_threads(stored.torch_threads)
         check_factory(stored.env.entry or stored.env.name)
-        session = Session(folder, settings, Trainer(stored, resolve_device(settings.device)), Best(), 0.0)
+        device = resolve_device(settings.device)
+        session = Session(folder, settings, Trainer(stored, device), Best(), 0.0)
         if folder.unbegun():
             session.save(0.0)
         else:
             _load(session)
         _note(session, stored.budget)
+        _warn_of_workers(settings, device)
         console.print(f"resuming {folder.path} after iteration {session.trainer.iteration}")
         yield session
 
@@ -122,6 +129,14 @@ def _load(session: Session) -> None:
         folder.name_best(session.best.iteration)
     if iteration == folder.iterations()[-1]:
         folder.prune(iteration, session.settings.checkpoint.keep)
+
+
+def _warn_of_workers(settings: TrainSettings, device: torch.device) -> None:
+    """Say it if a run began with more threads for an update than there are cores; results do not depend on these."""
+    workers = max(phase.settings.inner.workers for phase in settings.phases())
+    if device.type == "cpu" and workers > cores():
+        kept = f"an update is shared by {workers} threads, as the run began, and this machine has {cores()} cores"
+        warnings.warn(f"{kept}: results stay the same, updates take longer", RunWarning, stacklevel=4)
 
 
 def _no_more(run: object) -> RunFolderError:

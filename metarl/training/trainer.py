@@ -12,12 +12,13 @@ from torch import Tensor
 
 from agents.policy import Policy
 from envs.core.environment import Environment
+from metarl.algorithms.adaptation import part
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.nan_search import search_data, search_update, snapshot
 from metarl.algorithms.rounds import inner_loop
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy, stream_seed
 from metarl.config.settings import Phase, TrainSettings
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, TrainingError
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
 from metarl.training.failure import Failure
@@ -57,6 +58,7 @@ class Trainer:
         self.updates = 0.0
         self.skipped_updates = 0.0
         self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # updates and those skipped, by iteration
+        self.all_failed = 0  # iterations, up to the present one, in which every episode failed
         self.failure: Failure | None = None  # the latest
         self.troubles: list[str] = []  # of the last iteration, in words
 
@@ -68,6 +70,17 @@ class Trainer:
     def phase(self) -> tuple[Phase, Learner]:
         """The phase that the next iteration belongs to."""
         return next(each for each in self.phases if each[0].until is None or self.iteration < each[0].until)
+
+    def steps_at(self, iteration: int) -> int:
+        """The environment steps that will be counted when an iteration to come begins."""
+        steps, here = self.env_steps, self.iteration
+        for phase, learner in self.phases:
+            settings, end = phase.settings, min(iteration, phase.until or iteration)
+            simulations = settings.tasks * settings.episodes
+            each = learner.rounds * simulations * settings.trial_episodes * self.environments[simulations].horizon
+            steps += max(end - here, 0) * each
+            here = max(here, end)
+        return steps
 
     def ready_learner(self) -> Learner:
         """The learner of the next iteration, once its learning rate and the policy's attention are set."""
@@ -89,6 +102,8 @@ class Trainer:
         self.policy.critic.rescale(torch.cat([batch.target[batch.valid > 0] for batch in batches]))
         start = snapshot(learner)
         metrics = learner.update(batches)
+        if lacking := {"updates", "skipped_updates"} - metrics.keys():
+            raise TrainingError(f"{type(learner).__name__}.update: its metrics lack {', '.join(sorted(lacking))}")
         self.troubles = [episodes.failure for episodes, _ in rounds if episodes.failure]
         if metrics["skipped_updates"]:
             message = search_update(learner, start, batches).text(_names(env))
@@ -102,6 +117,9 @@ class Trainer:
         self.updates += metrics["updates"]
         self.skipped_updates += metrics["skipped_updates"]
         self.recent.append((metrics["updates"], metrics["skipped_updates"]))
+        failures = sum(episodes.failures for episodes, _ in rounds)
+        whole = failures == sum(episodes.returns.numel() for episodes, _ in rounds)
+        self.all_failed = self.all_failed + 1 if whole else 0
         before, after = rounds[0][0], rounds[-1][0]
         return (
             {"iteration": float(self.iteration), "env_steps": float(self.env_steps)}
@@ -110,7 +128,7 @@ class Trainer:
             | metrics
             | {f"term_{term}": float(value.mean()) for term, value in after.terms.items()}
             | {
-                "physics_failures": float(sum(episodes.failures for episodes, _ in rounds)),
+                "physics_failures": float(failures),
                 "rollout_seconds": seconds,
                 "update_seconds": time.perf_counter() - update_start,
             }
@@ -157,8 +175,7 @@ class Trainer:
         try:
             load_policy(self.policy, tensors)
             for index, (_, learner) in enumerate(self.phases):
-                prefix = f"learner.{index}."
-                learner.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+                learner.load(part(tensors, f"learner.{index}."))
             for name, generator in self._all_generators().items():
                 generator.set_state(tensors[f"generator.{name}"])
             self.iteration, self.env_steps = int(numbers["iteration"]), int(numbers["env_steps"])

@@ -31,7 +31,7 @@ def from_another_run(trainer: Trainer, settings: TrainSettings) -> TrainSettings
     key = f"algo.warm_start.run={warm.run}"
     try:
         folder = RunFolder.open(locate(warm.run))
-        trained, checkpoint = stored_settings(folder), folder.load_checkpoint()
+        trained, checkpoint = stored_settings(folder, settings.trust), folder.load_checkpoint()
     except (RunFolderError, CheckpointError) as error:
         raise ConfigError(f"{key}: {error}") from None
     if difference := _difference(trained.agent.plain(), settings.agent.plain()) or _other_sizes(checkpoint, trainer):

@@ -67,7 +67,7 @@ def test_observing_rewarding_and_judging_only_read(name: str, visible: bool, mon
     env.reset()
     for index, action in enumerate(actions(env)):
         step = env.step(action)
-        held["_checked"] = True
+        held |= {"begun": True, "_first": None}
         found = {"observe": step.observation, "reward_terms": step.terms, "success": step.success}
         if index == STEPS // 2:
             found["observe"] = env.reset(torch.arange(COUNT) < 2)

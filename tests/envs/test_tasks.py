@@ -275,6 +275,12 @@ def test_overridden_categories_leave_the_rest_to_ood() -> None:
     [
         ({"payload": [0, 1]}, r"unknown task parameter 'payload' \(valid: damping_scale, goal, payload_mass\)"),
         ({"payload_mass": [1.0, 0.5]}, "'payload_mass': range is upside down"),
+        ({"payload_mass": [-5, -1]}, "'payload_mass': must be within 0 to 20 kg, got -5 to -1$"),
+        ({"payload_mass": [1e20, 1e21]}, "'payload_mass': must be within 0 to 20 kg, got 1e\\+20 to 1e\\+21$"),
+        (
+            {"goal": [[0.4, 0.0, 0.3], [10, 0.1, 0.4]]},
+            r"'goal': must be within \(-0.9, -0.9, 0\) to \(0.9, 0.9, 1.2\) m",
+        ),
         ({"payload_mass": [0.1, 0.2, 0.3]}, r"'payload_mass': expected \[low, high\]"),
         ({"payload_mass": [0.1]}, r"'payload_mass': expected \[low, high\]"),
         ({"payload_mass": "heavy"}, r"'payload_mass': expected \[low, high\], got 'heavy'"),
@@ -291,6 +297,20 @@ def test_wrong_overrides_are_refused(changes: dict[str, Any], message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_only_what_states_bounds_has_some() -> None:
+    """An environment of somebody's own decides for itself."""
+    assert TaskDistribution({"mass": Range(0.0, 1.0)}).override({"mass": [-5, 1e20]}).parameters["mass"].size == 1
+    bounded = TaskDistribution({"mass": Range(0.0, 1.0, within=(0.0, 2.0))}).override({"mass": [0.5, 1.0]})
+    with pytest.raises(TaskError, match="within 0 to 2"):
+        bounded.override({"mass": 3.0})
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_family_states_what_is_possible(name: str) -> None:
+    for parameter in registered(name).parameters.values():
+        assert isinstance(parameter, Categories) or parameter.within is not None
+
+
 def test_wrong_definitions_are_refused() -> None:
     for wrong, message in (
         (lambda: Range(0.0, 1.0, ood=[(0.5, 2.0)]), "overlaps the training range"),
@@ -298,6 +318,8 @@ def test_wrong_definitions_are_refused() -> None:
         (lambda: Range(0.0, 1.0, ood=[(1.0, 1.0)]), "overlaps the training range"),
         (lambda: Range(0.0, 1.0, ood=[(2.0, 1.5)]), "upside down"),
         (lambda: Range((0.0, 1.0), 2.0), "differ in length"),
+        (lambda: Range(0.0, 1.0, ood=[(2.0, 3.0)], within=(0.0, 2.5)), "must be within 0 to 2.5, got 2 to 3"),
+        (lambda: Range((0.0, 1.0), (1.0, 2.0), within=(0.0, 1.5)), r"within \(0, 0\) to \(1.5, 1.5\), got \(0, 1\)"),
         (lambda: Categories(()), "must not be empty"),
         (lambda: Categories(("a", "b"), ("b",)), "both trained on and ood"),
         (lambda: TaskDistribution({}), "at least one parameter"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from agents.transformer import TransformerPolicy
 from metarl.rollouts.episodes import Batch
 
 MakeBatch = Callable[..., Batch]
+NUMBER = count()
 
 
 def craft_batch(policy: Policy, tasks: int, episodes: int, steps: int, seed: int, spread: float = 0.2) -> Batch:
@@ -49,3 +52,16 @@ def tiny_policy() -> Policy:
 def make_batch() -> MakeBatch:
     """`craft_batch`, as a fixture: test modules import nothing from each other."""
     return craft_batch
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes a module with a name of its own, where Python finds it, and returns the name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(source: str) -> str:
+        name = f"own_{next(NUMBER)}"
+        (tmp_path / f"{name}.py").write_text(source)
+        return name
+
+    return write

@@ -25,7 +25,7 @@ def ended_early() -> Tensor:
 @pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
 def test_returns_are_discounted_sums(discount: float) -> None:
     reward = random(M, E, T)
-    result = discounted_returns(reward, discount)
+    result = discounted_returns(reward, torch.ones_like(reward), discount)
     for t in range(T):
         expected = sum(discount ** (s - t) * reward[..., s] for s in range(t, T))
         torch.testing.assert_close(result[..., t], expected)
@@ -52,7 +52,7 @@ def test_advantages_are_the_double_sum(discount: float, trace: float) -> None:
 def test_a_trace_of_one_gives_returns_minus_values() -> None:
     reward, value, valid = random(M, E, T), random(M, E, T, seed=1), torch.ones(M, E, T).double()
     result = generalised_advantage(reward, value, valid, 0.9, 1.0)
-    torch.testing.assert_close(result, discounted_returns(reward, 0.9) - value)
+    torch.testing.assert_close(result, discounted_returns(reward, valid, 0.9) - value)
 
 
 def features(observation: np.ndarray) -> np.ndarray:

@@ -177,7 +177,7 @@ def test_stable_baselines3_evaluates_it_as_it_acts(agent: Agent, trial: Agent, c
         ears = each.listening()
         for _ in range(2):
             returns, lengths = evaluate_policy(
-                ears,
+                ears,  # type: ignore[arg-type]
                 env,
                 4,
                 callback=ears.hear,
@@ -200,7 +200,7 @@ def test_stable_baselines3_evaluates_it_as_it_acts(agent: Agent, trial: Agent, c
 
 
 def single(**options: Any) -> Any:
-    return gymnasium.make(POINT, **{"horizon": HORIZON} | options)
+    return gymnasium.make(POINT, **({"horizon": HORIZON} | options))  # type: ignore[arg-type]
 
 
 def fixed(env: Any) -> Any:

@@ -63,8 +63,10 @@ def test_the_families_have_the_options_and_defaults_that_the_settings_say(name: 
 
     options = {key: value for key, value in ENVIRONMENTS[name].items() if key != "agent"}
     told, silent = make(name, 1, **options), make(name, 1)
-    assert [getattr(told, key) for key in options] == [getattr(silent, key) for key in options]
-    assert told.observation_size == silent.observation_size
+    assert told.horizon == silent.horizon == options.pop("horizon")
+    assert told.observation_size == silent.observation_size  # an oracle's is longer
+    assert [getattr(told, key, False) for key in options] == list(options.values())
+    assert [getattr(silent, key, False) for key in options] == list(options.values())
 
 
 def test_the_groups_are_those_that_the_code_knows() -> None:
@@ -207,7 +209,10 @@ def test_writing_out_twice_changes_nothing(overrides: list[str]) -> None:
     assert write_out(once) == once != overrides
 
 
-TOP = "(valid: agent, algo, budget, checkpoint, device, env, evaluate, resume, run_dir, seed, threads, torch_threads)"
+TOP = (
+    "(valid: agent, algo, budget, checkpoint, device, env, evaluate, resume, run_dir, seed, threads, torch_threads,"
+    " trust)"
+)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +246,7 @@ TOP = "(valid: agent, algo, budget, checkpoint, device, env, evaluate, resume, r
         (["env=a.b:C:D"], "env=a.b:C:D: an environment of your own is written package.module:Class"),
         (["agent=mlp", "algo=in_context"], "algo=in_context: needs a policy that remembers, which agent=mlp here does"),
         (["algo=multitask", "agent.context=episode"], "agent.context=episode: algo=multitask is for a policy that"),
-        (["resume=runs/x", "seed=3"], "seed=3: a resumed run keeps its own settings; only budget and device may be"),
+        (["resume=runs/x", "seed=3"], "seed=3: a resumed run keeps its own settings; only budget, device and trust"),
         (["resume=runs/x", "budget.minutes=1", "budget.iterations=2"], "budget: must have exactly one of "),
     ],
 )  # fmt: skip

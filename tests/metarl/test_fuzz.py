@@ -24,7 +24,7 @@ from metarl import runs
 from metarl.config.composition import compose
 from metarl.config.parsing import COMMANDS, leaves, train_settings
 from metarl.errors import KNOWN, Interrupted, RunWarning
-from metarl.evaluation.curve import films as rendering
+from metarl.evaluation import films as rendering
 from metarl.run_folder import RunFolder
 from metarl.training.progress import Progress
 
@@ -124,6 +124,12 @@ def point(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run of point2d with two checkpoints."""
     path = tmp_path_factory.mktemp("fuzz") / "point"
     return runs.train(compose([*POINT, f"run_dir={path}"]))
+
+
+@pytest.fixture(scope="module")
+def working_folder() -> Path:
+    """Where the fixtures of this module work."""
+    return Path.cwd()
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +372,12 @@ CASES: dict[str, tuple[Callable[..., None], dict[str, Any], int, int]] = {
         100,
     ),
 }
+
+
+@pytest.mark.parametrize("scope", ["test", "module"])
+def test_a_drawn_path_leads_to_a_temporary_folder(scope: str, point: Path, working_folder: Path) -> None:
+    folder = Path.cwd() if scope == "test" else working_folder
+    assert (folder / "../..").resolve().is_relative_to(point.parents[1])  # where pytest keeps the folders of this run
 
 
 def test_there_are_as_many_cases_as_promised() -> None:

@@ -258,19 +258,19 @@ def test_the_learner_gives_the_optimiser_the_meta_gradient(
     inner = {"steps": 2, "max_grad_norm": 0.1, "unadapted_weight": 0.5, "later_rate": 0.5, "learn_rates": True}
     options = settings(chunk=chunk, workers=workers, first_order=first_order, **inner)
     learner = MAML(tiny_policy, options, torch.Generator())
-    learner.log_rates |= {name: value.double() for name, value in learner.log_rates.items()}
+    learner.rate_parameters |= {name: value.double() for name, value in learner.rate_parameters.items()}
     assert learner.rounds == 3
     rounds = [make_batch(tiny_policy, TASKS, 2, 4, seed) for seed in range(3)]
     parameters = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
     problem = Problem(
-        tiny_policy, parameters, dict(learner.log_rates), rounds[:-1], rounds[-1], first_order, 0.1, 0.5, 0.5
+        tiny_policy, parameters, dict(learner.rate_parameters), rounds[:-1], rounds[-1], first_order, 0.1, 0.5, 0.5
     )
     grads, rate_grads, loss = problem.plain_gradient()
     metrics = learner.update(rounds)
     for name, parameter in tiny_policy.named_parameters():
         torch.testing.assert_close(parameter.grad, grads[name], rtol=1e-7, atol=1e-10)
         assert bool((parameter != parameters[name]).any())
-    for name, rate in learner.log_rates.items():
+    for name, rate in learner.rate_parameters.items():
         torch.testing.assert_close(rate.grad, rate_grads[name], rtol=1e-7, atol=1e-10)
     assert metrics["loss"] == pytest.approx(float(loss))
     assert (metrics["updates"], metrics["skipped_updates"]) == (1.0, 0.0)
@@ -287,7 +287,7 @@ def test_what_acts_is_what_the_meta_gradient_assumes(tiny_policy: Policy, make_b
     start = {name: learner.parameters[name].detach() for name in adapted}
     for m in range(TASKS):
         support = [task(batch, m) for batch in rounds]
-        one = adapt(learner.inner_step, start, learner.step_rates(learner.log_rates, 2), support)
+        one = adapt(learner.inner_step, start, learner.step_rates(learner.rate_parameters, 2), support)
         for name, value in one.items():
             torch.testing.assert_close(adapted[name][m], value)
 
@@ -298,11 +298,11 @@ def test_rates_move_at_their_own_rate_if_they_are_learned(
     rounds = [make_batch(tiny_policy, TASKS, 2, 4, seed) for seed in range(2)]
     for learned in (True, False):
         learner = MAML(tiny_policy, settings(learn_rates=learned, rate_multiplier=3.0), torch.Generator())
-        before = torch.stack(list(learner.log_rates.values())).clone()
+        before = torch.stack(list(learner.rate_parameters.values())).clone()
         learner.update(rounds)
-        moved = (torch.stack(list(learner.log_rates.values())) - before).abs()
+        moved = (torch.stack(list(learner.rate_parameters.values())) - before).abs()
         # Adam's first step has the length of its learning rate, 3 x 1e-2, but for its small constant.
-        gradient = torch.stack([rate.grad for rate in learner.log_rates.values() if rate.grad is not None]).abs()
+        gradient = torch.stack([rate.grad for rate in learner.rate_parameters.values() if rate.grad is not None]).abs()
         expected = 3e-2 * gradient / (gradient + 1e-5) if learned else torch.zeros_like(moved)
         torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
 
@@ -310,8 +310,8 @@ def test_rates_move_at_their_own_rate_if_they_are_learned(
 class MetaSGD(MAML):
     """As a user writes it (Li et al. 2017, arXiv 1707.09835): a rate for every entry of every parameter."""
 
-    def initial_log_rates(self) -> Parameters:
-        rates = super().initial_log_rates()
+    def initial_rate_parameters(self) -> Parameters:
+        rates = super().initial_rate_parameters()
         return {name: rate.expand_as(self.parameters[name]).clone().double() for name, rate in rates.items()}
 
 
@@ -320,16 +320,16 @@ def test_a_subclass_may_learn_a_rate_for_every_entry(tiny_policy: Policy, make_b
     learner, fresh = (MetaSGD(tiny_policy, options, torch.Generator().manual_seed(0)) for _ in range(2))
     rounds = [make_batch(tiny_policy, TASKS, 2, 4, seed) for seed in range(3)]
     parameters = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
-    before = {name: value.clone() for name, value in learner.log_rates.items()}
+    before = {name: value.clone() for name, value in learner.rate_parameters.items()}
     _, rate_grads, _ = Problem(
         tiny_policy, parameters, before, rounds[:-1], rounds[-1], clip=0.1, later_rate=0.5
     ).plain_gradient()
     assert learner.update(rounds)["inner_rate"] == pytest.approx(0.3, rel=0.3)
-    for name, rate in learner.log_rates.items():
+    for name, rate in learner.rate_parameters.items():
         assert rate.shape == parameters[name].shape
         torch.testing.assert_close(rate.grad, rate_grads[name], rtol=1e-7, atol=1e-10)
         assert bool((rate != before[name])[rate_grads[name].abs() > 1e-9].all()), f"{name} never moved"
-    assert len(torch.cat([rate.flatten() for rate in learner.log_rates.values()]).unique()) > 50
+    assert len(torch.cat([rate.flatten() for rate in learner.rate_parameters.values()]).unique()) > 50
     # Both go on alike: the rates and Adam's memory of them are in the state.
     start = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
     fresh.load({name: value.clone() for name, value in learner.state().items()})
@@ -337,7 +337,7 @@ def test_a_subclass_may_learn_a_rate_for_every_entry(tiny_policy: Policy, make_b
     ends = []
     for each in (learner, fresh):
         tiny_policy.load_state_dict(start, strict=False)
-        ends.append((each.update(rounds), [rate.clone() for rate in each.log_rates.values()]))
+        ends.append((each.update(rounds), [rate.clone() for rate in each.rate_parameters.values()]))
         adapted = each.adapt(each.adapt(None, rounds[0]), rounds[1])
         assert all(value.shape == (TASKS, *parameters[name].shape) for name, value in adapted.items())
     assert ends[0][0] == ends[1][0]

@@ -47,7 +47,7 @@ class Recurrent(Policy):
     def initial_state(self, batch: int) -> Any:
         return self.packed(torch.zeros(batch, 4))
 
-    def step(self, token: Tensor, state: Any, position: int) -> tuple[Output, Any]:
+    def step(self, token: Tensor, state: Any, position: int | Tensor) -> tuple[Output, Any]:
         hidden = self.next_hidden(token, self.unpacked(state))
         return self.outputs(hidden), self.packed(hidden)
 
@@ -110,7 +110,7 @@ class Nothing(MLPPolicy):
     def initial_state(self, batch: int) -> Any:
         return None
 
-    def step(self, token: Tensor, state: Any, position: int) -> tuple[Output, Any]:
+    def step(self, token: Tensor, state: Any, position: int | Tensor) -> tuple[Output, Any]:
         assert state is None
         return self(token), None
 

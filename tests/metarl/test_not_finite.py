@@ -85,7 +85,7 @@ def test_an_inner_gradient_is_named_with_its_task_and_step(
     rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(3)]
     rounds[step] = overflow(rounds[step], 2, 1)
     learner = learner_of(kind, tiny_policy, steps=2, rate=1e-3, adapt="head", max_grad_norm=1.0)
-    named = next(iter(learner.log_rates))
+    named = next(iter(learner.rate_parameters))
     assert finding(learner, rounds).startswith(
         f"inner gradient of task 2 is not finite (step {step + 1}): {named} and "
     )
@@ -100,7 +100,7 @@ def test_later_inner_gradients_are_taken_at_the_tasks_own_parameters(
     push = torch.tensor([0.0, 0.0, 1e3, 0.0])[:, None, None]  # no other task moves
     rounds = [first._replace(advantage=first.advantage * push), second, last]
     learner = learner_of(MAML, tiny_policy, steps=2)
-    for rate in learner.log_rates.values():
+    for rate in learner.rate_parameters.values():
         rate.fill_(88.0)  # exp(88) is nearly the largest number
     assert finding(learner, rounds).startswith("inner gradient of task 2 is not finite (step 2): ")
 
@@ -174,7 +174,7 @@ def test_the_policy_its_statistics_and_the_rates_are_named(tiny_policy: Policy, 
     start = snapshot(learner)
     start["policy.normaliser.mean"][0] = torch.inf
     assert finding(learner, rounds, start) == "the policy itself is not finite: normaliser.mean"
-    start, last = snapshot(learner), list(learner.log_rates)[-1]
+    start, last = snapshot(learner), list(learner.rate_parameters)[-1]
     start[f"learner.log_rate.{last}"].fill_(1e4)
     assert finding(learner, rounds, start) == f"an inner rate is not finite: {last}"
 
@@ -213,7 +213,7 @@ def test_an_algorithm_that_only_updates_is_searched_too(tiny_policy: Policy, mak
     learner = learner_of(Idle, tiny_policy, adapt="head")
     rounds = [make_batch(tiny_policy, M, E, T, seed) for seed in range(2)]
     assert finding(learner, rounds).startswith("something was not finite, but every part")
-    named = next(iter(learner.log_rates))
+    named = next(iter(learner.rate_parameters))
     assert finding(learner, [overflow(rounds[0], 2, 1), rounds[1]]).startswith(
         f"inner gradient of task 2 is not finite (step 1): {named}"
     )
@@ -369,7 +369,7 @@ def test_evaluation_names_an_inner_step_that_is_not_finite(monkeypatch: pytest.M
     start["head.bias"][1] = torch.nan
     monkeypatch.undo()
     batch = trainer.learner.prepare(adaptation_episodes(trainer))
-    text = search_inner_step(trainer.learner, {n: start[n] for n in trainer.learner.log_rates}, batch).text(NAMES)
+    text = search_inner_step(trainer.learner, {n: start[n] for n in trainer.learner.rate_parameters}, batch).text(NAMES)
     assert text.startswith("inner gradient of task 1 is not finite: ")
 
 

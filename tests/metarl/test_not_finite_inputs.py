@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.policy import Normaliser
+from agents.policy import Critic, Normaliser
 from agents.token import TokenLayout
+from envs.core.environment import Step
 from envs.registry import make
 from metarl.assembly.opened import open_run
 from metarl.config.composition import compose
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, TrainingError
 from metarl.run_folder import RunFolder
 from metarl.runs import train
 from metarl.training.trainer import Trainer
@@ -69,3 +70,64 @@ def test_an_action_that_is_not_finite_is_no_failure_of_the_physics() -> None:
     action[2, 1] = torch.nan
     env.step(action)
     assert env.last_failure == f"reach: the action is not finite in simulation 2, {env.task_of(2)}"
+
+
+@pytest.mark.parametrize("size", [1e25, 1e30, 3e38])
+def test_numbers_too_large_to_be_normalised_are_told_and_the_run_goes_on(
+    size: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    trained = [*POINT, "algo.baseline=critic", "evaluate.episodes_per_step=1", f"run_dir={path}"]
+    env = type(Trainer(compose(POINT), CPU).environments[8])
+    observe = env.observe
+
+    def huge(self: Any) -> Tensor:
+        observation = observe(self)
+        observation[len(observation) // 2, 1] = size
+        return observation
+
+    monkeypatch.setattr(env, "observe", huge)
+    train(compose([*trained, "budget.iterations=2"]))
+    text = capsys.readouterr().out
+    assert text.count("observation entry 1 is too large to be normalised in task") == 1
+    assert f"control step 0: {size:.0e}" in text
+    train(compose([f"resume={path}", "budget.iterations=3"]))
+    assert open_run(path).iteration == 3
+
+
+def test_targets_too_large_to_be_scaled_leave_the_critic_alone() -> None:
+    critic = Critic(torch.nn.Linear(2, 1))
+    critic.rescale(torch.randn(20))
+    before = {name: value.clone() for name, value in critic.state_dict().items()}
+    for value in (1e30, torch.inf, torch.nan):
+        critic.rescale(torch.tensor([1.0, value, -2.0]))
+        assert all(torch.equal(x, before[name]) for name, x in critic.state_dict().items())
+    critic.rescale(torch.randn(20))
+    assert critic.count == 2
+
+
+@pytest.mark.parametrize(("iterations", "heals_at"), [(1, 99), (3, 99), (40, 99), (3, 2), (22, 15)])
+def test_a_training_whose_episodes_all_fail_ends_with_an_error(
+    iterations: int, heals_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its end, or after twenty iterations without one that was played; a bad beginning alone is forgiven."""
+    trainer = Trainer(compose(POINT), CPU)
+    env = type(trainer.environments[8])
+    step, calls = env.step, []
+
+    def fails(self: Any, action: Tensor) -> Step:
+        done = step(self, action)
+        calls.append(1)
+        failed = torch.full_like(done.failed, len(calls) <= (heals_at - 1) * 2 * self.horizon)
+        return done._replace(failed=failed, terminated=done.terminated | failed)
+
+    monkeypatch.setattr(env, "step", fails)
+    command = [*POINT, "evaluate.episodes_per_step=1", f"budget.iterations={iterations}", f"run_dir={tmp_path}"]
+    if heals_at < iterations:
+        train(compose(command))
+        return
+    number = min(iterations, 20)
+    which = "the last iteration" if number == 1 else f"the last {number} iterations"
+    with pytest.raises(TrainingError, match=f"^every episode of {which} failed: point2d: an episode failed in sim"):
+        train(compose(command))
+    assert RunFolder.open(tmp_path).iterations()[-1] == number

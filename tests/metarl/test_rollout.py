@@ -77,7 +77,7 @@ class Constant(Policy):
     def initial_state(self, batch: int) -> State:
         return None
 
-    def step(self, token: Tensor, state: State, position: int) -> tuple[Output, State]:
+    def step(self, token: Tensor, state: State, position: int | Tensor) -> tuple[Output, State]:
         return self(token), state
 
     def head_names(self) -> frozenset[str]:

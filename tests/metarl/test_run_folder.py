@@ -38,15 +38,15 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_without_a_path_runs_are_numbered(tmp_path: Path) -> None:
-    runs = [RunFolder.create(base=tmp_path / "runs", name="point2d-fomaml") for _ in range(3)]
-    assert [run.path.name for run in runs] == ["point2d-fomaml-0", "point2d-fomaml-1", "point2d-fomaml-2"]
+    runs = [RunFolder.create(base=tmp_path / "runs", name="point2d-fomaml-7") for _ in range(3)]
+    assert [run.path.name for run in runs] == ["point2d-fomaml-7", "point2d-fomaml-7-2", "point2d-fomaml-7-3"]
     assert all(run.path.is_dir() for run in runs)
 
 
 def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         paths = list(pool.map(lambda _: RunFolder.create(base=tmp_path).path, range(64)))
-    assert {path.name for path in paths} == {f"reach-maml-{i}" for i in range(64)}
+    assert {path.name for path in paths} == {"reach-maml-0"} | {f"reach-maml-0-{i}" for i in range(2, 65)}
 
 
 def test_a_name_cannot_lead_out_of_the_base(tmp_path: Path) -> None:

@@ -213,3 +213,127 @@ def test_a_stop_asks_to_resume_and_says_how(tmp_path: Path, monkeypatch: pytest.
         train(compose([*POINT, f"run_dir={tmp_path / 'run'}"]))
     with RunFolder(tmp_path / "run").writing():  # and lets go of the lock
         pass
+
+
+REACH = ["env=reach", "env.horizon=4", "agent.width=8", "agent.layers=1", "algo.outer.n_epochs=1", *POINT[-5:]]
+
+
+def machine_with(count: int, patch: pytest.MonkeyPatch) -> None:
+    """A machine of so many cores."""
+    for module in ("training.session", "algorithms.gradient_learner"):
+        patch.setattr(f"metarl.{module}.cores", lambda: count)
+
+
+@pytest.mark.parametrize("algo", ["in_context", "maml"])
+def test_a_run_keeps_the_number_of_workers_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
+) -> None:
+    """A run that began on three cores and goes on on one or eight has the bits of one that stayed."""
+    warm = ["algo.warm_start.iterations=1", "algo.warm_start.settings.tasks=7"] if algo == "maml" else []
+    config = [*REACH, f"algo={algo}", "algo.tasks=7", *warm]
+    machine_with(3, monkeypatch)
+    train(compose([*config, "budget.iterations=3", f"run_dir={tmp_path / 'whole'}"]))
+    train(compose([*config, "budget.iterations=1", f"run_dir={tmp_path / 'moved'}"]))
+    stored = RunFolder(tmp_path / "moved").read_config()["algo"]
+    assert stored["inner"]["workers"] == 3
+    if algo == "maml":
+        assert stored["warm_start"]["settings"]["inner"]["workers"] == 3
+    machine_with(1, monkeypatch)
+    with pytest.warns(RunWarning, match="shared by 3 threads.* has 1 cores: results stay the same, updates take long"):
+        resume(tmp_path / "moved", "budget.iterations=2")
+    machine_with(8, monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resume(tmp_path / "moved", "budget.iterations=3")
+    assert tensors(tmp_path / "moved") == tensors(tmp_path / "whole")
+
+
+def test_a_number_of_workers_that_was_asked_for_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(3, monkeypatch)
+    given = ["algo=in_context", "algo.tasks=2", "algo.inner.workers=2"]
+    path = train(compose([*REACH, *given, "budget.iterations=1", f"run_dir={tmp_path / 'run'}"]))
+    assert RunFolder(path).read_config()["algo"]["inner"]["workers"] == 2
+
+
+class Fault(Exception):
+    """Somebody's environment is broken."""
+
+
+def broken(*_: object) -> None:
+    raise Fault
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_first_try_that_failed_is_in_nobodys_way(
+    point: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """It fails in its first iteration, or is killed there; then the same command works, and so does another one."""
+    path = tmp_path / "run"
+    command = [*POINT, "budget.iterations=2", f"run_dir={path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "iterate", broken)
+        if killed:
+            patch.setattr(RunFolder, "abandon", lambda _: None)
+        with pytest.raises(Fault):
+            train(compose([*command, "seed=7"]))
+    assert path.exists() == killed
+    train(compose(command))
+    assert tensors(path) == tensors(point) and iterations(path) == ["1", "2"]
+
+
+def test_a_try_in_its_first_iteration_is_not_replaced_while_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    command = [*POINT, "budget.iterations=1", f"run_dir={path}"]
+    iterate, tries = Trainer.iterate, []
+
+    def second(trainer: Trainer) -> dict[str, float]:
+        if not tries:
+            tries.append(1)
+            with pytest.raises(RunFolderError, match="is being written by process"):
+                train(compose(command))
+        return iterate(trainer)
+
+    monkeypatch.setattr(Trainer, "iterate", second)
+    train(compose(command))
+    assert tries and iterations(path) == ["1"]
+
+
+@pytest.mark.parametrize("more", ["metrics.csv", "notes.txt", "videos/a.mp4", "checkpoints/iteration-000001/x"])
+def test_a_folder_with_anything_more_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    path = tmp_path / "run"
+    monkeypatch.setattr(RunFolder, "abandon", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "iterate", broken)
+        with pytest.raises(Fault):
+            train(compose([*POINT, f"run_dir={path}"]))
+    (path / more).parent.mkdir(parents=True, exist_ok=True)
+    (path / more).touch()
+    with pytest.raises(RunFolderError, match="is not empty"):
+        train(compose([*POINT, f"run_dir={path}"]))
+
+
+def test_a_foreign_configuration_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("learning_rate: 1\n")
+    with pytest.raises(RunFolderError, match="is not empty"):
+        train(compose([*POINT, f"run_dir={tmp_path}"]))
+
+
+def test_an_evaluation_is_printed_before_it_is_written_and_goes_where_it_is_asked(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / "evaluation")
+    (run / "evaluation").touch()  # nothing can be written there, not even by root
+    with pytest.raises(RunFolderError, match="^cannot make the folder "):
+        runs.evaluate_run(compose([f"run={run}", "tasks=2"], "evaluate"))
+    told = capsys.readouterr().out
+    assert "success at end" in told and "with out=FOLDER writes it elsewhere" in told
+    for out, path in (("new/of.json", "new/of.json"), ("folder", "folder/test.json")):
+        runs.evaluate_run(compose([f"run={run}", "tasks=2", f"out={tmp_path / out}"], "evaluate"))
+        assert f"evaluation: {tmp_path / path}\n" in capsys.readouterr().out
+        assert (tmp_path / path).with_suffix(".png").exists() and (tmp_path / path).with_suffix(".csv").exists()
+        assert '"split": "test"' in (tmp_path / path).read_text()
+    assert (run / "evaluation").read_bytes() == b""

@@ -66,12 +66,12 @@ def put(run: Path, changes: dict[str, Any]) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def refused(run: Path, kind: type[Exception] | tuple[type[Exception], ...] = KNOWN) -> str:
+def refused(run: Path, kind: type[Exception] | tuple[type[Exception], ...] = KNOWN, trust: tuple[str, ...] = ()) -> str:
     """The one line with which opening and resuming a run are refused."""
     with pytest.raises(kind) as caught:
-        open_run(run)
+        open_run(run, trust=trust)
     with pytest.raises(kind):
-        train(compose([f"resume={run}"]))
+        train(compose([f"resume={run}", f"trust=[{','.join(trust)}]"]))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -81,17 +81,18 @@ def refused(run: Path, kind: type[Exception] | tuple[type[Exception], ...] = KNO
 
 @pytest.mark.parametrize("place", ["subprocess:run", "os:system", "builtins:exec", "torch:load", "gymnasium:make"])
 def test_a_function_that_makes_no_environment_is_never_called(run: Path, place: str) -> None:
+    trust = (place.partition(":")[0],)
     put(run, {"env.entry": place, "env.args": ["touch", str(run / "executed")]})
-    refused(run, UnknownEnvironmentError)
+    refused(run, UnknownEnvironmentError, trust)
     put(run, {"env.entry": "point2d:Point", "env.name": place})  # a name can be a place
     put(run, {"env": {"name": place, "args": ["touch", str(run / "executed")], "horizon": 5}})
-    refused(run, UnknownEnvironmentError)
+    refused(run, UnknownEnvironmentError, trust)
     assert not (run / "executed").exists()
 
 
 def test_a_class_that_is_no_environment_is_never_made(run: Path) -> None:
     put(run, {"env.entry": "subprocess:Popen", "env.args": ["touch", str(run / "executed")]})
-    assert "is a subclass of neither" in refused(run)
+    assert "is a subclass of neither" in refused(run, trust=("subprocess",))
     assert not (run / "executed").exists()
 
 
@@ -106,7 +107,7 @@ def test_a_module_in_the_runs_folder_is_not_imported(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(run))
     put(run, {"env.entry": place})
-    assert "names an environment in its own folder" in refused(run, UnknownEnvironmentError)
+    assert "names an environment in its own folder" in refused(run, UnknownEnvironmentError, ("trap", "run"))
     assert not list(tmp_path.rglob("executed")) and "trap" not in sys.modules
 
 
@@ -115,12 +116,12 @@ def test_a_module_of_the_users_own_is_imported(run: Path, tmp_path: Path, monkey
     (tmp_path / "place" / "own_stored.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path / "place"))
     put(run, {"env.entry": "own_stored:Mine"})
-    assert type(open_run(run).environment(1, 0)).__name__ == "Mine"
+    assert type(open_run(run, trust=["own_stored"]).environment(1, 0)).__name__ == "Mine"
     put(run, {"env.entry": "own_stored:tells"})
-    assert type(open_run(run).environment(1, 0)).__name__ == "Mine"
+    assert type(open_run(run, trust=["own_stored"]).environment(1, 0)).__name__ == "Mine"
     check_factory("own_stored:tells_by_name")
     put(run, {"env.entry": "own_stored:silent"})
-    assert "write def silent(...) -> gymnasium.Env" in refused(run, UnknownEnvironmentError)
+    assert "write def silent(...) -> gymnasium.Env" in refused(run, UnknownEnvironmentError, ("own_stored",))
     # Said before training too: whoever trains it wants to evaluate it.
     with pytest.raises(UnknownEnvironmentError, match="def silent"):
         train(compose(["env=own_stored:silent", "agent=mlp", *TINY, f"run_dir={tmp_path / 'new'}"]))
@@ -214,6 +215,25 @@ def test_a_checkpoint_of_other_sizes_allocates_nothing(run: Path, monkeypatch: p
 def test_a_configuration_that_is_more_than_data(run: Path, content: bytes, line: str) -> None:
     (run / "config.yaml").write_bytes((run / "config.yaml").read_bytes() + content)
     assert line in refused(run, RunFolderError)
+
+
+def test_a_configuration_that_is_cut_short_says_so(run: Path) -> None:
+    """Wherever it is cut: what remains is often sound YAML, with a setting less."""
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    assert lines[-1].startswith("git_dirty")
+    for end in range(3, len(lines)):
+        (run / "config.yaml").write_text("".join(lines[:end]))
+        with pytest.raises(RunFolderError, match="config.yaml is cut short: it lacks"):
+            open_run(run)
+    (run / "config.yaml").write_text("".join(lines))
+    open_run(run)
+
+
+@pytest.mark.parametrize("key", ["seed: 3", "algo: {}"])
+def test_a_key_that_stands_twice_is_refused(run: Path, key: str) -> None:
+    with open(run / "config.yaml", "a") as file:
+        file.write(f"{key}\n")
+    assert f"config.yaml is unreadable: it has the key {key.partition(':')[0]} twice" in refused(run, RunFolderError)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "checkpoints/iteration-000001/state.json"])

@@ -289,7 +289,9 @@ def test_a_rate_gradient_that_is_not_finite_is_skipped_too() -> None:
     learner = trainer.learner
     before = parameters(trainer)
     gradient = {name: torch.ones_like(value) for name, value in learner.parameters.items()}
-    assert not learner.apply(gradient, {name: torch.full_like(x, torch.inf) for name, x in learner.log_rates.items()})
+    assert not learner.apply(
+        gradient, {name: torch.full_like(x, torch.inf) for name, x in learner.rate_parameters.items()}
+    )
     assert all(torch.equal(value, before[name]) for name, value in parameters(trainer).items())
 
 

@@ -111,3 +111,36 @@ def test_a_given_run_wins_over_the_recipe_and_not_over_the_command_line() -> Non
         compose(["env=reach", "algo=maml", run, "algo.warm_start.iterations=5"])
     with pytest.raises(ConfigError, match="algo.warm_start.run=runs/x: unknown key"):
         compose(["env=reach", "algo=in_context", run])
+
+
+@pytest.mark.parametrize("algo", ["maml", "fomaml"])
+def test_a_recipes_warm_start_keeps_its_share_of_a_shorter_budget(algo: str) -> None:
+    """The recipe: 250 of 350 iterations. A number that is asked for is obeyed, and a longer budget changes nothing."""
+
+    def warm(*overrides: str) -> int:
+        return compose(["env=reach", f"algo={algo}", *overrides]).algo.warm_start.iterations
+
+    expected = {1: 0, 2: 1, 7: 5, 60: 42, 250: 178, 349: 249, 350: 250, 1000: 250}
+    assert {budget: warm(f"budget.iterations={budget}") for budget in expected} == expected
+    assert warm("budget.iterations=60", "algo.warm_start.iterations=250") == 250
+    assert warm("budget.iterations=60", "algo.warm_start.iterations=0") == 0
+    assert warm("budget.iterations=60", "algo.warm_start={iterations: 100}") == 100
+    assert warm("budget.env_steps=1000") == 250
+    assert warm("budget.iterations=60", "recipe=none") == 0
+    assert warm("budget.iterations=19", "recipe=grasp-maml") == 15
+
+
+@pytest.mark.parametrize("budget", ["budget.iterations=2", "budget.env_steps=96", "budget.minutes=1e-6"])
+def test_a_budget_that_ends_in_the_warm_start_is_told(
+    budget: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the training where that can be known, and after it."""
+    given = ["algo=maml", *SMALL["maml"], "algo.warm_start.iterations=2", "algo.warm_start.settings.tasks=8"]
+    trained(tmp_path / "run", *given, budget)
+    text = capsys.readouterr().out
+    before, _, after = text.partition("trained ")
+    assert "in_context up to iteration 2, then maml\n" in before
+    assert ("warning: the budget ends before maml begins" in before) == ("minutes" not in budget)
+    assert "warning: the budget ended before maml began; continue with" in after
+    train(compose([f"resume={tmp_path / 'run'}", "budget.env_steps=144"]))
+    assert "warning" not in capsys.readouterr().out
