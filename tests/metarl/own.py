@@ -50,12 +50,22 @@ def faster(**options):
 
 def walk_through() -> tuple[str, str]:
     """The code and the command under "Add an environment"."""
+    (code, _), command = _shown()
+    return code, command
+
+
+def hidden_length() -> str:
+    """The method under "Add an environment" that gives a link its length."""
+    return _shown()[0][1]
+
+
+def _shown() -> tuple[list[str], str]:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     section = text.partition("## Add an environment")[2].partition("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     commands = re.findall(r"^    python -m metarl\.(.*)$", section, re.MULTILINE)
-    assert len(blocks) == len(commands) == 1
-    return blocks[0], commands[0]
+    assert len(blocks) == 2 and len(commands) == 1
+    return blocks, commands[0]
 
 
 def command(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
