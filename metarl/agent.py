@@ -184,7 +184,7 @@ def _reward(reward: np.ndarray | float, count: int) -> np.ndarray:
 
 def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: str | Collection[str] = ()) -> Agent:
     """An agent from a run folder, whoever made it (see `metarl.assembly.opened`), or a policy that comes with the
-    package: load("grasp") or load("grasp-maml").
+    package: load("grasp") or load("grasp-in_context").
 
     Args:
         checkpoint: `last`, or `best` as far as training itself could tell.

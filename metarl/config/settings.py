@@ -84,7 +84,9 @@ class InnerSteps(Settings):
     steps: Steps = setting(1, "inner gradient steps")
     rate: Positive = setting(0.001, "of the inner steps; where it is learned, the start")
     later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
-    adapt: Literal["all", "head", "body"] = setting("all", "parameters that adapt; head alone is ANIL")
+    adapt: Literal["all", "head", "body"] = setting(
+        "all", "parameters that adapt: all, the last layer (head: ANIL, arXiv 1909.09157), or all but that (body)"
+    )
     max_grad_norm: Positive | None = setting(None, "limit of the inner gradient's norm", formerly="clip")
 
 
@@ -361,7 +363,9 @@ class RenderSettings(OnARun):
         0, "its number in the split's list; most_improved: of those in the split's evaluation, the one that gained most"
     )
     out: Annotated[Text, said("a file name")] | None = setting(
-        None, ".mp4 or .gif; null: in the run's videos folder (of pretrained/x: pretrained-x/videos)"
+        None,
+        ".mp4, .gif, .png of the last moment, or without a suffix a folder of PNGs; null: in the run's videos folder "
+        "(of pretrained/x: pretrained-x/videos)",
     )
     width: Pixels = setting(480, "pixels, even")
     height: Pixels = setting(360, "pixels, even")

@@ -1,4 +1,4 @@
-"""The meta-training loop: sample tasks, collect, adapt, collect, update; log, checkpoint, stop at the budget."""
+"""One meta-iteration: sample tasks, collect, adapt, collect, update; and the state from which training goes on."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 
 import metarl
 from agents.errors import PolicyError
-from envs.errors import PhysicsError, TaskError
+from envs.errors import ModelError, TaskError
 from envs.registry import names
 from metarl.config.command_line import main
 from metarl.config.parsing import COMMANDS, leaves, train_settings
@@ -102,7 +102,7 @@ def test_a_mistake_is_one_line_and_status_2(command: Callable[..., Result], argv
     ("error", "status", "line"),
     [
         (CheckpointError("damaged\n  beyond repair"), 1, "error: damaged; beyond repair\n"),
-        (PhysicsError("simulation 3 failed"), 1, "error: simulation 3 failed\n"),
+        (ModelError("it does not compile"), 1, "error: it does not compile\n"),
         (TaskError("upside down"), 2, "error: upside down\n"),
         (PolicyError("width=3"), 2, "error: width=3\n"),
         (Interrupted("stopped; continue", 2), 130, "error: stopped; continue\n"),
