@@ -27,7 +27,7 @@ def text(
     if groups:
         lines += ["", "Groups, chosen by name"]
         for name, choices in groups.items():
-            first, *more = wrap(f"{name}: {', '.join(choices)}", WIDTH)
+            first, *more = wrap(f"{name}: {', '.join(choices)}", WIDTH, break_on_hyphens=False)
             lines += [first, *(f"  {line}" for line in more)]
     lines += ["", "Keys, with the values that this command line would use (null: none)"]
     told: set[str] = set()

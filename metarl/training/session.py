@@ -145,7 +145,7 @@ def _no_more(run: object) -> RunFolderError:
 
 
 def _note(session: Session, before_budget: Budget) -> None:
-    """Keep a new budget for the next resume; and say and note it if other versions continue the run."""
+    """Keep a new budget for the next resume; warn and record if package versions changed."""
     budget = session.settings.budget
     changes = {"budget": budget.plain()} if budget != before_budget else {}
     now, record = versions(), session.folder.read_config()
