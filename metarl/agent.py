@@ -116,7 +116,7 @@ class Agent:
         actor = Actor(policy, self.adapted, 1)
         recall = remember_nothing(actor, count) if state is None else state
         if sum(len(group.rows) for group in recall) != count:
-            raise MetaRLError(f"{count} observations, but the state of the last call is of another number")
+            raise MetaRLError(f"{count} observations, but the state is for another number")
         starts = np.asarray(False if episode_start is None else episode_start, bool)
         begins = np.broadcast_to(starts | (state is None), (count,))
         earned = None if reward is None else _reward(reward, count)

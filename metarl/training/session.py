@@ -67,7 +67,7 @@ def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
     settings = settings.model_copy(update={"algo": settings.algo.with_workers(cores())})
     trainer = Trainer(settings, device)
     settings = from_another_run(trainer, settings)
-    # What the evaluation will ask for must be there: hours later it would be too late to say so.
+    # Check now that the evaluation's tasks exist: hours later it would be too late to say so.
     trainer.distribution.published(settings.evaluate.split, settings.evaluate.tasks)
     folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}-{settings.seed}")
     with folder.writing():

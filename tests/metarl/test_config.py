@@ -20,7 +20,7 @@ from metarl.config.composition import compose
 from metarl.config.hydra_nodes import ENVIRONMENTS, RECIPES
 from metarl.config.overrides import write_out
 from metarl.config.parsing import COMMANDS, modernised, parse, train_settings
-from metarl.config.settings import ALGORITHMS, EvaluationSettings, InnerLoop
+from metarl.config.settings import ALGORITHMS, EvaluationSettings, InnerSteps
 from metarl.errors import ConfigError, DeviceError
 
 ENVS = tuple(names())
@@ -50,7 +50,7 @@ def test_the_definitions_allow_what_the_packages_know() -> None:
     def words(kind: Any, name: str) -> set[str]:
         return set(get_args(kind.model_fields[name].annotation))
 
-    assert words(InnerLoop, "adapt") == set(ADAPT)
+    assert words(InnerSteps, "adapt") == set(ADAPT)
     assert words(settings.TransformerSettings, "context") == {"auto", *CONTEXTS}
     assert words(settings.MLPSettings, "activation") == set(ACTIVATIONS)
     for kind in (EvaluationSettings, COMMANDS["evaluate"], COMMANDS["render"]):
