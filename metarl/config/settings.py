@@ -85,7 +85,7 @@ class InnerSteps(Settings):
     rate: Positive = setting(0.001, "of the inner steps; where it is learned, the start")
     later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
     adapt: Literal["all", "head", "body"] = setting(
-        "all", "parameters that adapt: all, the last layer (head: ANIL, arXiv 1909.09157), or all but that (body)"
+        "all", "parameters that adapt; head: the action head alone, as in ANIL (arXiv 1909.09157), body: all but that"
     )
     max_grad_norm: Positive | None = setting(None, "limit of the inner gradient's norm", formerly="clip")
 

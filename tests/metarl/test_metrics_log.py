@@ -2,13 +2,16 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from metarl.config.composition import compose
 from metarl.errors import RunFolderError
-from metarl.run_folder import MetricsLog, RunFolder
+from metarl.run_folder import MetricsLog, RunFolder, metrics
+from metarl.runs import train
 
 
 def rows_of(folder: Path) -> list[list[str]]:
