@@ -41,9 +41,9 @@ class GRUPolicy(Policy):
         observation_size: int,
         action_size: int,
         max_length: int,
-        hidden_size: int = 64,
-        context: str = "episode",
-        initial_std: float = 0.5,
+        hidden_size: int,
+        context: str,
+        initial_std: float,
     ) -> None:
         super().__init__(observation_size, action_size, context, max_length, initial_std)
         self.hidden_size = hidden_size
