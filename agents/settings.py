@@ -25,15 +25,13 @@ from pydantic import (
 ENTRY = re.compile(r"(?!gymnasium:)[\w.]+:\w+|gymnasium:([\w.-]+:)?([\w.-]+/)?[\w.-]+")
 
 
-def setting(default: Any, description: str, *, formerly: str | None = None, always_stored: bool = True) -> Any:
+def setting(default: Any, description: str, *, formerly: str | None = None) -> Any:
     """A field with its default and the sentence that help prints.
 
     Args:
         formerly: the name by which older configurations and command lines know it.
-        always_stored: False where the configuration of a run may lack it, and then means its default.
     """
-    extra = {"formerly": formerly, "optional": not always_stored}
-    return Field(default, description=description, json_schema_extra={k: v for k, v in extra.items() if v})
+    return Field(default, description=description, json_schema_extra={"formerly": formerly} if formerly else None)
 
 
 def said(allowed: str) -> WithJsonSchema:

@@ -17,9 +17,5 @@ class ContractError(EnvsError):
     """The code of an environment breaks the contract of `envs.core.environment`, or of Gymnasium."""
 
 
-class PhysicsError(EnvsError):
-    """The physics failed."""
-
-
 class ModelError(EnvsError):
     """A model does not compile, or a field of it is wrong."""

@@ -1,1 +1,1 @@
-"""Recipes, benchmarks and comparisons on top of envs, agents and metarl."""
+"""Benchmarks, comparisons, examples and results on top of envs, agents and metarl."""

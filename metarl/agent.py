@@ -13,7 +13,6 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from torch import Tensor
 
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.rounds import finite_step, inner_loop
@@ -117,15 +116,14 @@ class Agent:
         actor = Actor(policy, self.adapted, 1)
         recall = remember_nothing(actor, count) if state is None else state
         if sum(len(group.rows) for group in recall) != count:
-            raise MetaRLError(f"{count} observations, but the state of the last call is of another number")
+            raise MetaRLError(f"{count} observations, but the state is for another number")
         starts = np.asarray(False if episode_start is None else episode_start, bool)
-        begins = np.broadcast_to(starts | (state is None), (count,)).copy()
+        begins = np.broadcast_to(starts | (state is None), (count,))
         earned = None if reward is None else _reward(reward, count)
         choose = attrgetter("mean") if deterministic else partial(sample, generator=self.generator)
         trial = self.run.learner.settings.trial_episodes
-        actions, after = act(actor, recall, seen, earned, torch.from_numpy(begins), trial, choose)
-        action = actions.numpy()
-        return action[0] if np.ndim(np.asarray(observation)) == 1 else action, after
+        actions, after = act(actor, recall, seen, earned, begins, trial, choose)
+        return actions[0] if np.ndim(np.asarray(observation)) == 1 else actions, after
 
     def listening(self) -> Listening:
         """This agent for Stable-Baselines3's `evaluate_policy`, which does not pass rewards to `predict`:
@@ -163,7 +161,7 @@ class Listening:
         self.reward = np.array(local["rewards"])
 
 
-def _observation(observation: object, size: int) -> Tensor:
+def _observation(observation: object, size: int) -> np.ndarray:
     """Observations (n, D) of one or several rows."""
     if isinstance(observation, Mapping):
         raise MetaRLError("predict needs a flat observation: wrap the environment in FlattenObservation")
@@ -173,20 +171,20 @@ def _observation(observation: object, size: int) -> Tensor:
     if not np.isfinite(rows).all():
         row, entry = np.argwhere(~np.isfinite(rows))[0]
         raise MetaRLError(f"the observation is not finite: entry {entry} of row {row} is {rows[row, entry]}")
-    return torch.from_numpy(rows.copy())
+    return rows
 
 
-def _reward(reward: np.ndarray | float, count: int) -> Tensor:
+def _reward(reward: np.ndarray | float, count: int) -> np.ndarray:
     """Rewards (n,)."""
-    earned = np.broadcast_to(np.asarray(reward, np.float32), (count,)).copy()
+    earned = np.broadcast_to(np.asarray(reward, np.float32), (count,))
     if not np.isfinite(earned).all():
         raise MetaRLError(f"the reward is not finite: {earned[~np.isfinite(earned)][0]}")
-    return torch.from_numpy(earned)
+    return earned
 
 
 def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: str | Collection[str] = ()) -> Agent:
     """An agent from a run folder, whoever made it (see `metarl.assembly.opened`), or a policy that comes with the
-    package: load("grasp") or load("grasp-maml").
+    package: load("grasp") or load("grasp-in_context").
 
     Args:
         checkpoint: `last`, or `best` as far as training itself could tell.

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from metarl.algorithms.nan_search import search_update
 from metarl.assembly.build import stream_seed
-from metarl.assembly.device import resolve_device
+from metarl.assembly.device import FAULTS, enough_memory, gpu_memory, resolve_device
 from metarl.assembly.opened import Run, open_run
 from metarl.assembly.trust import check_factory, checked_settings, modules, words
+from metarl.config.memory import check_training
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
 from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, RunFolderError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds, report, table
@@ -31,6 +32,7 @@ from metarl.training.trainer import WINDOW, Trainer
 SKIPPED_LIMIT = 0.5
 
 
+@enough_memory()
 def train(settings: TrainSettings | ResumeSettings) -> Path:
     """Meta-train, or continue a run, evaluate on held-out tasks, and return the run folder.
 
@@ -38,8 +40,12 @@ def train(settings: TrainSettings | ResumeSettings) -> Path:
         Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
         TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it. If
             all episodes failed; names the first.
+        ConfigError: if it cannot fit into the memory of the machine or of its GPU.
+        DeviceError: if the device is not there, or its memory is used up.
     """
     console = Console(highlight=False, soft_wrap=True)
+    if isinstance(settings, TrainSettings):
+        check_training(settings, gpu_memory(resolve_device(settings.device)))
     with start(settings, console) as session:
         _announce(session, console)
         _iterate(session, console)
@@ -69,7 +75,7 @@ def _iterate(session: Session, console: Console) -> None:
     steps_before, beginning = trainer.env_steps, time.monotonic()
     used = budget.fraction(trainer.iteration, trainer.env_steps, session.seconds)
     with graceful_stop() as stop, folder.metrics(trainer.iteration) as metrics, Progress(console) as progress:
-        # What is used is read once for each iteration: the last one is always saved.
+        # Read the used budget once for each iteration: the last one is always saved.
         while used < 1.0:
             phase, _ = trainer.phase()
             row = trainer.iterate()
@@ -137,6 +143,7 @@ def _stopped(folder: RunFolder, settings: TrainSettings, trainer: Trainer) -> Tr
     return TrainingError(f"{what}: {failure.message}; to see it again: {command}")
 
 
+@enough_memory()
 def reproduce(path: str | Path, device: str = "cpu", trust: Collection[str] = ()) -> str:
     """Compute an update that was skipped again, from its dump; returns what is not finite in it.
 
@@ -159,6 +166,8 @@ def reproduce(path: str | Path, device: str = "cpu", trust: Collection[str] = ()
         trainer.iteration = failure.iteration
         finding = search_update(trainer.ready_learner(), failure.start, failure.rounds)
         return finding.text(failure.tasks)
+    except FAULTS:
+        raise
     except (ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a dump of this code: {type(error).__name__}: {one_line(error)}") from None
 
@@ -172,6 +181,7 @@ def reproduce_dump(settings: ReproduceSettings) -> None:
     raise NotFiniteError(reproduce(settings.dump, settings.device, settings.trust))
 
 
+@enough_memory()
 def evaluate(
     run: Run,
     *,

@@ -65,7 +65,6 @@ class Processes(AsyncVectorEnv):
         errors = [self.error_queue.get() for success in successes if not success]
         for index, *_ in errors:
             self.parent_pipes[index].close()
-            self.parent_pipes[index] = None  # pyright: ignore[reportArgumentType, reportCallIssue]  # as Gymnasium does
         if errors:
             self._state = AsyncState.DEFAULT
             _, _, value, trace = errors[0]

@@ -1,4 +1,4 @@
-"""What algorithms share that step Adam on an outer gradient: minibatches, threads, the step itself."""
+"""Shared by algorithms that take Adam steps on an outer gradient: minibatches, threads, the step itself."""
 
 from __future__ import annotations
 

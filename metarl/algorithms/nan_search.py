@@ -54,7 +54,7 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor]) -> None:
 
 
 def search_update(learner: Learner, start: Mapping[str, Tensor], rounds: Sequence[Batch]) -> Finding:
-    """What was not finite in an update of the learner, or what came to be so first. The learner stays as it is.
+    """What was not finite in an update of the learner, or what became so first. The learner stays as it is.
 
     Args:
         start: a `snapshot` of the learner before the update.
@@ -121,7 +121,7 @@ def _broken_alone(learner: Learner, rounds: Sequence[Batch]) -> Parameters:
 
 
 def _update_with(learner: Learner, rounds: Sequence[Batch], **methods: Callable[..., Any]) -> Parameters | None:
-    """Update with other methods in the way of the learner's own; the step at which one of them stopped it."""
+    """Update with some of the learner's methods replaced; the step at which one of them stopped it."""
     vars(learner).update(methods)
     try:
         learner.update(rounds)

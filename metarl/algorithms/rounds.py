@@ -19,7 +19,7 @@ def inner_loop(
 ) -> Iterator[Adapted]:
     """The parameters before adaptation, then those after each of `steps` inner steps.
 
-    Each step is taken when the next parameters are asked for, so whoever asks can act with the present ones first.
+    Each step is taken when the next parameters are asked for, so the caller can act with the present ones first.
 
     Args:
         adapt: one inner step from parameters on data: `Learner.adapt`, or a `finite_step`.

@@ -56,7 +56,7 @@ def build_environment(settings: EnvironmentSettings, simulations: int, seed: int
     Raises:
         EnvsError: if it does not exist, or does not take an option.
     """
-    options = {name: value for name, value in settings.options().items() if name != "tasks" and value is not None}
+    options = {name: value for name, value in settings.options().items() if name != "tasks"}
     entry = settings.entry or settings.name
     return make(entry, simulations, seed=seed, threads=threads, tasks_override=dict(settings.tasks), **options)
 

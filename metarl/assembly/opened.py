@@ -15,7 +15,7 @@ from envs.core.tasks import Tasks
 from metarl.algorithms.adaptation import part
 from metarl.algorithms.learner import Learner
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy
-from metarl.assembly.device import resolve_device
+from metarl.assembly.device import enough_memory, fitting, gpu_memory, resolve_device
 from metarl.assembly.trust import check_factory, stored_settings
 from metarl.config.memory import check_rollout
 from metarl.config.settings import LISTED, TrainSettings
@@ -58,10 +58,11 @@ class Run:
         """The environment it was trained on, with N simulations.
 
         Raises:
-            ConfigError: if so many cannot fit into the memory.
+            ConfigError: if so many cannot fit into the memory of the machine or of its GPU.
         """
-        length = self.policy.max_length
-        check_rollout(self.settings.agent, simulations, length, f"{simulations} episodes at once of {length} steps")
+        length, gpu = self.policy.max_length, gpu_memory(self.device)
+        told = f"{simulations} episodes at once of {length} steps"
+        check_rollout(self.settings.agent, simulations, length, told, gpu)
         return build_environment(self.settings.env, simulations, seed, threads)
 
     def held_out(self, split: str, tasks: int) -> Tasks:
@@ -76,6 +77,7 @@ class Run:
         return self.environment(1, 0, 1).distribution.published(split, tasks)
 
 
+@enough_memory()
 def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: Collection[str] = ()) -> Run:
     """Open a run folder's newest good checkpoint, or its best one; `pretrained/<name>` comes with the package.
 
@@ -88,6 +90,7 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", t
     Raises:
         RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
         EnvsError: if its environment is not there, or may not be named.
+        DeviceError: if the device is not there, or its memory is used up.
     """
     folder = RunFolder.open(locate(path))
     settings = stored_settings(folder, trust)
@@ -104,13 +107,10 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", t
     policy = build_policy(settings.agent, env, trial, where)
     learners = build_learners(settings.phases(), policy, torch.Generator())
     learner = learners[-1]
-    try:
+    with fitting(f"{path}: the checkpoint does not fit the run's configuration"):
         load_policy(policy, tensors)
         learner.load(part(tensors, f"learner.{len(learners) - 1}."))
         env_steps = int(numbers["env_steps"])
-    except (LookupError, RuntimeError, TypeError, ValueError, OverflowError) as error:
-        text = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: the checkpoint does not fit the run's configuration: {text}") from None
     policy.set_attention(learner.attention)
     return Run(folder, settings, iteration, env_steps, policy, learner, env.horizon, where)
 

@@ -25,13 +25,20 @@ from envs.core.environment import Environment
 from envs.entry import ID, load_entry
 from envs.errors import UnknownEnvironmentError
 from metarl.config.memory import check_training
-from metarl.config.parsing import check_budget, missing, modernised, parse, train_settings
+from metarl.config.parsing import check_budget, modernised, parse, train_settings
 from metarl.config.settings import TrainSettings
 from metarl.errors import ConfigError, RunFolderError
 from metarl.layout import beside
 from metarl.run_folder import RunFolder
 
 RECORD = ("format", "format_version", "versions", "git_commit", "git_dirty", "resumed")
+# What a run must say; anything else that it lacks means its default.
+NEEDED = (
+    *("env.name", "agent.name", "algo.name", "algo.tasks", "algo.episodes", "algo.trial_episodes"),
+    *("seed", "device", "threads", "torch_threads", "checkpoint.every", "checkpoint.keep"),
+    *("budget.iterations", "budget.env_steps", "budget.minutes"),
+    *("evaluate.tasks", "evaluate.episodes_per_step", "evaluate.steps", "evaluate.split", "evaluate.deterministic"),
+)
 GROUPS = {"env": "an environment", "algo": "an algorithm", "agent": "a policy"}
 OWN = ("envs", "agents", "metarl", "experiments")
 _named: set[str] = set()  # modules that commands of this process named: those of the user's own trainings
@@ -47,7 +54,7 @@ def stored_settings(folder: RunFolder, trust: Collection[str] = ()) -> TrainSett
         RunFolderError: if they are unreadable, or one is missing, unknown or not allowed.
         UnknownEnvironmentError: for an environment, an algorithm or a policy that a run may not name.
     """
-    # Whom to trust is for the user to say, and so is not read.
+    # Ignore a stored trust=: only the user may give it.
     plain = {key: value for key, value in folder.read_config().items() if key not in (*RECORD, "trust")}
     try:
         return checked_settings(plain, folder.path, trust)
@@ -69,8 +76,10 @@ def checked_settings(plain: Mapping[Any, Any], run: Path, trust: Collection[str]
     check_named(plain, run, trust)
     kind = train_settings(plain)
     plain = modernised(kind, plain)
-    if key := missing(kind, plain):
-        raise ConfigError(f"{key}: is missing")
+    for key in NEEDED:
+        group, _, leaf = key.rpartition(".")
+        if leaf not in (plain.get(group) or {} if group else plain):
+            raise ConfigError(f"{key}: is missing")
     settings = parse(kind, plain)
     check_budget(settings.budget)
     check_training(settings)
@@ -155,7 +164,7 @@ def check_factory(place: str) -> None:
         return
     found = load_entry(place)
     if isinstance(found, type):
-        return  # of another kind it is refused where it is used
+        return  # other classes are refused where they are used
     try:
         promised = typing.get_type_hints(found).get("return")
     except Exception:  # what a foreign annotation raises is anybody's guess

@@ -26,7 +26,7 @@ from metarl.config.overrides import (
     unknown_key,
     write_out,
 )
-from metarl.config.parsing import COMMANDS, Plain, check_budget, train_settings
+from metarl.config.parsing import COMMANDS, Plain, check_budget, modernised, train_settings
 from metarl.config.parsing import parse as parse_settings
 from metarl.config.settings import InContextSettings, MultitaskSettings, ResumeSettings, TrainSettings
 from metarl.errors import ConfigError
@@ -102,7 +102,8 @@ def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Set
 def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
     _check_environment(plain.get("env"))
     _warm_start(plain, given)
-    settings = parse_settings(train_settings(plain), plain)
+    kind = train_settings(plain)
+    settings = parse_settings(kind, modernised(kind, plain))
     check_budget(settings.budget)
     settings = _shortened(settings, given)
     if getattr(settings.agent, "context", None) == "auto":
@@ -242,7 +243,7 @@ def help_text(command: str, overrides: Sequence[str], config_name: str, introduc
         return help.text(command, introduction, COMMANDS[command], plain, {})
     with _hydra():
         found = _groups(config_name, list(overrides))
-    groups = {group: sorted(choice for choice in set(found[group]) if not is_own(choice)) for group in OWN}
+    groups = {group: sorted(choice for choice in set(found[group]) if not is_own(choice)) for group in (*OWN, "recipe")}
     return help.text(command, introduction, train_settings(plain), plain, groups)
 
 

@@ -27,7 +27,7 @@ def text(
     if groups:
         lines += ["", "Groups, chosen by name"]
         for name, choices in groups.items():
-            first, *more = wrap(f"{name}: {', '.join(choices)}", WIDTH)
+            first, *more = wrap(f"{name}: {', '.join(choices)}", WIDTH, break_on_hyphens=False)
             lines += [first, *(f"  {line}" for line in more)]
     lines += ["", "Keys, with the values that this command line would use (null: none)"]
     told: set[str] = set()
@@ -37,6 +37,8 @@ def text(
             description = field.description or ""
             lines += _indented(f"  {key}={show(value)}", 44, description if description not in told else "")
             told.add(description)
+    own = {**plain.get("env", {})}.keys() - {key.partition(".")[2] for key, _ in leaves(kind)} - {"entry"}
+    lines += [f"  env.{name}={show(plain['env'][name])}" for name in sorted(own)]  # of somebody's own environment
     lines += [
         "",
         "Options",
@@ -49,7 +51,7 @@ def text(
 
 
 def _value(plain: Mapping[str, Any], key: str, default: Any) -> Any:
-    """What a setting is; where nothing is said of it, its default, if there is one that is more than None."""
+    """What a setting is; if it is not set: its default, unless that is None."""
     here: Any = plain
     for name in key.split("."):
         if not isinstance(here, Mapping) or name not in here:

@@ -15,8 +15,11 @@ SIMULATION = 1000  # bytes of the smallest simulation
 SCALARS = 8  # floats per control step: an observation, an action, a reward, ...
 
 
-def check_training(settings: TrainSettings) -> None:
-    """Refuse settings for training whose tensors cannot fit into this machine's memory.
+def check_training(settings: TrainSettings, gpu: int | None = None) -> None:
+    """Refuse settings for training whose tensors cannot fit into the memory.
+
+    Args:
+        gpu: bytes of the memory of the GPU that holds the policy and what it sees; None: this machine's holds them.
 
     Raises:
         ConfigError: with the settings that matter.
@@ -26,31 +29,39 @@ def check_training(settings: TrainSettings) -> None:
     measured = evaluate.tasks * evaluate.episodes_per_step
     simulations = max(measured, *(phase.tasks * phase.episodes for phase in phases))
     length = algo.longest_trial() * (env.horizon or 1)
-    needed = FLOAT * COPIES * agent.parameters() + _rollout(agent, simulations, length)
     told = {"env.horizon": env.horizon, "algo.tasks": algo.tasks, "algo.episodes": algo.episodes}
     told |= {"evaluate.tasks": evaluate.tasks, "evaluate.episodes_per_step": evaluate.episodes_per_step}
     told |= {f"agent.{name}": value for name, value in agent if isinstance(value, int | list)}
-    _check(needed, ", ".join(f"{key}={value}" for key, value in told.items() if value is not None))
+    text = ", ".join(f"{key}={value}" for key, value in told.items() if value is not None)
+    _check(SIMULATION * simulations, FLOAT * COPIES * agent.parameters() + _seen(agent, simulations, length), text, gpu)
 
 
-def check_rollout(agent: PolicySettings, simulations: int, length: int, told: str) -> None:
+def check_rollout(agent: PolicySettings, simulations: int, length: int, told: str, gpu: int | None = None) -> None:
     """Refuse a rollout of so many simulations and control steps that its tensors cannot fit.
+
+    Args:
+        gpu: as for `check_training`.
 
     Raises:
         ConfigError: with `told`, the settings that ask for it.
     """
-    _check(_rollout(agent, simulations, length), told)
+    _check(SIMULATION * simulations, _seen(agent, simulations, length), told, gpu)
 
 
-def _rollout(agent: PolicySettings, simulations: int, length: int) -> int:
-    return simulations * (SIMULATION + FLOAT * length * (SCALARS + agent.kept()))
+def _seen(agent: PolicySettings, simulations: int, length: int) -> int:
+    """Bytes of what so many sequences see and remember."""
+    return simulations * FLOAT * length * (SCALARS + agent.kept())
 
 
-def _check(needed: int, told: str) -> None:
-    there = _memory()
-    if needed > there:
-        sizes = f"at least {_gigabytes(needed)}, and this machine has {_gigabytes(there)}"
-        raise ConfigError(f"{told}: this would take {sizes} of memory")
+def _check(physics: int, policy: int, told: str, gpu: int | None) -> None:
+    """Compare the bytes of the physics and of the policy's part with the memory that each is in."""
+    parts = [("this machine", physics + policy, _memory())]
+    if gpu is not None:
+        parts = [("this machine", physics, _memory()), ("its GPU", policy, gpu)]
+    for place, needed, there in parts:
+        if needed > there:
+            sizes = f"at least {_gigabytes(needed)}, and {place} has {_gigabytes(there)}"
+            raise ConfigError(f"{told}: this would take {sizes} of memory")
 
 
 def _gigabytes(size: int) -> str:

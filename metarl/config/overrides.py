@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
 from agents.settings import ENTRY
-from metarl.config.parsing import former_names
+from metarl.config.parsing import former_names, show
 from metarl.config.settings import ALGORITHMS, Budget
 from metarl.errors import ConfigError, nearest
 
@@ -54,7 +54,7 @@ def write_out(overrides: Sequence[str], sweep: bool = False) -> list[str]:
         _check_form(override, sweep)
     lines = [line for override in parsed for line in _own(override)]
     own = {group for group, _ in own_entries(lines)} | ({"env"} if "env=custom" in lines else set())
-    if "algo" not in own:  # what is somebody's own has no former names, and may give them a meaning of its own
+    if "algo" not in own:  # a user's algorithm may use these names for settings of its own
         lines = [_renamed(line) for line in lines]
     new = tuple(f"{group}." for group in own) + ("env.tasks.", "env.tasks=")
     lines = [_added(line, new) for line in lines]
@@ -151,9 +151,22 @@ def _names(override: Override) -> list[str]:
 
 
 def _renamed(line: str) -> str:
-    """The line with today's name of its setting."""
-    key = key_of(line)
+    """The line with today's names of its setting, and of those in a group that is given whole."""
+    key, value = key_of(line), parse([line])[0].value()
+    if isinstance(value, dict) and _today(value, key) != value:
+        plus = line[: len(line) - len(line.lstrip("+"))]
+        return f"{plus}{FORMER.get(key, key)}={show(_today(value, key))}"
     return line.replace(key, FORMER[key], 1) if key in FORMER else line
+
+
+def _today(group: dict[Any, Any], above: str) -> dict[Any, Any]:
+    """A group of settings, the names in it replaced by those of today."""
+    result = {}
+    for name, value in group.items():
+        key = f"{above}.{name}"
+        new = FORMER.get(key, key).rpartition(".")[2] if key in FORMER else name
+        result[new] = _today(value, key) if isinstance(value, dict) else value
+    return result
 
 
 def _added(line: str, new: tuple[str, ...]) -> str:
@@ -168,8 +181,9 @@ def _added(line: str, new: tuple[str, ...]) -> str:
 def _nearest_key(key: str, above: str, here: Any, config: dict[str, Any]) -> str:
     keys = _flatten(config)
     same_name = [other for other in keys if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    close = same_name if len(same_name) == 1 else get_close_matches(key, keys, 1)
     siblings = sorted(here) if isinstance(here, dict) else []
+    beside = [f"{above}.{name}" for name in get_close_matches(key.rpartition(".")[2], siblings, 1)] if above else []
+    close = beside or (same_name if len(same_name) == 1 else get_close_matches(key, keys, 1))
     if not close and not above:
         close = get_close_matches(key.partition(".")[0], siblings, 1)
     valid = f"(valid{f' in {above}' if above else ''}: {', '.join(siblings) or 'nothing'})"

@@ -22,6 +22,7 @@ from metarl.config.settings import (
 )
 from metarl.errors import ConfigError, nearest
 
+HIDDEN = {"entry", "origin"}  # what the program fills in
 Plain = dict[str, Any]
 Parsed = TypeVar("Parsed", bound=Settings)
 
@@ -48,7 +49,7 @@ def parse(kind: type[Parsed], plain: Mapping[str, Any]) -> Parsed:
         return kind.model_validate(plain)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
-        # What is wrong goes first, then what should not be there at all.
+        # Report wrong values before unknown keys.
         first = min(details, key=lambda detail: detail["type"] == "extra_forbidden")
         raise ConfigError(_one_line(kind, plain, first)) from None
 
@@ -148,19 +149,6 @@ def leaves(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield f"{prefix}{name}", field
 
 
-def missing(kind: type[Settings], plain: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The first setting that a stored configuration lacks and must have; None: it has all."""
-    for name, field in kind.model_fields.items():
-        key, group = f"{prefix}{name}", group_of(field)
-        optional = _extra(field).get("optional") or name in getattr(kind, "OMITTED", ())
-        if name not in plain:
-            if not optional:
-                return key
-        elif group and isinstance(plain[name], Mapping) and (found := missing(group, plain[name], f"{key}.")):
-            return found
-    return None
-
-
 def group_of(field: FieldInfo) -> type[Settings] | None:
     """The kind of settings that a field holds, if it is a group: its default's, which says more than its type."""
     kind = type(field.default) if isinstance(field.default, Settings) else field.annotation
@@ -223,13 +211,13 @@ def _one_line(kind: type[Settings], plain: Any, detail: Any) -> str:
         if field is None or not (group := group_of(field)):
             break
         kind = group
-    key = ".".join(path)
+    key, names = ".".join(path), sorted(set(kind.model_fields) - HIDDEN)
     if detail["type"] == "missing" or here == MISSING:
         return f"{key}: is missing"
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {nearest(path[-1], kind.model_fields)}"
+        return f"{key}: unknown key; {nearest(path[-1], names)}"
     if field is None or group_of(field):
-        return f"{key}={show(here)}: is a group of settings ({', '.join(sorted(kind.model_fields))}), set one of them"
+        return f"{key}={show(here)}: is a group of settings ({', '.join(names)}), set one of them"
     schema = TypeAdapter(field.rebuild_annotation()).json_schema()
     return f"{key}={show(here)}: must be {allowed(schema)}"
 

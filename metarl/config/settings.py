@@ -72,24 +72,29 @@ class EnvironmentSettings(Chosen):
     goal_visible: bool | None = setting(None, "an oracle: the goal is part of the observation")
     object_visible: bool | None = setting(None, "an oracle: shape, extents, mass and friction are observed")
     closing: Weight | None = setting(None, "s/m, reward of speed towards the goal; 0: the published reward")
-    tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]", always_stored=False)
+    tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]")
 
 
 # Algorithms
 
 
-class InnerLoop(Settings):
+class InnerSteps(Settings):
     """Gradient steps on a task's own episodes."""
 
     steps: Steps = setting(1, "inner gradient steps")
     rate: Positive = setting(0.001, "of the inner steps; where it is learned, the start")
     later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
-    adapt: Literal["all", "head", "body"] = setting("all", "parameters that adapt; head alone is ANIL")
+    adapt: Literal["all", "head", "body"] = setting(
+        "all", "parameters that adapt; head: the action head alone, as in ANIL (arXiv 1909.09157), body: all but that"
+    )
     max_grad_norm: Positive | None = setting(None, "limit of the inner gradient's norm", formerly="clip")
+
+
+class InnerLoop(InnerSteps):
+    """Inner steps beside an outer gradient."""
+
     workers: Threads = setting(
-        0,
-        "threads that share an update on a CPU; 0: one per core of the machine where the run begins",
-        always_stored=False,
+        0, "threads that share an update on a CPU; 0: one per core of the machine where the run begins"
     )
 
 
@@ -98,7 +103,7 @@ class MetaInnerLoop(InnerLoop):
 
     learn_rates: bool = setting(True, "learn the inner rates, one per tensor")
     rate_multiplier: Weight = setting(20.0, "learning rate of the inner rates' logarithms, relative to the policy's")
-    first_order: bool = setting(False, "take the inner gradient for a constant (FOMAML)")
+    first_order: bool = setting(False, "treat the inner gradient as a constant (FOMAML)")
     unadapted_weight: Weight = setting(
         1.0, "of the same loss on the unadapted policy, which keeps it from drifting to pure exploration"
     )
@@ -110,11 +115,9 @@ class PPO(Settings):
     """Proximal policy optimisation over the meta-batch."""
 
     learning_rate: Positive = setting(1e-3, "of Adam")
-    half_life: Positive | None = setting(
-        None, "iterations in which the learning rate halves; null: it stays", always_stored=False
-    )
+    half_life: Positive | None = setting(None, "iterations in which the learning rate halves; null: it stays")
     n_epochs: Count = setting(4, "passes over the data of an iteration", formerly="epochs")
-    minibatches: Count = setting(4, "of a pass")
+    minibatches: Count = setting(4, "minibatches per pass")
     clip_range: Positive = setting(0.2, "of the probability ratio", formerly="clip")
     value_coef: Weight = setting(0.5, "weight of the critic's loss", formerly="value")
     entropy_coef: Weight = setting(0.0, "weight of the entropy", formerly="entropy")
@@ -155,9 +158,10 @@ class AlgorithmSettings(Chosen):
         return [Phase(self, None)]
 
     def with_workers(self: Algorithm, count: int) -> Algorithm:
-        """The settings with `count` workers wherever the number is left to the machine."""
-        inner = self.inner.model_copy(update={"workers": self.inner.workers or count})
-        return self.model_copy(update={"inner": inner})
+        """The settings with `count` workers where `workers` is 0."""
+        if getattr(self.inner, "workers", None) != 0:
+            return self
+        return self.model_copy(update={"inner": self.inner.model_copy(update={"workers": count})})
 
     def longest_trial(self) -> int:
         """The episodes that the policy may have to remember."""
@@ -246,7 +250,8 @@ class ReptileSettings(WarmStarted):
     """Reptile (Nichol et al. 2018): towards the parameters that inner steps on fresh episodes lead to."""
 
     name: Text = "reptile"
-    inner: InnerLoop = InnerLoop(steps=3, rate=0.01, max_grad_norm=1.0)
+    # Nothing is differentiated but the inner steps themselves, which no threads share.
+    inner: InnerSteps = InnerSteps(steps=3, rate=0.01, max_grad_norm=1.0)  # pyright: ignore[reportIncompatibleVariableOverride]
     # Not a PPO: nothing is stepped, the initialisation moves.
     outer: Interpolation = Interpolation()  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -265,7 +270,7 @@ ALGORITHMS: dict[str, type[AlgorithmSettings]] = {
 class Budget(Settings):
     """When a run ends: exactly one limit."""
 
-    iterations: Count | None = setting(None, "meta-iterations")
+    iterations: Count | None = setting(None, "meta-iterations; of iterations, env_steps and minutes exactly one")
     env_steps: Count | None = setting(None, "environment steps")
     minutes: Positive | None = setting(None, "of training")
 
@@ -305,10 +310,10 @@ class TrainSettings(Settings):
         1, "more than one would spin on the cores that the physics needs"
     )
     run_dir: Folder | None = setting(
-        None, "a new folder; null: runs/<env>-<algo>-<seed>, or if that is taken the same with -2, -3, ..."
+        None, "a new folder; null: runs/<env>-<algo>-<seed>, and if that is taken ...-2, ...-3"
     )
     resume: Folder | None = setting(None, "a run to continue; only budget, device and trust may be given beside it")
-    trust: Modules = setting([], TRUST, always_stored=False)
+    trust: Modules = setting([], TRUST)
     budget: Budget = Budget(iterations=400)
     checkpoint: Checkpoints = Checkpoints()
     evaluate: EvaluationSettings = EvaluationSettings()
@@ -322,8 +327,8 @@ class ResumeSettings(Settings):
     """Continue a run; what is None stays as the run has it."""
 
     resume: Folder
-    budget: Budget | None = None
-    device: Device | None = None
+    budget: Budget = setting(None, "its limit")
+    device: Device = setting(None, DEVICE)
     trust: Modules = []
 
 
@@ -358,7 +363,9 @@ class RenderSettings(OnARun):
         0, "its number in the split's list; most_improved: of those in the split's evaluation, the one that gained most"
     )
     out: Annotated[Text, said("a file name")] | None = setting(
-        None, ".mp4 or .gif; null: in the run's videos folder (of pretrained/x: pretrained-x/videos)"
+        None,
+        ".mp4, .gif, .png of the last moment, or without a suffix a folder of PNGs; null: in the run's videos folder "
+        "(of pretrained/x: pretrained-x/videos)",
     )
     width: Pixels = setting(480, "pixels, even")
     height: Pixels = setting(360, "pixels, even")

@@ -16,6 +16,7 @@ from envs.core.environment import Drawer, Environment, Step
 from envs.core.tasks import Tasks
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.build import stream_seed
+from metarl.assembly.device import enough_memory
 from metarl.assembly.opened import Run, open_run
 from metarl.config.settings import RenderSettings
 from metarl.errors import RenderError
@@ -135,6 +136,7 @@ def _gain(task: Any) -> tuple[float, float] | None:
         return None
 
 
+@enough_memory()
 def render(
     run: Run,
     *,

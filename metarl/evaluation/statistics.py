@@ -5,20 +5,20 @@ should know about the bootstrap", The American Statistician 69 (2015), arXiv 141
 inference, the law of succession, and statistical inference", JASA 22 (1927), recommended by L. Brown, T. Cai, A.
 DasGupta, "Interval estimation for a binomial proportion", Statistical Science 16 (2001); E. Korn, B. Graubard,
 "Confidence intervals for proportions with small expected number of positive counts estimated from survey data", Survey
-Methodology 24 (1998); R. Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", arXiv
-2108.13264; M. Abramowitz, I. Stegun, "Handbook of mathematical functions" (1964), eqs. 26.7.3 and 26.7.4.
+Methodology 24 (1998).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from scipy import special
 from torch import Tensor
 
 from metarl.errors import MetaRLError
@@ -27,6 +27,7 @@ Values = np.ndarray | Tensor | Sequence[float]
 NORMAL = NormalDist()
 # Resampled values that are in memory at once (8 bytes each, twice).
 CHUNK = 4_000_000
+CERTAIN = 1 - 2**-52  # of all the means that were drawn, the least and the greatest
 
 
 class Interval(NamedTuple):
@@ -116,17 +117,6 @@ def success_interval(
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def interquartile_mean(values: Values) -> float:
-    """Mean of the middle half: a quarter of the values, rounded down, is omitted at each end (Agarwal et al. 2021).
-
-    Raises:
-        MetaRLError: for no values, or values that are not finite.
-    """
-    ordered = np.sort(_checked(values))
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
-
-
 def seeds_interval(means: Values, confidence: float = 0.95) -> Interval:
     """Mean over seeds and Student's t interval: mean +- t s / sqrt(n), with n - 1 degrees of freedom.
 
@@ -147,76 +137,39 @@ def seeds_interval(means: Values, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-@cache
 def student_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t distribution, by bisection of the closed form for whole degrees of freedom.
+    """The quantile of Student's t distribution.
 
     Args:
         probability: in [0.5, 1).
         freedom: degrees of freedom, at least 1.
     """
-    if freedom > 10_000:  # the normal distribution differs by less than 3e-4 of the quantile
-        return NORMAL.inv_cdf(probability)
-    low, high = 0.0, 1.0
-    while _student_probability(high, freedom) < probability and high < 1e15:
-        low, high = high, 2 * high
-    while high - low > 1e-13 * high:
-        middle = (low + high) / 2
-        if _student_probability(middle, freedom) < probability:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _student_probability(quantile: float, freedom: int) -> float:
-    """P(T <= t), from Abramowitz and Stegun, eqs. 26.7.3 (odd) and 26.7.4 (even)."""
-    angle = math.atan(quantile / math.sqrt(freedom))
-    odd = freedom % 2
-    term, total = (math.cos(angle) if odd else 1.0), 0.0
-    for divisor in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (divisor - 1) / divisor
-    between = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
-    return 0.5 + between / 2
+    return float(special.stdtrit(freedom, probability))
 
 
 def _bootstrap(data: Float64[np.ndarray, " M"], confidence: float, resamples: int, seed: int) -> tuple[float, float]:
     """Low and high of the bootstrap interval of `mean_interval`; within the range of the data."""
+    from scipy import stats  # half a second, for which no command should wait before its work begins
+
     count, mean = len(data), float(data.mean())
-    deviation = data - mean
-    scale = float(np.abs(deviation).max())
-    if count == 1 or scale == 0:
+    if count == 1 or float(np.ptp(data)) == 0:
         return mean, mean
-    means = _resampled_means(data, resamples, seed)
-    # Bias z0 (Efron and Tibshirani 1993, eq. 14.14; ties count half) and acceleration a (eq. 14.15: a mean's jackknife
-    # values deviate as the data do; the scale, which cancels, keeps the powers from underflow).
-    below = (float((means < mean).mean()) + float((means <= mean).mean())) / 2
-    bias = NORMAL.inv_cdf(min(max(below, 0.5 / resamples), 1 - 0.5 / resamples))
-    unit = deviation / scale
-    acceleration = float((unit**3).sum()) / (6 * float((unit**2).sum()) ** 1.5)
     # Resampling n values spreads by sqrt((n - 1) / n) too little and knows no t quantile: put both in (Hesterberg
     # 2015).
     width = math.sqrt(count / (count - 1)) * student_quantile((1 + confidence) / 2, count - 1)
-
-    def level(z: float) -> float:  # eq. 14.10
-        shrink = 1 - acceleration * (bias + z)
-        # Beyond its pole (very few, very skewed values) the formula turns round; the extreme is what it tends to.
-        return NORMAL.cdf(bias + (bias + z) / shrink) if shrink > 0 else float(z > 0)
-
-    low, high = np.quantile(means, [level(-width), level(width)])
-    return float(low), float(high)
-
-
-def _resampled_means(data: Float64[np.ndarray, " M"], resamples: int, seed: int) -> Float64[np.ndarray, " R"]:
-    """The means of R samples of M values each, drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    rows = max(CHUNK // len(data), 1)
-    parts = []
-    for start in range(0, resamples, rows):
-        draws = generator.integers(0, len(data), (min(rows, resamples - start), len(data)))
-        parts.append(data.take(draws).mean(1))
-    return np.concatenate(parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about what is not finite, which is seen to below
+        low, high = stats.bootstrap(
+            (data,),
+            np.mean,
+            method="BCa",
+            confidence_level=min(2 * float(special.ndtr(width)) - 1, CERTAIN),
+            n_resamples=resamples,
+            batch=max(CHUNK // count, 1),
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    # Values too small for their third powers, or too few resamples for a bias: nothing is known of the spread's shape.
+    return (float(low), float(high)) if low <= high else (float(data.min()), float(data.max()))
 
 
 def _checked(values: Values, confidence: float = 0.95) -> Float64[np.ndarray, " M"]:

@@ -68,7 +68,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float | int
     path = Path(path)
     writers = {".mp4": _write_mp4, ".gif": _write_gif, ".png": _write_png, "": _write_folder}
     if path.suffix.lower() not in writers or path.name in ("", ".."):
-        raise RenderError(f"{path}: no name for a video; use .mp4, .gif, .png or no suffix (a folder)")
+        raise RenderError(f"{path}: not a name for a video; use .mp4, .gif, .png or no suffix (a folder)")
     if not 0 < fps <= 1000:
         raise RenderError(f"a video needs between 0 and 1000 frames per second, got {fps}")
     # Hidden and unlike any other writer's name; the suffix stays, because encoders look at it.

@@ -63,7 +63,3 @@ class Batch(NamedTuple):
             return torch.take_along_dim(x, index, dim=order.dim() - 1)
 
         return Batch(*map(ordered, self))
-
-    def to(self, device: torch.device) -> Batch:
-        """A copy on `device`."""
-        return Batch(*(x.to(device) for x in self))

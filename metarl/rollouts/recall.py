@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from metarl.errors import MetaRLError
 from metarl.rollouts.acting import Actor, Choose, Memory
@@ -15,7 +16,7 @@ from metarl.rollouts.acting import Actor, Choose, Memory
 class Group(NamedTuple):
     """Rows of a batch that have come equally far."""
 
-    rows: Tensor  # (g,) int64, their places in the batch
+    rows: np.ndarray  # (g,) int64, their places in the batch, ascending
     memory: Memory
     episodes: int  # that have begun in this memory
 
@@ -25,68 +26,67 @@ Recall = tuple[Group, ...]  # of all rows; as it was, whatever comes after
 
 def remember_nothing(actor: Actor, count: int) -> Recall:
     """What `count` rows remember before their first step."""
-    return (Group(torch.arange(count), actor.start(count), 0),)
+    return (Group(np.arange(count), actor.start(count), 0),)
 
 
 def act(
     actor: Actor,
     recall: Recall,
-    observation: Tensor,
-    reward: Tensor | None,
-    begins: Tensor,
+    observation: np.ndarray,
+    reward: np.ndarray | None,
+    begins: np.ndarray,
     trial_episodes: int,
     choose: Choose,
-) -> tuple[Tensor, Recall]:
+) -> tuple[np.ndarray, Recall]:
     """Clipped actions (n, A) on observations (n, D), and what is remembered after them.
 
     Args:
         recall: as `remember_nothing` or any earlier call returned it; it stays as it is.
-        reward: (n,) of the previous actions; None: not known.
+        observation, reward: float32; (n,) of the previous actions, None: not known.
         begins: (n,) bool, where an episode begins.
         trial_episodes: that a policy whose context is a trial remembers together.
 
     Raises:
         MetaRLError: if a policy with context is not told its reward, or has come to the end of its context.
     """
-    actions = torch.zeros(len(observation), actor.policy.action_size)
+    actions = np.zeros((len(observation), actor.policy.action_size), np.float32)
     after: list[Group] = []
     for group in recall:
-        for first in (False, True):
-            chosen = begins[group.rows] == first
-            if not bool(chosen.any()):
+        starting = begins[group.rows]
+        for first, chosen in ((False, ~starting), (True, starting)):
+            if not chosen.any():
                 continue
             rows = group.rows[chosen]
             memory, episodes = _memory(actor, group, chosen, first, trial_episodes)
-            earned = torch.zeros(len(rows)) if memory.position == 0 else _earned(actor, reward, rows)
             _check_position(actor, memory, trial_episodes)
-            _, memory = actor.decide(memory, observation[rows], earned, first, choose)
-            actions[rows] = memory.action
+            earned = np.zeros(len(rows), np.float32) if memory.position == 0 else _earned(actor, reward, rows)
+            seen = torch.from_numpy(observation[rows])
+            _, memory = actor.decide(memory, seen, torch.from_numpy(earned), first, choose)
+            actions[rows] = memory.action.numpy()
             after.append(Group(rows, memory, episodes))
     return actions, tuple(after)
 
 
-def _memory(actor: Actor, group: Group, chosen: Tensor, first: bool, trial_episodes: int) -> tuple[Memory, int]:
+def _memory(actor: Actor, group: Group, chosen: np.ndarray, first: bool, trial_episodes: int) -> tuple[Memory, int]:
     """A copy of the memory of those chosen in a group (g,), or a fresh one; and the episodes that it then has begun."""
-    in_trial = actor.policy.context == "trial" and group.episodes < trial_episodes
-    if first and not (in_trial and group.episodes):
+    goes_on = actor.policy.context == "trial" and 0 < group.episodes < trial_episodes
+    if first and not goes_on:
         return actor.start(int(chosen.sum())), 1
-    whole = bool(chosen.all())
-
-    def copy(leaf: object) -> object:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.clone() if whole else leaf[chosen.to(leaf.device)]
-
+    memory, episodes = group.memory, group.episodes + first
     with torch.inference_mode():
-        state, action = tree_map(copy, (group.memory.state, group.memory.action))
-    return Memory(state, group.memory.position, action), group.episodes + first
+        if chosen.all():
+            return memory._replace(state=tree_map_only(Tensor, torch.clone, memory.state)), episodes
+        index = torch.from_numpy(chosen.nonzero()[0])
+        state = tree_map_only(Tensor, lambda leaf: leaf[index.to(leaf.device)], memory.state)
+        return Memory(state, memory.position, memory.action[index]), episodes
 
 
-def _earned(actor: Actor, reward: Tensor | None, rows: Tensor) -> Tensor:
+def _earned(actor: Actor, reward: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    """The rewards of rows (g,)."""
     if reward is not None:
         return reward[rows]
     if actor.policy.context == "none":
-        return torch.zeros(len(rows))
+        return np.zeros(len(rows), np.float32)
     raise MetaRLError(
         "this policy reads its task off its rewards: give predict the reward of the last action, reward=...; "
         "Stable-Baselines3's evaluate_policy takes agent.listening()"

@@ -44,6 +44,22 @@ def only_writer(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def is_written(folder: Path) -> bool:
+    """Whether a process writes a run's folder now; False where that cannot be known."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:  # shared, and given back at once by closing
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _BUSY
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _acquire(folder: Path) -> int:
     path = folder / LOCK
     with guard(f"lock {folder}"):

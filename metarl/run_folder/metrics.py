@@ -1,4 +1,25 @@
-"""metrics.csv and the TensorBoard events beside it."""
+"""metrics.csv and the TensorBoard events beside it.
+
+One row for each meta-iteration. Its columns, and the curves of TensorBoard, are
+
+    iteration, env_steps                 so far; env_steps counts the control steps of all simulations, also of a warm
+                                         start, and of the run that this one began from
+    success_before, success_after        share of the training episodes with success at their end: before the inner
+                                         steps, and after the last of them (the same where there are none)
+    success_any_step_before, ..._after   with success at any step
+    return_before, return_after          mean undiscounted return of an episode
+    term_<name>                          mean sum of a reward term over an episode, after
+    loss                                 mean outer loss; in its place, Reptile: step_length, how far its start moved
+    updates, skipped_updates             outer updates of the iteration, and those among them that were not finite
+    inner_rate                           mean of the inner rates, which MAML learns
+    std                                  mean standard deviation of the actions
+    physics_failures                     simulations that failed
+    rollout_seconds, update_seconds      of the iteration
+    seconds                              of training so far, without the time between an end and a resume
+    steps_per_second                     environment steps since the start or the last resume, per second
+
+An algorithm of somebody's own adds what its `update` returns.
+"""
 
 from __future__ import annotations
 

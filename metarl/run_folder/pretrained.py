@@ -1,8 +1,8 @@
 """Policies that come with the package: `metarl.load("grasp")`, and `run=pretrained/grasp` in the commands.
 
 metarl/run_folder/shipped/
-  index.json        the algorithm that a name without one means, by environment: {"grasp": "maml"}
-  grasp-maml/       a run folder with only what acting and adapting need; its file COMMAND says what made it
+  index.json        the algorithm that a name without one means, by environment: {"grasp": "in_context"}
+  grasp-in_context/ a run folder with only what acting and adapting need; its file COMMAND says what made it
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def defaults() -> dict[str, str]:
 
 
 def names() -> dict[str, Path]:
-    """Every name of a shipped policy, `grasp-maml` and short ones such as `grasp`, with its folder."""
+    """Every name of a shipped policy, `grasp-in_context` and short ones such as `grasp`, with its folder."""
     found = {path.parent.name: path.parent for path in sorted(ROOT.glob("*/config.yaml"))}
     short = {env: f"{env}-{algo}" for env, algo in defaults().items()}
     return found | {env: found[name] for env, name in short.items() if name in found}

@@ -67,7 +67,7 @@ def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
     settings = settings.model_copy(update={"algo": settings.algo.with_workers(cores())})
     trainer = Trainer(settings, device)
     settings = from_another_run(trainer, settings)
-    # What the evaluation will ask for must be there: hours later it would be too late to say so.
+    # Check now that the evaluation's tasks exist: hours later it would be too late to say so.
     trainer.distribution.published(settings.evaluate.split, settings.evaluate.tasks)
     folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}-{settings.seed}")
     with folder.writing():
@@ -145,7 +145,7 @@ def _no_more(run: object) -> RunFolderError:
 
 
 def _note(session: Session, before_budget: Budget) -> None:
-    """Keep a new budget for the next resume; and say and note it if other versions continue the run."""
+    """Keep a new budget for the next resume; warn and record if package versions changed."""
     budget = session.settings.budget
     changes = {"budget": budget.plain()} if budget != before_budget else {}
     now, record = versions(), session.folder.read_config()

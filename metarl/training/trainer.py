@@ -1,4 +1,4 @@
-"""The meta-training loop: sample tasks, collect, adapt, collect, update; log, checkpoint, stop at the budget."""
+"""One meta-iteration: sample tasks, collect, adapt, collect, update; and the state from which training goes on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from metarl.algorithms.learner import Learner
 from metarl.algorithms.nan_search import search_data, search_update, snapshot
 from metarl.algorithms.rounds import inner_loop
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy, stream_seed
+from metarl.assembly.device import fitting
 from metarl.config.settings import Phase, TrainSettings
-from metarl.errors import CheckpointError, TrainingError
+from metarl.errors import TrainingError
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
 from metarl.training.failure import Failure
@@ -172,7 +173,7 @@ class Trainer:
         Raises:
             CheckpointError: if it belongs to another configuration.
         """
-        try:
+        with fitting("the checkpoint does not fit the run's configuration"):
             load_policy(self.policy, tensors)
             for index, (_, learner) in enumerate(self.phases):
                 learner.load(part(tensors, f"learner.{index}."))
@@ -180,9 +181,6 @@ class Trainer:
                 generator.set_state(tensors[f"generator.{name}"])
             self.iteration, self.env_steps = int(numbers["iteration"]), int(numbers["env_steps"])
             self.updates, self.skipped_updates = float(numbers["updates"]), float(numbers["skipped_updates"])
-        except (LookupError, RuntimeError, TypeError, ValueError, OverflowError) as error:
-            text = " ".join(str(error).split())
-            raise CheckpointError(f"the checkpoint does not fit the run's configuration: {text}") from None
 
     def take_policy(self, tensors: Mapping[str, Tensor], env_steps: int) -> None:
         """Start from the policy, with its normaliser, in another run's state; its environment steps count as ours.
@@ -190,11 +188,8 @@ class Trainer:
         Raises:
             CheckpointError: if the policy does not fit.
         """
-        try:
+        with fitting("its policy does not fit this configuration"):
             load_policy(self.policy, tensors)
-        except RuntimeError as error:
-            text = " ".join(str(error).split())
-            raise CheckpointError(f"its policy does not fit this configuration: {text}") from None
         self.env_steps = env_steps
 
     def _all_generators(self) -> dict[str, torch.Generator]:

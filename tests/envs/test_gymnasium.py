@@ -140,22 +140,6 @@ def test_unseeded_environments_differ() -> None:
     assert np.any(one["task"]["goal"] != two["task"]["goal"])
 
 
-def test_every_episode_has_a_new_task_if_none_is_given_until_one_is_fixed() -> None:
-    env = single(REACH)
-    env.set_task(None)
-    drawn = [env.reset(seed=0)[1]["task"]] + [env.reset()[1]["task"] for _ in range(2)]
-    assert len({tuple(task["goal"]) for task in drawn}) == 3
-    env.set_task(drawn[0])
-    np.testing.assert_equal(env.get_task(), drawn[2])  # an episode keeps its task to its end
-    for _ in range(2):
-        np.testing.assert_equal(env.reset()[1]["task"], drawn[0])
-    np.testing.assert_equal(env.reset(options={"task": drawn[1]})[1]["task"], drawn[1])
-    np.testing.assert_equal(env.reset(seed=1)[1]["task"], drawn[1])
-    np.testing.assert_equal(env.step(np.zeros(7))[4]["task"], drawn[1])
-    env.set_task(None)
-    assert np.any(env.reset()[1]["task"]["goal"] != drawn[1]["goal"])
-
-
 def test_a_fixed_task_reaches_the_physics() -> None:
     env = single(REACH)
     task = {"goal": [0.5, 0.1, 0.3], "payload_mass": 1.25, "damping_scale": 1.0}

@@ -20,6 +20,22 @@ def test_an_environment_keeps_its_task_until_it_is_given_another() -> None:
     np.testing.assert_equal(env.reset()[1]["task"], seeded)
 
 
+def test_every_episode_has_a_new_task_if_none_is_given_until_one_is_fixed() -> None:
+    env = TaskEnv("reach")
+    env.set_task(None)
+    drawn = [env.reset(seed=0)[1]["task"]] + [env.reset()[1]["task"] for _ in range(2)]
+    assert len({tuple(task["goal"]) for task in drawn}) == 3
+    env.set_task(drawn[0])
+    np.testing.assert_equal(env.get_task(), drawn[2])  # an episode keeps its task to its end
+    for _ in range(2):
+        np.testing.assert_equal(env.reset()[1]["task"], drawn[0])
+    np.testing.assert_equal(env.reset(options={"task": drawn[1]})[1]["task"], drawn[1])
+    np.testing.assert_equal(env.reset(seed=1)[1]["task"], drawn[1])
+    np.testing.assert_equal(env.step(np.zeros(7))[4]["task"], drawn[1])
+    env.set_task(None)
+    assert np.any(env.reset()[1]["task"]["goal"] != drawn[1]["goal"])
+
+
 def test_each_simulation_keeps_its_task_until_it_is_given_another() -> None:
     env = VectorTaskEnv("reach", 4, horizon=3)
     env.reset(seed=0)

@@ -60,13 +60,23 @@ def faster(**options):
 
 
 def walk_through(heading: str = "Add an environment") -> tuple[str, str]:
-    """The code and the command under a heading of ARCHITECTURE.md."""
+    """The first code and the command under a heading of ARCHITECTURE.md."""
+    (code, *_), command = _shown(heading)
+    return code, command
+
+
+def hidden_length() -> str:
+    """The method under "Add an environment" that gives a link its length."""
+    (_, method), _ = _shown("Add an environment")
+    return method
+
+
+def _shown(heading: str) -> tuple[list[str], str]:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    commands = re.findall(r"^    python -m metarl\.(.*)$", section, re.MULTILINE)
-    assert len(blocks) == len(commands) == 1
-    return blocks[0], commands[0]
+    (command,) = re.findall(r"^    python -m metarl\.(.*)$", section, re.MULTILINE)
+    return blocks, command
 
 
 def command(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

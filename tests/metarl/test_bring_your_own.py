@@ -14,6 +14,7 @@ import torch
 
 import metarl
 from envs import registry
+from envs.adapters.gymnasium import TaskEnv
 from envs.core.models import load_spec, physics_model
 from envs.core.tasks import Range
 from envs.errors import ContractError, EnvsError, ModelError, TaskError, UnknownEnvironmentError
@@ -113,6 +114,25 @@ def test_a_gymnasium_environment_is_trained_resumed_filmed_and_loaded(
         agent.adapt(user, episodes=1)
     adapted = agent.adapt(gymnasium.wrappers.RescaleAction(user, np.float32(-1), np.float32(1)), episodes=2)
     assert adapted.adapted is not None
+
+
+def test_an_agent_adapts_to_a_class_that_was_trained_at_its_own_horizon(
+    written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{written(cart())}:Cart"
+    monkeypatch.chdir(tmp_path)
+    train(compose([f"env={place}", "algo=in_context", *TINY, "budget.iterations=1", "run_dir=run"]))
+    assert "horizon" not in Path("run/config.yaml").read_text()
+    agent = metarl.load("run", "cpu")
+    env = TaskEnv(place)
+    adapted = agent.adapt(env, episodes=2)
+    assert adapted.adapted is not None and agent.run.horizon == env.environment.horizon == 40
+    state, reward = None, 0.0
+    observation, _ = env.reset()
+    for _ in range(40):
+        action, state = adapted.predict(observation, state, reward=reward)
+        observation, reward, _, over, _ = env.step(action)
+    assert over
 
 
 def test_episodes_that_end_early_are_cut_in_the_rollout(written: Write) -> None:

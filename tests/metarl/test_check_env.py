@@ -8,6 +8,7 @@ import pytest
 
 import metarl
 from envs import registry
+from envs.check import _speed
 from tests.metarl.own import POINT, cart
 
 Write = Callable[[str], str]
@@ -46,8 +47,6 @@ def test_the_speed(written: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("envs.check.SECONDS", 0.01)
     env = registry.make("point2d", 8)
     env.set_tasks(env.distribution.published("train", 8))
-    from envs.check import _speed
-
     assert _speed(env).text.endswith("environment steps a second, with 8 simulations")
 
 

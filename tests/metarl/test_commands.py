@@ -14,7 +14,7 @@ import pytest
 
 import metarl
 from agents.errors import PolicyError
-from envs.errors import PhysicsError, TaskError
+from envs.errors import ModelError, TaskError
 from envs.registry import names
 from metarl.config.command_line import main
 from metarl.config.parsing import COMMANDS, leaves, train_settings
@@ -102,7 +102,7 @@ def test_a_mistake_is_one_line_and_status_2(command: Callable[..., Result], argv
     ("error", "status", "line"),
     [
         (CheckpointError("damaged\n  beyond repair"), 1, "error: damaged; beyond repair\n"),
-        (PhysicsError("simulation 3 failed"), 1, "error: simulation 3 failed\n"),
+        (ModelError("it does not compile"), 1, "error: it does not compile\n"),
         (TaskError("upside down"), 2, "error: upside down\n"),
         (PolicyError("width=3"), 2, "error: width=3\n"),
         (Interrupted("stopped; continue", 2), 130, "error: stopped; continue\n"),
@@ -302,13 +302,13 @@ def test_a_closed_pipe_is_quiet() -> None:
         (["python", "-m", "metarl.train", "algo", "=", "re"], ["reptile"]),
         (["python", "-m", "metarl.train", "budget.m"], ["budget.minutes="]),
         (["python", "-m", "metarl.evaluate", "sp"], ["split="]),
-        (["python", "-m", "metarl.evaluate", "checkpoint", "="], ["last", "best"]),
+        (["python", "-m", "metarl.evaluate", "checkpoint="], ["last", "best"]),
         (["python", "-m", "metarl.evaluate", "split", "=", "o"], ["ood"]),
-        (["python", "-m", "metarl.evaluate", "deterministic", "="], ["true", "false"]),
+        (["python", "-m", "metarl.evaluate", "deterministic="], ["true", "false"]),
         (["python", "-m", "metarl.render", "run", "=", "pretrained/gr"], ["pretrained/grasp-in_context"]),
         (["python", "-m", "metarl.train", "algo.inner.adapt", "=", "h"], ["head"]),
         (["python", "-m", "metarl.train", "algo=in_context", "agent.context", "=", "e"], ["episode"]),
-        (["python", "-m", "metarl.train", "agent=mlp", "agent.activation", "="], ["relu", "tanh"]),
+        (["python", "-m", "metarl.train", "agent=mlp", "agent.activation="], ["relu", "tanh"]),
         (["python", "-m", "http.server", "sp"], []),
     ],
 )

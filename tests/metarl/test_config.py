@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from itertools import product
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -16,12 +17,14 @@ from envs.registry import names
 from metarl.assembly import build
 from metarl.assembly.build import LEARNERS
 from metarl.assembly.device import resolve_device
+from metarl.assembly.trust import stored_settings
 from metarl.config.composition import compose
 from metarl.config.hydra_nodes import ENVIRONMENTS, RECIPES
 from metarl.config.overrides import write_out
 from metarl.config.parsing import COMMANDS, modernised, parse, train_settings
-from metarl.config.settings import ALGORITHMS, EvaluationSettings, InnerLoop
-from metarl.errors import ConfigError, DeviceError
+from metarl.config.settings import ALGORITHMS, EvaluationSettings, InnerSteps
+from metarl.errors import ConfigError, DeviceError, RunFolderError
+from metarl.run_folder import RunFolder
 
 ENVS = tuple(names())
 ALGOS = ("maml", "fomaml", "reptile", "in_context", "multitask")
@@ -50,7 +53,7 @@ def test_the_definitions_allow_what_the_packages_know() -> None:
     def words(kind: Any, name: str) -> set[str]:
         return set(get_args(kind.model_fields[name].annotation))
 
-    assert words(InnerLoop, "adapt") == set(ADAPT)
+    assert words(InnerSteps, "adapt") == set(ADAPT)
     assert words(settings.TransformerSettings, "context") == {"auto", *CONTEXTS}
     assert words(settings.MLPSettings, "activation") == set(ACTIVATIONS)
     for kind in (EvaluationSettings, COMMANDS["evaluate"], COMMANDS["render"]):
@@ -131,6 +134,34 @@ def test_a_setting_is_known_by_its_former_name(old: str, new: str, value: float)
 def test_the_policy_suits_env_and_algo(overrides: list[str], agent: str, context: str | None) -> None:
     found = compose(overrides).agent
     assert (found.name, getattr(found, "context", None)) == (agent, context)
+
+
+@pytest.mark.parametrize(
+    ("group", "key"),
+    [
+        ("algo.outer={clip:0.1}", "algo.outer.clip_range=0.1"),
+        ("+algo.outer={clip:0.1,value:0.2}", "algo.outer.clip_range=0.1 algo.outer.value_coef=0.2"),
+        ("algo={discount:0.9,inner:{clip:2}}", "algo.gamma=0.9 algo.inner.max_grad_norm=2"),
+    ],
+)
+def test_former_names_are_known_inside_of_a_group(group: str, key: str) -> None:
+    assert compose([group]) == compose(key.split()) != compose()
+
+
+def test_what_a_stored_configuration_lacks_means_its_default_unless_it_must_be_said(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    config = compose(["env=point2d"]).plain()
+    del config["algo"]["outer"]["entropy_coef"], config["agent"]["initial_std"]  # as if they were added later
+    folder.write_config(config)
+    assert stored_settings(folder) == compose(["env=point2d"])
+    folder.write_config({key: value for key, value in config.items() if key != "seed"})
+    with pytest.raises(RunFolderError, match="seed: is missing"):
+        stored_settings(folder)
+
+
+def test_an_option_of_the_users_own_environment_may_be_null() -> None:
+    settings = compose(["env=a.b:C", "env.limit=null"]).env
+    assert settings.options() == {"tasks": {}, "limit": None}
 
 
 def test_a_recipe_beats_the_defaults_and_the_command_line_beats_the_recipe() -> None:
@@ -247,6 +278,11 @@ TOP = (
         (["agent=mlp", "algo=in_context"], "algo=in_context: needs a policy that remembers, which agent=mlp here does"),
         (["algo=multitask", "agent.context=episode"], "agent.context=episode: algo=multitask is for a policy that"),
         (["resume=runs/x", "seed=3"], "seed=3: a resumed run keeps its own settings; only budget, device and trust"),
+        (["resume=runs/x", "budget.iterations=0"], "budget.iterations=0: must be an integer, 1 or more, or null"),
+        (["resume=runs/x", "budget=null"], "budget=null: is a group of settings (env_steps, iterations, minutes)"),
+        (["resume=runs/x", "device=null"], "device=null: must be auto, cpu, cuda or cuda:<number>"),
+        (["algo=reptile", "algo.inner.workers=2"], "algo.inner.workers=2: unknown key; "),
+        (["algo.inner.rat=1"], "algo.inner.rat=1: unknown key; did you mean 'algo.inner.rate'? (valid in algo.inner: "),
         (["resume=runs/x", "budget.minutes=1", "budget.iterations=2"], "budget: must have exactly one of "),
     ],
 )  # fmt: skip

@@ -3,12 +3,12 @@
 import pytest
 
 from agents.errors import PolicyError
-from envs.errors import PhysicsError
+from envs.errors import ModelError
 from metarl.errors import KNOWN, CheckpointError, ConfigError, DeviceError, RenderError, RunFolderError, nearest
 
 
 @pytest.mark.parametrize(
-    "error", [ConfigError, RunFolderError, CheckpointError, DeviceError, RenderError, PhysicsError, PolicyError]
+    "error", [ConfigError, RunFolderError, CheckpointError, DeviceError, RenderError, ModelError, PolicyError]
 )
 def test_commands_catch_every_error_of_the_three_packages(error: type[Exception]) -> None:
     with pytest.raises(KNOWN):

@@ -2,13 +2,16 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from metarl.config.composition import compose
 from metarl.errors import RunFolderError
-from metarl.run_folder import MetricsLog, RunFolder
+from metarl.run_folder import MetricsLog, RunFolder, metrics
+from metarl.runs import train
 
 
 def rows_of(folder: Path) -> list[list[str]]:
@@ -118,3 +121,13 @@ def test_an_unwritable_tensorboard_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file")
     with MetricsLog(tmp_path, 0) as log, pytest.raises(RunFolderError, match="cannot write .*tensorboard: File exists"):
         log.append({"iteration": 1, "loss": 1.0})
+
+
+def test_every_column_of_a_training_is_explained() -> None:
+    tiny = ["env=point2d", "agent.hidden=[4]", "env.horizon=5", "algo.tasks=2", "algo.episodes=2", "device=cpu"]
+    tiny += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=1"]
+    for algo in ("maml", "reptile", "multitask"):
+        columns = RunFolder(train(compose([*tiny, f"algo={algo}"]))).read_metrics()[0]
+        for column in columns:
+            told = re.sub("^term_.*", "term_<name>", column.replace("success_any_step_after", "..._after"))
+            assert told in (metrics.__doc__ or ""), column

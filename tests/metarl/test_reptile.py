@@ -13,7 +13,7 @@ from torch.func import functional_call
 from agents.policy import Policy
 from metarl.algorithms.objectives import surrogate, value_loss
 from metarl.algorithms.reptile import Reptile, interpolate
-from metarl.config.settings import InnerLoop, Interpolation, ReptileSettings
+from metarl.config.settings import InnerSteps, Interpolation, ReptileSettings
 from metarl.rollouts.episodes import Batch
 
 TASKS, RATE, EPSILON, VALUE = 3, 0.2, 0.6, 0.7
@@ -23,7 +23,7 @@ def settings(steps: int, **inner: Any) -> ReptileSettings:
     return ReptileSettings(
         tasks=TASKS,
         episodes=2,
-        inner=InnerLoop(steps=steps, rate=RATE, **inner),
+        inner=InnerSteps(steps=steps, rate=RATE, **inner),
         outer=Interpolation(meta_step_size=EPSILON, value_coef=VALUE),
     )
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from metarl.errors import MetaRLError
 from metarl.evaluation.statistics import (
-    interquartile_mean,
     mean_interval,
     seeds_interval,
     student_quantile,
@@ -216,12 +215,6 @@ def test_bad_input_is_a_one_line_error(arguments: tuple, text: str) -> None:
 def test_rates_outside_zero_and_one_are_refused() -> None:
     with pytest.raises(MetaRLError, match=r"\[0, 1\], got 0 to 3"):
         mean_interval([0.0, 3.0], bounded=True)
-
-
-def test_interquartile_mean() -> None:
-    assert interquartile_mean([100.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -50.0]) == 3.5
-    assert interquartile_mean([1.0, 2.0, 6.0]) == 3.0
-    assert interquartile_mean([7.0]) == 7.0
 
 
 @pytest.mark.parametrize(
