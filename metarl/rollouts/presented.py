@@ -45,7 +45,9 @@ def vector_of(env: object) -> Vector:
     if isinstance(env, VectorEnv):
         return env
     if not isinstance(env, gymnasium.Env):
-        raise MetaRLError(f"adapt needs a gymnasium.Env or a gymnasium.vector.VectorEnv, not a {type(env).__name__}")
+        remedy = "a batched class is one as envs.adapters.gymnasium.TaskEnv('my_package.my_module:Class')"
+        given = type(env).__name__
+        raise MetaRLError(f"adapt needs a gymnasium.Env or a gymnasium.vector.VectorEnv, not a {given}; {remedy}")
     return SyncVectorEnv([lambda: env])
 
 

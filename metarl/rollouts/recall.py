@@ -89,7 +89,7 @@ def _earned(actor: Actor, reward: np.ndarray | None, rows: np.ndarray) -> np.nda
         return np.zeros(len(rows), np.float32)
     raise MetaRLError(
         "this policy reads its task off its rewards: give predict the reward of the last action, reward=...; "
-        "Stable-Baselines3's evaluate_policy takes agent.listening()"
+        "for Stable-Baselines3: ears = agent.listening(); evaluate_policy(ears, env, callback=ears.hear)"
     )
 
 

@@ -133,7 +133,7 @@ def _load(session: Session) -> None:
 
 def _warn_of_workers(settings: TrainSettings, device: torch.device) -> None:
     """Say it if a run began with more threads for an update than there are cores; results do not depend on these."""
-    workers = max(phase.settings.inner.workers for phase in settings.phases())
+    workers = max(getattr(phase.settings.inner, "workers", 1) for phase in settings.phases())
     if device.type == "cpu" and workers > cores():
         kept = f"an update is shared by {workers} threads, as the run began, and this machine has {cores()} cores"
         warnings.warn(f"{kept}: results stay the same, updates take longer", RunWarning, stacklevel=4)
