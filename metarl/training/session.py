@@ -14,7 +14,7 @@ from rich.console import Console
 from metarl.algorithms.threads import cores
 from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import check_factory, remember, stored_settings
-from metarl.config.settings import Budget, ResumeSettings, TrainSettings
+from metarl.config.settings import Budget, InnerLoop, ResumeSettings, TrainSettings
 from metarl.errors import CheckpointError, RunFolderError, RunWarning
 from metarl.run_folder import SLIM, RunFolder, versions
 from metarl.run_folder.pretrained import is_shipped, locate
@@ -133,7 +133,8 @@ def _load(session: Session) -> None:
 
 def _warn_of_workers(settings: TrainSettings, device: torch.device) -> None:
     """Say it if a run began with more threads for an update than there are cores; results do not depend on these."""
-    workers = max(getattr(phase.settings.inner, "workers", 1) for phase in settings.phases())
+    loops = (phase.settings.inner for phase in settings.phases())
+    workers = max((loop.workers for loop in loops if isinstance(loop, InnerLoop)), default=0)
     if device.type == "cpu" and workers > cores():
         kept = f"an update is shared by {workers} threads, as the run began, and this machine has {cores()} cores"
         warnings.warn(f"{kept}: results stay the same, updates take longer", RunWarning, stacklevel=4)
