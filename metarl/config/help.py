@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shutil import get_terminal_size
 from textwrap import wrap
 from typing import Any
 
 from agents.settings import Settings
 from metarl.config.parsing import leaves, show
 
-WIDTH = 110
+WIDTH = 110  # at most
 ABSENT = object()
 
 
@@ -23,11 +24,13 @@ def text(
         plain: the values that its command line would use.
         groups: the choices of each group that is chosen by a name.
     """
+    width = max(min(WIDTH, get_terminal_size((WIDTH, 24)).columns), 40)
+    column = min(44, width // 2)
     lines = introduction.strip().splitlines()
     if groups:
         lines += ["", "Groups, chosen by name"]
         for name, choices in groups.items():
-            first, *more = wrap(f"{name}: {', '.join(choices)}", WIDTH, break_on_hyphens=False)
+            first, *more = wrap(f"{name}: {', '.join(choices)}", width, break_on_hyphens=False)
             lines += [first, *(f"  {line}" for line in more)]
     lines += ["", "Keys, with the values that this command line would use (null: none)"]
     told: set[str] = set()
@@ -35,7 +38,7 @@ def text(
         value = _value(plain, key, field.default)
         if value is not ABSENT:
             description = field.description or ""
-            lines += _indented(f"  {key}={show(value)}", 44, description if description not in told else "")
+            lines += _indented(f"  {key}={show(value)}", column, width, "" if description in told else description)
             told.add(description)
     own = {**plain.get("env", {})}.keys() - {key.partition(".")[2] for key, _ in leaves(kind)} - {"entry"}
     lines += [f"  env.{name}={show(plain['env'][name])}" for name in sorted(own)]  # of somebody's own environment
@@ -60,9 +63,9 @@ def _value(plain: Mapping[str, Any], key: str, default: Any) -> Any:
     return here
 
 
-def _indented(left: str, column: int, right: str) -> list[str]:
+def _indented(left: str, column: int, width: int, right: str) -> list[str]:
     """Text beside a label, in as many lines as it needs."""
-    first, *more = wrap(right, WIDTH - column) or [""]
+    first, *more = wrap(right, width - column) or [""]
     if len(left) >= column:
         return [left, *(" " * column + line for line in (first, *more) if line)]
     return [f"{left:{column}}{first}".rstrip(), *(" " * column + line for line in more)]

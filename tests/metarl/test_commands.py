@@ -241,7 +241,17 @@ def test_help_describes_every_key(command: Callable[..., Result], name: str) -> 
             told.add(description)
 
 
-def test_help_lists_the_choices(command: Callable[..., Result]) -> None:
+@pytest.mark.parametrize("columns", [60, 80])
+def test_help_fits_the_terminal(command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = command("--help")
+    keys = out.partition("(null: none)")[2].partition("Options")[0].splitlines()
+    assert len(keys) > 60
+    assert [line for line in keys if len(line) > columns and " " in line.strip()] == []
+
+
+def test_help_lists_the_choices(command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
     _, out, _ = command("--help")
     for line in (
         "agent: mlp, transformer",
