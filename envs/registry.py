@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from envs.core.environment import Environment
+from envs.core.environment import FEEDBACK, Environment
 from envs.entry import Factory, load_entry, own_environment
 from envs.errors import EnvsError, UnknownEnvironmentError
 
@@ -38,17 +38,20 @@ def names() -> list[str]:
     return sorted(_FACTORIES)
 
 
-def make(name: str, num_simulations: int, **options: object) -> Environment:
+def make(name: str, num_simulations: int, *, feedback: str | None = None, **options: object) -> Environment:
     """An environment of N simulations.
 
     Args:
         name: a registered name, `package.module:Class`, or `gymnasium:Name-v0`.
+        feedback: what the robot senses of how it is doing, see `Environment.feedback`; None: as the environment has it.
 
     Raises:
         UnknownEnvironmentError: with the nearest valid names; or if there is no such module or class.
         ContractError: if a class of the user's own is not an environment.
-        EnvsError: for an option that the environment does not have.
+        EnvsError: for an option that the environment does not have, or an unknown feedback.
     """
+    if feedback not in (None, *FEEDBACK):
+        raise EnvsError(f"feedback={feedback}: unknown choice (valid: {', '.join(FEEDBACK)})")
     factory = own_environment(name) if ":" in name else _FACTORIES.get(name)
     if factory is None:
         close = get_close_matches(name, names(), 1)
@@ -57,8 +60,11 @@ def make(name: str, num_simulations: int, **options: object) -> Environment:
     if isinstance(factory, str):
         factory = load_entry(factory)
     try:
-        return factory(num_simulations, **options)
+        environment = factory(num_simulations, **options)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise EnvsError(f"environment '{name}': {str(error).split('() ')[-1]}") from None
+    if feedback is not None:
+        environment.feedback = feedback
+    return environment

@@ -67,8 +67,8 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
         options: of the environment, such as `goal_visible`, `horizon` or `tasks_override`.
 
     `reset(seed=...)` makes all that follows repeatable; `reset(options={"task": task})` calls `set_task(task)` first.
-    `info` has `task`; after a step also `success` (now), `failed` (the physics broke; the episode is terminated) and
-    `reward_terms`, whose sum is the reward. `truncated` is set at the horizon.
+    `info` has `task`; after a step also `success` (now), `failed` (the physics broke; the episode is terminated),
+    `reward_terms`, whose sum is the reward, and `feedback`: what a policy is fed of it. `truncated` is set at the horizon.
 
     Raises:
         EnvsError: for an unknown name, option, split, render mode or task.
@@ -120,6 +120,7 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
             "task": self.get_task(),
             "success": bool(step.success[0]),
             "failed": bool(step.failed[0]),
+            "feedback": float(step.feedback[0]),
             "reward_terms": {name: float(term[0]) for name, term in step.terms.items()},
         }
         self._show()
@@ -149,7 +150,7 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
     """N simulations on the batched engine; a simulation whose episode ends begins the next one in the same step.
 
     Arguments, tasks and `info` are as in `TaskEnv`, with a leading N and Gymnasium's masks (`_success`, ...).
-    `success`, `failed` and `reward_terms` belong to the step just taken and `task` to the observation returned;
+    `success`, `failed`, `feedback` and `reward_terms` belong to the step just taken and `task` to the observation returned;
     `final_obs` and `final_info` hold what the finished episodes ended with.
     `reset(options={"reset_mask": (N,) bool})` begins new episodes only in these simulations.
     """
@@ -200,7 +201,8 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         step, truncated = self.episodes.step(torch.from_numpy(np.array(actions, np.float32)))
         terms = {name: term.numpy() for name, term in step.terms.items()}
-        info = {"success": step.success.numpy(), "failed": step.failed.numpy(), "reward_terms": terms}
+        told = {name: getattr(step, name).numpy() for name in ("success", "failed", "feedback")}
+        info: dict[str, Any] = {**told, "reward_terms": terms}
         observation, done = step.observation, step.terminated | truncated
         infos: dict[str, Any] = {}
         if done.any():

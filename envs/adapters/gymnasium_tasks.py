@@ -230,7 +230,8 @@ class GymnasiumTasks(Environment):
             self._report(first is not None, failed, observation, reward, action)
             observation = torch.where(failed[:, None], self.reset(failed), observation)
             reward, success = reward.masked_fill(failed, 0.0), success & ~failed
-        return Step(observation, reward, {"reward": reward}, success, over | failed, failed)
+        feedback = self.felt(reward, lambda: success)
+        return Step(observation, reward, {"reward": reward}, success, over | failed, failed, feedback)
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         if self.vector.render_mode != "rgb_array":

@@ -51,7 +51,7 @@ def check_returned(owner: str, step: object, count: int, size: int) -> None:
     Raises:
         ContractError: as `check_observation`; `count` is N, `size` D.
     """
-    kinds = {"reward": torch.float32, "terminated": torch.bool, "failed": torch.bool}
+    kinds = {"reward": torch.float32, "terminated": torch.bool, "failed": torch.bool, "feedback": torch.float32}
     if not all(hasattr(step, name) for name in ("observation", "terms", "success", *kinds)):
         raise ContractError(f"{owner}: step() returned a {type(step).__name__}, expected an envs.environment.Step")
     check_observation(owner, step.observation, (count, size))
@@ -84,7 +84,7 @@ def first_not_finite(terms: Mapping[str, Tensor], observation: Tensor, simulatio
         if not torch.isfinite(term[simulation]):
             return f"reward term '{name}'"
     entries = (~torch.isfinite(observation[simulation])).nonzero()[:, 0].tolist()
-    return f"observation entry {entries[0]}" if entries else "the sum of the reward terms"
+    return f"observation entry {entries[0]}" if entries else "the sum of the reward terms, or the feedback,"
 
 
 def _check(owner: str, what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:

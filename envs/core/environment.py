@@ -26,22 +26,30 @@ from envs.errors import ContractError, ModelError, TaskError
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
+FEEDBACK = ("reward", "sparse", "none")
+
+
 class Step(NamedTuple):
     """What one control step returns; every tensor is fresh memory, safe to keep."""
 
     observation: Tensor  # (N, D) float32
-    reward: Tensor  # (N,) float32, the sum of the terms
+    reward: Tensor  # (N,) float32, the sum of the terms: what training maximises; it may know the hidden task
     terms: dict[str, Tensor]  # name -> (N,) float32
     success: Tensor  # (N,) bool: the success criterion holds at this step
     terminated: Tensor  # (N,) bool: the episode is over before its horizon
     failed: Tensor  # (N,) bool: the physics or a value broke; the simulation was reset
+    feedback: Tensor  # (N,) float32: what the robot senses of how it is doing; a policy is fed nothing else of it
 
 
 Drawer = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 class Environment(ABC):
-    """N simulations of one task family, stepped together. `reset` before the first `step`."""
+    """N simulations of one task family, stepped together. `reset` before the first `step`.
+
+    Attributes:
+        feedback: what `Step.feedback` is: `reward`; `sparse`, what `signal` tells; or `none`, which is always 0.
+    """
 
     name: ClassVar[str]
     horizon: int
@@ -49,6 +57,7 @@ class Environment(ABC):
     action_size: int
     success_criterion: ClassVar[str]
     control_period: float  # seconds per control step
+    feedback: str = "reward"
     begun: bool = False  # whether `reset` was called
 
     def __init__(self, num_simulations: int, distribution: TaskDistribution, seed: int = 0) -> None:
@@ -97,6 +106,21 @@ class Environment(ABC):
         """
         if not self.begun:
             raise TaskError(f"{self.name}: call set_tasks and reset before step")
+
+    def felt(self, reward: Tensor, signal: Callable[[], Tensor]) -> Tensor:
+        """`Step.feedback` (N,) of a step with this reward (N,) and this sparse signal (N,)."""
+        if self.feedback == "reward":
+            return reward
+        return signal().float() if self.feedback == "sparse" else torch.zeros_like(reward)
+
+    @property
+    def privileged_size(self) -> int:
+        """P, see `privileged`."""
+        return sum(parameter.size for parameter in self.distribution.parameters.values())
+
+    def privileged(self) -> Tensor:
+        """What a critic may see of the task in training, (N, P) float32: here every task parameter."""
+        return torch.cat(list(self.assigned.values()), -1)
 
     def task_of(self, simulation: int) -> str:
         """The task of a simulation in words, for messages."""
@@ -183,6 +207,10 @@ class MujocoEnvironment(Environment):
     def success(self) -> Tensor:
         """(N,) bool: whether the success criterion holds now."""
 
+    def signal(self) -> Tensor:
+        """What the robot senses with `feedback=sparse`, (N,): here 1 where the success criterion holds now."""
+        return self.success()
+
     def on_reset(self, mask: Tensor) -> None:
         """Reset what the subclass remembers of the masked simulations (N,)."""
 
@@ -216,9 +244,10 @@ class MujocoEnvironment(Environment):
             check_first_step(type(self).__name__, first, observation)
             check_step(type(self).__name__, terms, success, self.num_simulations)
         reward = torch.stack(tuple(terms.values())).sum(0)
+        feedback = self.felt(reward, self.signal)
         # One sum tells in one pass whether anything is not finite; only then the culprit is searched.
-        if not math.isfinite(reward.sum() + observation.sum()):
-            failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward))
+        if not math.isfinite(reward.sum() + feedback.sum() + observation.sum()):
+            failed = failed | ~(torch.isfinite(observation).all(-1) & torch.isfinite(reward) & torch.isfinite(feedback))
             if first is not None and failed.all() and not unstable.any():
                 culprit = first_not_finite(terms, observation, 0)
                 where = f"in all {self.num_simulations} simulations at the first step"
@@ -231,10 +260,10 @@ class MujocoEnvironment(Environment):
             cause = cause if torch.isfinite(action[index]).all() else "the action is not finite"
             self.last_failure = f"{self.name}: {cause} in simulation {index}, {self.task_of(index)}"
             observation = torch.where(failed[:, None], self.reset(failed), observation)
-            reward = reward.masked_fill(failed, 0.0)
+            reward, feedback = reward.masked_fill(failed, 0.0), feedback.masked_fill(failed, 0.0)
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
             success = success & ~failed
-        return Step(observation, reward, terms, success, failed, failed)
+        return Step(observation, reward, terms, success, failed, failed, feedback)
 
     def _check(self, observation: object) -> None:
         check_observation(type(self).__name__, observation, (self.num_simulations, self.observation_size))

@@ -44,6 +44,13 @@ class Family(Environment):
         """What an oracle sees besides, (N, G) float32."""
         return self.goal
 
+    @property
+    def privileged_size(self) -> int:
+        return self.hidden_size
+
+    def privileged(self) -> Tensor:
+        return self.hidden()
+
     def observe(self) -> Tensor:
         """The observation (N, D) float32 of the present state."""
         observation = torch.cat(self.seen(), -1).float()

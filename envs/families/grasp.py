@@ -151,6 +151,9 @@ class Grasp(ArmEnvironment):
     def success(self) -> Tensor:
         return self.elapsed - self.last_loose >= SUCCESS_STEPS
 
+    def signal(self) -> Tensor:
+        return self.held
+
 
 def _add_touch(spec: mujoco.MjSpec, side: str) -> None:
     """A sensor of the net contact force (N) between one pad and the object; a touch sensor would feel the table too."""

@@ -181,6 +181,9 @@ class Navigate(MujocoFamily):
     def success(self) -> Tensor:
         return (self.distance < SUCCESS_DISTANCE) & ~self.collided
 
+    def signal(self) -> Tensor:
+        return (self.distance < SUCCESS_DISTANCE).float() - self.bumped.float()
+
 
 def standing(goal: Tensor, positions: Tensor, radius: Tensor, count: Tensor) -> Tensor:
     """Which of the obstacles (N, K) stand, given goals (N, 2), positions (N, K, 2), radii (N, K) and numbers (N, 1)."""

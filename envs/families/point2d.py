@@ -81,7 +81,8 @@ class Point2d(Family):
         success = (squared < GOAL_RADIUS**2) & ~failed
         if failed.any():
             self.reset(failed)
-        return Step(self.observe(), reward, {"distance": reward}, success, success | failed, failed)
+        feedback = self.felt(reward, lambda: success)
+        return Step(self.observe(), reward, {"distance": reward}, success, success | failed, failed, feedback)
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         return {"position": self.position[simulation].numpy().copy(), "goal": self.goal[simulation].numpy().copy()}

@@ -123,3 +123,6 @@ class Push(ArmEnvironment):
 
     def success(self) -> Tensor:
         return self.elapsed - self.last_outside >= SUCCESS_STEPS
+
+    def signal(self) -> Tensor:
+        return self.distance < SUCCESS_DISTANCE

@@ -103,8 +103,8 @@ class Reach(MujocoFamily):
 
     def sense(self) -> None:
         self.distance = torch.linalg.vector_norm(self.grip.float() - self.goal, dim=-1)
-        inside = self.distance < SUCCESS_DISTANCE
-        self.last_outside = torch.where(inside, self.last_outside, self.elapsed)
+        self.inside = self.distance < SUCCESS_DISTANCE
+        self.last_outside = torch.where(self.inside, self.last_outside, self.elapsed)
 
     def seen(self) -> list[Tensor]:
         return [self.qpos, self.qvel, self.ctrl - self.qpos, self.grip]
@@ -118,3 +118,6 @@ class Reach(MujocoFamily):
 
     def success(self) -> Tensor:
         return self.elapsed - self.last_outside >= SUCCESS_STEPS
+
+    def signal(self) -> Tensor:
+        return self.inside

@@ -66,12 +66,17 @@ class EnvironmentSettings(Chosen):
 
     model_config = ConfigDict(extra="allow")
     OMITTED: ClassVar[frozenset[str]] = frozenset(
-        {"entry", "horizon", "goal_visible", "object_visible", "closing"}  # the family's own
+        {"entry", "horizon", "goal_visible", "object_visible", "closing", "feedback"}  # the family's own
     )
     horizon: Count | None = setting(None, "control steps of an episode")
     goal_visible: bool | None = setting(None, "an oracle: the goal is part of the observation")
     object_visible: bool | None = setting(None, "an oracle: shape, extents, mass and friction are observed")
     closing: Weight | None = setting(None, "s/m, reward of speed towards the goal; 0: the published reward")
+    feedback: Literal["reward", "sparse", "none"] | None = setting(
+        None,
+        "what the policy is fed of its success; reward: what training maximises, sparse: whether it succeeds now, and "
+        "collisions, none: nothing",
+    )
     tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]")
 
 
