@@ -68,7 +68,7 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
 
     `reset(seed=...)` makes all that follows repeatable; `reset(options={"task": task})` calls `set_task(task)` first.
     `info` has `task`; after a step also `success` (now), `failed` (the physics broke; the episode is terminated),
-    `reward_terms`, whose sum is the reward, and `feedback`: what a policy is fed of it. `truncated` is set at the horizon.
+    `reward_terms`, whose sum is the reward, and `feedback`, what a policy is fed. `truncated` is set at the horizon.
 
     Raises:
         EnvsError: for an unknown name, option, split, render mode or task.
@@ -150,8 +150,8 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
     """N simulations on the batched engine; a simulation whose episode ends begins the next one in the same step.
 
     Arguments, tasks and `info` are as in `TaskEnv`, with a leading N and Gymnasium's masks (`_success`, ...).
-    `success`, `failed`, `feedback` and `reward_terms` belong to the step just taken and `task` to the observation returned;
-    `final_obs` and `final_info` hold what the finished episodes ended with.
+    `success`, `failed`, `feedback` and `reward_terms` belong to the step just taken and `task` to the observation
+    returned; `final_obs` and `final_info` hold what the finished episodes ended with.
     `reset(options={"reset_mask": (N,) bool})` begins new episodes only in these simulations.
     """
 

@@ -41,6 +41,8 @@ class Range:
 
     `within` is a (low, high) pair of what is possible at all, whoever overrides the range: a mass is not negative, an
     arm is not ten metres long. A number stands for all axes; None: anything finite.
+
+    `semantic` says that it is what a task asks for (a goal, a heading, a speed, a calibration).
     """
 
     low: tuple[float, ...]
@@ -48,6 +50,7 @@ class Range:
     ood: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
     unit: str = "1"
     within: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    semantic: bool = False
 
     def __init__(
         self,
@@ -56,7 +59,9 @@ class Range:
         ood: Sequence[tuple[object, object]] = (),
         unit: str = "1",
         within: tuple[object, object] | None = None,
+        semantic: bool = False,
     ) -> None:
+        object.__setattr__(self, "semantic", semantic)
         object.__setattr__(self, "low", _as_tuple(low))
         object.__setattr__(self, "high", _as_tuple(high))
         object.__setattr__(self, "ood", tuple((_as_tuple(a), _as_tuple(b)) for a, b in ood))
@@ -308,4 +313,4 @@ def _overridden(parameter: Parameter, value: object) -> Parameter:
     if new.size != parameter.size:
         raise TaskError(f"expected {parameter.size} numbers for low and for high, got {value!r}")
     ood = tuple(o for o in parameter.ood if new.outside(*o))
-    return Range(new.low, new.high, ood, parameter.unit, parameter.within)
+    return Range(new.low, new.high, ood, parameter.unit, parameter.within, parameter.semantic)
