@@ -11,16 +11,16 @@ from torch import Tensor
 from envs.core.tasks import Range, TaskDistribution
 from envs.families.navigate import UPRIGHT, Navigate
 
-RECOGNISED = 0.8  # m, and no obstacle in between
+RECOGNISED = 1.0  # m, and no obstacle in between
 
 
 class NavigateSearch(Navigate):
-    """Navigate, where nothing but a camera tells of the goal, a dock; horizon 100 (10 s).
+    """Navigate, where nothing but a camera tells of the goal, a dock; horizon 70 (7 s).
 
     Nothing but what follows differs from `Navigate`: neither the arena, the robot and its actions, nor the task
     parameters, the reward for training and the success.
 
-    The camera looks all around, from the lidar's place. It recognises the dock's marker within 80 cm, unless an
+    The camera looks all around, from the lidar's place. It recognises the dock's marker within 1 m, unless an
     obstacle stands in between, and says where it is from the robot.
 
     Observation (D = 43, with `goal_visible` 45; float32):
@@ -38,7 +38,7 @@ class NavigateSearch(Navigate):
 
     name = "navigate_search"
     feedback = "sparse"
-    horizon, observation_size = 100, Navigate.observation_size + 3
+    horizon, observation_size = 70, Navigate.observation_size + 3
 
     goal_range = Navigate.parameters["goal"]
     assert isinstance(goal_range, Range)

@@ -1,4 +1,4 @@
-"""Find the dock by a fixed sweep of the region, knowing obstacles and motor gains; drive to it once it was recognised."""
+"""Find the dock by a fixed sweep of the region, knowing obstacles and motor gains; then drive to it."""
 
 import torch
 from torch import Tensor
