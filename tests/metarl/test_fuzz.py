@@ -298,7 +298,7 @@ class Own(gymnasium.Env):
 """
 FAILS = ["None", "3", "1 / 0", "undefined", "torch.zeros(1)", "torch.full((self.num_simulations, 2), torch.nan)"]
 OBSERVATION = "torch.zeros(self.num_simulations, 2)"
-STEP = f"Step({OBSERVATION}, zero, {{'r': zero}}, no, no, no)"
+STEP = f"Step({OBSERVATION}, zero, {{'r': zero}}, no, no, no, zero)"
 PIECES: dict[str, list[str]] = {
     "sizes": ["horizon, 2, 1", "horizon, 3, 1", "horizon, 2, 0", "0, 2, 1", "horizon, '2', 1", "1", "horizon, 2, -1"],
     "apply_tasks": ["pass", "1 / 0", "self.assigned['nothing']", "raise RuntimeError('a\\nb')"],
