@@ -343,7 +343,7 @@ def _distribution(sampler: _Simulation, entry: str, count: int) -> NumberedTasks
             raise ContractError(f"{entry}: sample_tasks({n}) returned {len(tasks)} tasks")
         return tasks
 
-    distribution = NumberedTasks(entry, draw, count, SPLITS if splits else SPLITS[:2])
+    distribution = NumberedTasks(entry, draw, count, [split for split in SPLITS if splits or split != "ood"])
     distribution.task(0)  # a mistake shows now, not in the middle of a run
     return distribution
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -70,7 +71,7 @@ class AntDir(Ant):
     name = "ant_dir"
     success_criterion = "torso at least 5 m from the start along the task's direction at the end of the episode"
     observation_size = 27
-    parameters = {"heading": TURN, "mass_scale": MASS_SCALE}
+    parameters = {"heading": replace(TURN, semantic=True), "mass_scale": MASS_SCALE}
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = gymnasium_spec("ant.xml")

@@ -131,7 +131,10 @@ class CheetahVel(Cheetah):
 
     name = "cheetah_vel"
     success_criterion = "mean speed within 0.2 m/s of the goal over the last 50 control steps of the episode"
-    parameters = {"goal": Range(0.0, 2.0, ood=[(2.0, 3.0)], unit="m/s", within=(-10.0, 10.0)), "mass_scale": MASS_SCALE}
+    parameters = {
+        "goal": Range(0.0, 2.0, ood=[(2.0, 3.0)], unit="m/s", within=(-10.0, 10.0), semantic=True),
+        "mass_scale": MASS_SCALE,
+    }
 
     def markings(self) -> list[dict[str, object]]:
         capsule = mujoco.mjtGeom.mjGEOM_CAPSULE

@@ -41,7 +41,7 @@ Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=2), WHOLE]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[Text, said("a folder")]
 RunPath = Annotated[Text, said("the folder of a trained run, such as runs/reach-maml-0")]
-Split = Literal["test", "ood", "train"]
+Split = Literal["test", "ood", "train", "validation"]
 WarmAlgorithm = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
 Modules = Annotated[
     list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]],
