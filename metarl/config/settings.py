@@ -29,7 +29,7 @@ from agents.settings import (
 
 LISTED = 100_000  # tasks of a published list, which is drawn whole
 # What several commands say of a setting.
-SPLIT = "test and ood are fixed lists of held-out tasks, train draws from the training tasks"
+SPLIT = "a fixed list of tasks: test, ood and validation (to choose by) hold out theirs, train does not"
 SEED = "of everything that is drawn"
 DEVICE = "auto, cpu, cuda or cuda:1; of policy and gradients, the physics runs on the CPU"
 THREADS = "of the physics; 0: all cores"
