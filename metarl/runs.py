@@ -221,10 +221,8 @@ def evaluate(
         f"{env.name}, {algo}: {tasks} tasks of split '{split}', {episodes} episodes per step",
         table(result["curve"]),
     )
-    if result.get("by_moved"):
-        print_table(
-            console, "the tasks in which a parameter is beyond its training values", moved_table(result["by_moved"])
-        )
+    if moved := result.get("by_moved"):
+        print_table(console, "the tasks with a parameter beyond its training values", moved_table(moved))
     console.print(f"success: {env.success_criterion}; brackets are 95% confidence intervals over tasks")
     if result["physics_failures"]:
         failures, first = result["physics_failures"], result["first_physics_failure"]

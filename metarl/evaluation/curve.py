@@ -154,7 +154,7 @@ def table(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def moved_table(parts: Mapping[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     """What `by_moved` returned as text cells: the first and the last success and the last return of each parameter."""
-    rows = [("moved", "tasks", "success at first", "success at last", "return at last")]
+    rows = [("parameter", "tasks", "first success", "last success", "last return")]
     for name, part in parts.items():
         first, last = part["curve"][0], part["curve"][-1]
         rows.append(
