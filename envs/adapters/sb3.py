@@ -32,7 +32,7 @@ class SB3VecEnv(VecEnv):
     Args:
         environment: an environment, or a name in `envs.registry.names()`.
         num_envs: simulations; with a name only.
-        split: "train", "test" or "ood".
+        split: "train", "validation", "test" or "ood".
         render_mode: "rgb_array" or None.
         width, height: of each picture, in pixels.
         options: of the environment, such as `goal_visible`; with a name only.
