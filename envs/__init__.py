@@ -14,6 +14,7 @@ _NAMES = {
     "Navigate": "navigate",
     "Point2d": "point2d",
     "Push": "push",
+    "PushTurned": "push_turned",
     "Reach": "reach",
 }
 

@@ -18,6 +18,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "navigate": "envs.families.navigate:Navigate",
     "point2d": "envs.families.point2d:Point2d",
     "push": "envs.families.push:Push",
+    "push_turned": "envs.families.push_turned:PushTurned",
     "reach": "envs.families.reach:Reach",
 }
 
