@@ -12,6 +12,7 @@ _NAMES = {
     "CheetahVel": "cheetah_vel",
     "Grasp": "grasp",
     "Navigate": "navigate",
+    "NavigateSearch": "navigate_search",
     "Point2d": "point2d",
     "Push": "push",
     "PushTurned": "push_turned",

@@ -16,6 +16,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "cheetah_vel": "envs.families.cheetah:CheetahVel",
     "grasp": "envs.families.grasp:Grasp",
     "navigate": "envs.families.navigate:Navigate",
+    "navigate_search": "envs.families.navigate_search:NavigateSearch",
     "point2d": "envs.families.point2d:Point2d",
     "push": "envs.families.push:Push",
     "push_turned": "envs.families.push_turned:PushTurned",

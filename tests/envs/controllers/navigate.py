@@ -13,9 +13,9 @@ MARGIN = 0.08  # m
 WALL = 2.4  # m
 
 
-def act(env: Navigate) -> Tensor:
-    """The action (N, 2) of the present state."""
-    here, goal = env.qpos[:, :2].float(), env.goal
+def act(env: Navigate, goal: Tensor | None = None) -> Tensor:
+    """The action (N, 2) of the present state towards goals (N, 2); None: the tasks' own."""
+    here, goal = env.qpos[:, :2].float(), env.goal if goal is None else goal
     angle = torch.linspace(-math.pi, math.pi, HEADINGS + 1)[:-1]
     wanted = torch.atan2(*(goal - here).unbind(-1)[::-1])
     now = torch.atan2(*env.heading.float().unbind(-1)[::-1])
