@@ -110,6 +110,7 @@ def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
         agent = settings.agent.model_copy(update={"context": _context(settings)})
         settings = settings.model_copy(update={"agent": agent})
     _check_memory(settings)
+    _check_feedback(settings)
     check_training(settings)
     return settings
 
@@ -189,6 +190,18 @@ def _check_memory(settings: TrainSettings) -> None:
             given, other = f"agent.context={memory}", "agent.context=none"
         remedy = f"choose {other}, or algo=in_context"
         raise ConfigError(f"{given}: algo={algo} is for a policy that does not remember; {remedy}")
+
+
+def _check_feedback(settings: TrainSettings) -> None:
+    """Inner steps learn from what the robot senses.
+
+    Raises:
+        ConfigError: if that is nothing.
+    """
+    steps = max(phase.settings.inner.steps for phase in settings.phases())
+    if settings.env.feedback == "none" and steps and not isinstance(settings.algo, InContextSettings):
+        algo = settings.algo.entry or settings.algo.name
+        raise ConfigError(f"env.feedback=none: the inner steps of algo={algo} have nothing to learn from")
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> ConfigError:
