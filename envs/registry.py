@@ -15,6 +15,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "cheetah_dir": "envs.families.cheetah:CheetahDir",
     "cheetah_vel": "envs.families.cheetah:CheetahVel",
     "grasp": "envs.families.grasp:Grasp",
+    "grasp_uncalibrated": "envs.families.grasp_uncalibrated:GraspUncalibrated",
     "navigate": "envs.families.navigate:Navigate",
     "point2d": "envs.families.point2d:Point2d",
     "push": "envs.families.push:Push",
