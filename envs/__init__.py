@@ -11,6 +11,7 @@ _NAMES = {
     "CheetahDir": "cheetah_dir",
     "CheetahVel": "cheetah_vel",
     "Grasp": "grasp",
+    "GraspUncalibrated": "grasp_uncalibrated",
     "Navigate": "navigate",
     "NavigateSearch": "navigate_search",
     "Point2d": "point2d",

@@ -15,6 +15,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "cheetah_dir": "envs.families.cheetah:CheetahDir",
     "cheetah_vel": "envs.families.cheetah:CheetahVel",
     "grasp": "envs.families.grasp:Grasp",
+    "grasp_uncalibrated": "envs.families.grasp_uncalibrated:GraspUncalibrated",
     "navigate": "envs.families.navigate:Navigate",
     "navigate_search": "envs.families.navigate_search:NavigateSearch",
     "point2d": "envs.families.point2d:Point2d",

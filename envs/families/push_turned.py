@@ -1,4 +1,4 @@
-"""Push with a controller whose axes are turned by an unknown angle, an object whose centre of mass is off its middle."""
+"""Push along axes that are turned by an unknown angle, an object whose centre of mass is off its middle."""
 
 from __future__ import annotations
 
