@@ -28,7 +28,13 @@ from metarl.config.overrides import (
 )
 from metarl.config.parsing import COMMANDS, Plain, check_budget, modernised, train_settings
 from metarl.config.parsing import parse as parse_settings
-from metarl.config.settings import InContextSettings, MultitaskSettings, ResumeSettings, TrainSettings
+from metarl.config.settings import (
+    InContextSettings,
+    MultitaskSettings,
+    ResumeSettings,
+    TrainSettings,
+    WarmStarted,
+)
 from metarl.errors import ConfigError
 
 RESUMABLE = ("budget", "device", "trust")  # what may be given beside `resume`
@@ -166,9 +172,11 @@ def _shortened(settings: TrainSettings, given: Sequence[str]) -> TrainSettings:
 
 def _context(settings: TrainSettings) -> str:
     """What agent.context=auto means: as much memory as the algorithm's training gives it something to remember."""
-    if isinstance(settings.algo, MultitaskSettings):
-        return "none"
-    return "trial" if settings.algo.longest_trial() > 1 else "episode"
+    algo = settings.algo
+    if algo.longest_trial() > 1:
+        return "none" if isinstance(algo, MultitaskSettings) else "trial"
+    alone = isinstance(algo, WarmStarted) and len(algo.phases()) == 1 and not algo.warm_start.run
+    return "none" if alone or isinstance(algo, MultitaskSettings) else "episode"
 
 
 def _check_memory(settings: TrainSettings) -> None:
