@@ -18,6 +18,7 @@ _NAMES = {
     "Push": "push",
     "PushTurned": "push_turned",
     "Reach": "reach",
+    "ReachSearch": "reach_search",
 }
 
 for _id, _name in _NAMES.items():
