@@ -67,6 +67,7 @@ class PushTurned(Push):
                 ((-SHIFT, -FAR_SHIFT), (SHIFT, -SHIFT)),
             ],
             within=(-0.9, 0.9),
+            semantic=True,
         ),
         **{name: Push.parameters[name] for name in ("object_size", "object_mass", "friction", "object_shape")},
     }
