@@ -246,7 +246,8 @@ class TaskDistribution:
                 beyond[name] = value[:, 0] >= len(parameter.values)
                 continue
             low, high = torch.tensor(parameter.low).double(), torch.tensor(parameter.high).double()
-            slack = 1e-6 * (high - low).clamp(min=1.0)
+            rounding = torch.finfo(torch.float32).eps * torch.maximum(low.abs(), high.abs())
+            slack = torch.maximum(1e-6 * (high - low).clamp(min=1.0), rounding)
             beyond[name] = ((value < low - slack) | (value > high + slack)).any(-1)
         return beyond
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from envs.adapters.sb3 import SB3VecEnv
+from envs.core.tasks import SPLITS
 from envs.errors import EnvsError, TaskError
 from envs.registry import make, names
 
@@ -121,7 +122,7 @@ def test_a_seed_repeats_everything() -> None:
         assert np.any(a != c)
 
 
-@pytest.mark.parametrize("split", ["train", "test", "ood"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_tasks_come_from_the_split(split: str) -> None:
     env = SB3VecEnv("reach", num_envs=16, split=split, horizon=1)
     env.reset()
