@@ -183,7 +183,7 @@ def test_a_wrong_task_is_refused(task: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"split": "validation"}, "unknown split 'validation'"),
+        ({"split": "later"}, "unknown split 'later'"),
         ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
         ({"goal_shown": True}, "goal_shown"),
         ({"tasks_override": {"mass": 1}}, "unknown task parameter 'mass'"),

@@ -159,7 +159,7 @@ def test_a_made_environment_is_taken_as_it_is() -> None:
     ("options", "error"),
     [
         ({"environment": "raech"}, "did you mean 'reach'"),
-        ({"environment": "reach", "split": "validation"}, "unknown split"),
+        ({"environment": "reach", "split": "later"}, "unknown split"),
         ({"environment": "reach", "render_mode": "human"}, "unknown render_mode"),
         ({"environment": "reach", "wings": 2}, "wings"),
         ({"environment": make("point2d", 2), "num_envs": 3}, "made already"),

@@ -183,10 +183,8 @@ def test_ood_is_told_by_moved_parameter(capsys: pytest.CaptureFixture[str], tmp_
         steps = [{key: entry[key] for key in ("step", "episodes", "env_steps")} for entry in part["curve"]]
         assert steps == [{key: entry[key] for key in steps[0]} for entry in result["curve"]] and len(steps) == 4
         for position, entry in enumerate(part["curve"]):
-            own = [
-                task["return"][position] for task, is_moved in zip(result["per_task"], moved, strict=True) if is_moved
-            ]
-            assert entry["return"]["mean"] == pytest.approx(sum(own) / len(own))
+            own = torch.tensor([task["return"][position] for task in result["per_task"]])[moved]
+            assert entry["return"]["mean"] == pytest.approx(own.mean().item())
             assert entry["return"]["ci95"][0] <= entry["return"]["mean"] <= entry["return"]["ci95"][1]
     printed = capsys.readouterr().out
     rows = printed.partition("beyond its training values\n")[2].splitlines()[1:4]
