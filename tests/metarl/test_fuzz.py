@@ -20,6 +20,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from envs.core.tasks import SPLITS
 from metarl import runs
 from metarl.config.composition import compose
 from metarl.config.parsing import COMMANDS, leaves, train_settings
@@ -169,7 +170,7 @@ def drive_ranges(base: Path, family: str, name: str | None, value: Any) -> None:
 
     def use() -> None:
         env = make(family, 2, threads=1, horizon=3, tasks_override={name or FAMILIES[family]: value})
-        for split in ("train", "test", "ood"):
+        for split in SPLITS:
             with suppress(*KNOWN):
                 env.set_tasks(env.distribution.published(split, 2))
                 env.reset()
