@@ -44,7 +44,7 @@ def entropy(output: Output) -> Tensor:
 
 
 class Normaliser(nn.Module):
-    """Scales tokens (..., F) by the running mean and variance of their observations and rewards.
+    """Scales tokens (..., F) by the running mean and variance of their observations, feedback and tasks.
 
     Actions and flags pass unchanged. The statistics are buffers, and only `update` moves them: adaptation and
     evaluation do not. Batches are merged by the parallel form of Welford's algorithm (Chan et al. 1979).
@@ -142,16 +142,25 @@ class Policy(ABC, nn.Module):
     Attributes:
         Settings: what `agent.` on the command line may set; keyword arguments of a subclass.
         layout: of its tokens.
-        context: what the policy remembers: `none`, `episode`, or `trial` (several episodes of one task).
+        context: what the policy remembers: nothing (`none`), the last action and its feedback (`step`), an `episode`,
+            or a `trial` (several episodes of one task).
         max_length: the longest sequence (T) that it can see.
         critic: estimates values; actions do not depend on it.
+
+    With `privileged_size` P > 0 tokens have the task in them, for the critic alone (see `agents.token`).
     """
 
     Settings: ClassVar[type[PolicySettings]] = PolicySettings
     critic: Critic
 
     def __init__(
-        self, observation_size: int, action_size: int, context: str, max_length: int, initial_std: float
+        self,
+        observation_size: int,
+        action_size: int,
+        context: str,
+        max_length: int,
+        initial_std: float,
+        privileged_size: int = 0,
     ) -> None:
         super().__init__()
         if initial_std <= 0:
@@ -160,7 +169,7 @@ class Policy(ABC, nn.Module):
         self.action_size = action_size
         self.context = context
         self.max_length = max_length
-        self.layout = TokenLayout(observation_size, action_size)
+        self.layout = TokenLayout(observation_size, action_size, privileged_size)
         self.normaliser = Normaliser(self.layout)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 

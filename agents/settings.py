@@ -159,21 +159,32 @@ class PolicySettings(Chosen):
         return 0
 
 
-class TransformerSettings(PolicySettings):
+class InformedCritic(PolicySettings):
+    """Of a policy whose critic can see the task: it takes `privileged_size`, how much that is."""
+
+    critic_sees_task: bool = setting(
+        False, "in training its critic is told the hidden task (arXiv 1710.06542); the policy never is"
+    )
+
+    def options(self) -> dict[str, Any]:
+        return {name: value for name, value in super().options().items() if name != "critic_sees_task"}
+
+
+class TransformerSettings(InformedCritic):
     """A causal Transformer over the tokens of an episode or a trial."""
 
     name: Text = "transformer"
     width: Count = setting(32, "of the hidden state")
     layers: Count = setting(2, "blocks of attention and MLP")
     heads: Count = setting(2, "of the attention; they divide the width")
-    context: Literal["auto", "none", "episode", "trial"] = setting(
+    context: Literal["auto", "none", "step", "episode", "trial"] = setting(
         "auto",
-        "what it remembers; auto: nothing in multi-task training, a trial where there are several episodes to a "
-        "trial, else an episode",
+        "what it remembers; step: the last action and its feedback; auto: nothing in multi-task training and in a "
+        "gradient algorithm without a warm start, a trial where there are several episodes to a trial, else an episode",
     )
 
     def remembers(self) -> bool:
-        return self.context != "none"
+        return self.context not in ("none", "step")
 
     def parameters(self) -> int:
         return 12 * self.layers * self.width**2
@@ -182,7 +193,7 @@ class TransformerSettings(PolicySettings):
         return 2 * self.width * self.layers if self.remembers() else 0
 
 
-class MLPSettings(PolicySettings):
+class MLPSettings(InformedCritic):
     """The memoryless network of the MAML paper."""
 
     name: Text = "mlp"

@@ -15,7 +15,8 @@ from agents.policy import Critic, Output, Policy, Position, orthogonal_linear
 from agents.settings import TransformerSettings
 
 DEFAULT = TransformerSettings()
-CONTEXTS = ("none", "episode", "trial")
+CONTEXTS = ("none", "step", "episode", "trial")
+ALONE = ("none", "step")  # contexts in which each step is a sequence of its own
 
 
 class Cache(NamedTuple):
@@ -68,14 +69,16 @@ class TransformerPolicy(Policy):
     """A causal Transformer over tokens (see `agents.token`).
 
     The normalised present observation also goes straight to the action and value heads, beside the context.
-    With `context="none"` each step is a sequence of its own, and everything but the observation is hidden.
+    With `context="step"` each step is a sequence of its own, in which the last action and its feedback are still seen;
+    with `context="none"` everything but the observation is hidden.
 
     Args:
         observation_size: D. action_size: A. max_length: longest sequence T.
         width: of the hidden state. layers: number of blocks. heads: must divide the width.
-        context: `none`, `episode` or `trial`.
+        context: `none`, `step`, `episode` or `trial`.
         initial_std: standard deviation of the actions at the start.
         attention: implementation for whole sequences, see `agents.attention`.
+        privileged_size: P, what the critic sees of the task besides; 0: nothing.
 
     Raises:
         PolicyError: if an argument is out of range.
@@ -94,36 +97,39 @@ class TransformerPolicy(Policy):
         context: str = "episode",
         initial_std: float = DEFAULT.initial_std,
         attention: str = "math",
+        privileged_size: int = 0,
     ) -> None:
         if context not in CONTEXTS:
             raise PolicyError(f"context={context}: unknown choice (valid: {', '.join(CONTEXTS)})")
         if min(width, layers, heads) < 1 or width % heads:
             raise PolicyError(f"width={width} must be a multiple of heads={heads}, and layers={layers} at least 1")
-        super().__init__(observation_size, action_size, context, 1 if context == "none" else max_length, initial_std)
+        length = 1 if context in ALONE else max_length
+        super().__init__(observation_size, action_size, context, length, initial_std, privileged_size)
         self.attention = attention
-        self.embed = orthogonal_linear(self.layout.size, width)
+        self.alone = context in ALONE
+        self.embed = orthogonal_linear(self.layout.acting_size, width)
         self.position = nn.Parameter(0.02 * torch.randn(self.max_length, width))
         self.cache_shape = (layers, heads, self.max_length, width // heads)
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = Norm(width)
         features = width + observation_size
         self.head = nn.Sequential(orthogonal_linear(features, 64), nn.Tanh(), orthogonal_linear(64, action_size, 0.01))
-        self.critic = Critic(orthogonal_linear(features, 64), nn.Tanh(), orthogonal_linear(64, 1))
+        self.critic = Critic(orthogonal_linear(features + privileged_size, 64), nn.Tanh(), orthogonal_linear(64, 1))
 
     def set_attention(self, implementation: str) -> None:
         self.attention = implementation
 
     def forward(self, tokens: Tensor) -> Output:
         batch, length, _ = tokens.shape
-        if self.context == "none":
+        if self.alone:
             tokens = tokens.reshape(batch * length, 1, -1)
         elif length > self.max_length:
             raise PolicyError(f"a sequence of {length} steps is longer than the policy's context of {self.max_length}")
-        tokens = self.visible(tokens)
-        hidden = self.embed(tokens) + self.position[: tokens.shape[1]]
+        tokens = self.normaliser(tokens)
+        hidden = self.embed(self.visible(tokens)) + self.position[: tokens.shape[1]]
         for block in self.stack():
             query, key, value = block.split(hidden)
-            attended = causal_attention(query, key, value, self.attention) if self.context != "none" else value
+            attended = value if self.alone else causal_attention(query, key, value, self.attention)
             hidden = block.merge(hidden, attended)
         mean, log_std, value = self.outputs(hidden, tokens)
         return Output(mean.view(batch, length, -1), log_std.view(batch, length, -1), value.view(batch, length))
@@ -140,15 +146,15 @@ class TransformerPolicy(Policy):
         return Cache(*(torch.zeros(layers, batch, *rest, device=self.device).movedim(0, 1) for _ in range(2)))
 
     def step(self, token: Tensor, state: Cache, position: Position) -> tuple[Output, Cache]:
-        if self.context == "none":
+        if self.alone:
             position = 0
         elif isinstance(position, int) and position >= self.max_length:
             raise PolicyError(f"step {position + 1} is beyond the policy's context of {self.max_length}")
-        token = self.visible(token)[:, None]
-        hidden = self.embed(token) + self.position[position].unsqueeze(-2)
+        token = self.normaliser(token)[:, None]
+        hidden = self.embed(self.visible(token)) + self.position[position].unsqueeze(-2)
         for index, block in enumerate(self.stack()):
             query, key, value = block.split(hidden)
-            if self.context == "none":
+            if self.alone:
                 hidden = block.merge(hidden, value)
                 continue
             keys, values, future = _remember(state.keys[:, index], key, state.values[:, index], value, position)
@@ -159,17 +165,15 @@ class TransformerPolicy(Policy):
         return Output(mean[:, 0], log_std[:, 0], value[:, 0]), state
 
     def visible(self, tokens: Tensor) -> Tensor:
-        """Normalised tokens; without context, of the observation alone."""
-        tokens = self.normaliser(tokens)
-        if self.context != "none":
-            return tokens
-        return self.layout.without_history(tokens)
+        """What of normalised tokens actions may depend on; with `context="none"` the observation alone."""
+        return self.layout.without_history(tokens) if self.context == "none" else self.layout.acting(tokens)
 
     def outputs(self, hidden: Tensor, tokens: Tensor) -> Output:
         """The heads' outputs, from the context beside the present observation."""
         features = torch.cat([self.norm(hidden), self.layout.observation(tokens)], -1)
         mean = self.head(features)
-        return Output(mean, self.bounded_log_std(mean), self.critic(features))
+        informed = torch.cat([features, self.layout.task(tokens)], -1) if self.layout.privileged_size else features
+        return Output(mean, self.bounded_log_std(mean), self.critic(informed))
 
     def head_names(self) -> frozenset[str]:
         return frozenset({"log_std"} | {name for name, _ in self.named_parameters() if name.startswith("head.")})

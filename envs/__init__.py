@@ -11,11 +11,14 @@ _NAMES = {
     "CheetahDir": "cheetah_dir",
     "CheetahVel": "cheetah_vel",
     "Grasp": "grasp",
+    "GraspUncalibrated": "grasp_uncalibrated",
     "Navigate": "navigate",
     "NavigateSearch": "navigate_search",
     "Point2d": "point2d",
     "Push": "push",
+    "PushTurned": "push_turned",
     "Reach": "reach",
+    "ReachSearch": "reach_search",
 }
 
 for _id, _name in _NAMES.items():

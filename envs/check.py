@@ -13,7 +13,7 @@ from torch import Tensor
 
 from envs.core.environment import Environment, Step
 from envs.core.tasks import SPLITS, Tasks
-from envs.errors import EnvsError, TaskError
+from envs.errors import EnvsError
 from envs.registry import make
 
 COUNT = 8  # simulations, each with a task of its own
@@ -152,8 +152,8 @@ def _parameters(env: Environment, tasks: Tasks) -> Iterator[Finding]:
 
 def _split(env: Environment, split: str) -> Finding:
     try:
-        env.distribution.published(split, COUNT)
-    except TaskError as error:
+        env.set_tasks(env.distribution.published(split, COUNT))
+    except EnvsError as error:
         return Finding(f"split {split}", "look" if split == "ood" else "fail", " ".join(str(error).split()))
     return Finding(f"split {split}", "ok", "tasks can be drawn")
 

@@ -15,11 +15,14 @@ _FACTORIES: dict[str, Factory | str] = {
     "cheetah_dir": "envs.families.cheetah:CheetahDir",
     "cheetah_vel": "envs.families.cheetah:CheetahVel",
     "grasp": "envs.families.grasp:Grasp",
+    "grasp_uncalibrated": "envs.families.grasp_uncalibrated:GraspUncalibrated",
     "navigate": "envs.families.navigate:Navigate",
     "navigate_search": "envs.families.navigate_search:NavigateSearch",
     "point2d": "envs.families.point2d:Point2d",
     "push": "envs.families.push:Push",
+    "push_turned": "envs.families.push_turned:PushTurned",
     "reach": "envs.families.reach:Reach",
+    "reach_search": "envs.families.reach_search:ReachSearch",
 }
 
 

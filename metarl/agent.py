@@ -90,6 +90,7 @@ class Agent:
         episode_start: np.ndarray | bool | None = None,
         deterministic: bool = True,
         reward: np.ndarray | float | None = None,
+        feedback: np.ndarray | float | None = None,
     ) -> tuple[np.ndarray, Recall]:
         """An action, in the convention of Stable-Baselines3.
 
@@ -100,8 +101,9 @@ class Agent:
             episode_start: (n,) true where a new episode begins. A policy whose context is a trial remembers the
                 episodes before, until the trial has as many as in training; then it begins a new one.
             deterministic: the mean action instead of a sample.
-            reward: (n,) what the last action earned. A policy with context reads the task off its rewards and needs it
-                from the second step on.
+            reward: (n,) what the last action earned. A policy with context reads the task off it and needs it from the
+                second step on.
+            feedback: (n,) in its place, for a policy that was fed something else in training: `info["feedback"]`.
 
         Returns:
             The action (A,) or (n, A), clipped to [-1, 1], and the state for the next call.
@@ -119,14 +121,15 @@ class Agent:
             raise MetaRLError(f"{count} observations, but the state is for another number")
         starts = np.asarray(False if episode_start is None else episode_start, bool)
         begins = np.broadcast_to(starts | (state is None), (count,))
-        earned = None if reward is None else _reward(reward, count)
+        told = reward if feedback is None else feedback
+        felt = None if told is None else _feedback(told, count)
         choose = attrgetter("mean") if deterministic else partial(sample, generator=self.generator)
         trial = self.run.learner.settings.trial_episodes
-        actions, after = act(actor, recall, seen, earned, begins, trial, choose)
+        actions, after = act(actor, recall, seen, felt, begins, trial, choose)
         return actions[0] if np.ndim(np.asarray(observation)) == 1 else actions, after
 
     def listening(self) -> Listening:
-        """This agent for Stable-Baselines3's `evaluate_policy`, which does not pass rewards to `predict`:
+        """This agent for Stable-Baselines3's `evaluate_policy`, which does not pass feedback to `predict`:
 
         ears = agent.listening()
         evaluate_policy(ears, env, callback=ears.hear)
@@ -135,11 +138,11 @@ class Agent:
 
 
 class Listening:
-    """An agent that is told its rewards by a callback."""
+    """An agent that is told its feedback by a callback."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
-        self.reward: np.ndarray | None = None  # (n,) of the last actions
+        self.feedback: np.ndarray | None = None  # (n,) on the last actions
 
     def predict(
         self,
@@ -148,17 +151,19 @@ class Listening:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Recall]:
-        """As `Agent.predict`, with the rewards that it has heard.
+        """As `Agent.predict`, with the feedback that it has heard.
 
         Raises:
             MetaRLError: as `Agent.predict`.
         """
-        reward = None if state is None else self.reward
-        return self.agent.predict(observation, state, episode_start, deterministic, reward)
+        feedback = None if state is None else self.feedback
+        return self.agent.predict(observation, state, episode_start, deterministic, feedback=feedback)
 
     def hear(self, local: Mapping[str, Any], _: Mapping[str, Any]) -> None:
         """The callback of `evaluate_policy`, which it calls after every step with its variables."""
-        self.reward = np.array(local["rewards"])
+        # `evaluate_policy` hands over the infos of all environments after their step.
+        told = zip(local["infos"], local["rewards"], strict=True)
+        self.feedback = np.array([info.get("feedback", reward) for info, reward in told], np.float32)
 
 
 def _observation(observation: object, size: int) -> np.ndarray:
@@ -174,12 +179,12 @@ def _observation(observation: object, size: int) -> np.ndarray:
     return rows
 
 
-def _reward(reward: np.ndarray | float, count: int) -> np.ndarray:
-    """Rewards (n,)."""
-    earned = np.broadcast_to(np.asarray(reward, np.float32), (count,))
-    if not np.isfinite(earned).all():
-        raise MetaRLError(f"the reward is not finite: {earned[~np.isfinite(earned)][0]}")
-    return earned
+def _feedback(told: np.ndarray | float, count: int) -> np.ndarray:
+    """Rewards or feedback (n,)."""
+    felt = np.broadcast_to(np.asarray(told, np.float32), (count,))
+    if not np.isfinite(felt).all():
+        raise MetaRLError(f"the reward is not finite: {felt[~np.isfinite(felt)][0]}")
+    return felt
 
 
 def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: str | Collection[str] = ()) -> Agent:

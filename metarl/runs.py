@@ -19,7 +19,7 @@ from metarl.assembly.trust import check_factory, checked_settings, modules, word
 from metarl.config.memory import check_training
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
 from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, RunFolderError, TrainingError
-from metarl.evaluation.curve import adaptation_rounds, report, table
+from metarl.evaluation.curve import adaptation_rounds, moved_table, report, table
 from metarl.evaluation.plots import curve_png
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
 from metarl.training.failure import Failure
@@ -221,6 +221,8 @@ def evaluate(
         f"{env.name}, {algo}: {tasks} tasks of split '{split}', {episodes} episodes per step",
         table(result["curve"]),
     )
+    if moved := result.get("by_moved"):
+        print_table(console, "the tasks with a parameter beyond its training values", moved_table(moved))
     console.print(f"success: {env.success_criterion}; brackets are 95% confidence intervals over tasks")
     if result["physics_failures"]:
         failures, first = result["physics_failures"], result["first_physics_failure"]

@@ -61,7 +61,7 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
 
     Args:
         name: in `envs.registry.names()`.
-        split: "train", "test" or "ood": where tasks are drawn from.
+        split: "train", "validation", "test" or "ood": where tasks are drawn from.
         render_mode: "rgb_array" (render returns a (height, width, 3) uint8 picture), "human" (a window), or None.
         width, height: of the picture, in pixels.
         options: of the environment, such as `goal_visible`, `horizon` or `tasks_override`.

@@ -32,7 +32,7 @@ from envs.errors import ContractError, EnvsError, TaskError
 
 Make = Callable[..., gymnasium.Env[Any, Any]]
 
-# Tasks are numbers that float32 holds exactly; each split has numbers of its own.
+# Tasks are numbers that float32 holds exactly, all below 2^24; each split has numbers of its own.
 STRIDE = 2**22
 PERIOD = 0.05  # seconds per control step, if the environment does not say
 
@@ -75,13 +75,13 @@ VECTORISATION = {"sync": SyncVectorEnv, "async": Processes}
 
 
 class NumberedTasks(TaskDistribution):
-    """Tasks that are arbitrary objects, by number: the parameter `task` counts them, from 0 in `train`, from `STRIDE`
-    in `test` and from twice that in `ood`.
+    """Tasks that are arbitrary objects, by number: the parameter `task` counts them, each split of `SPLITS` from the
+    next multiple of `STRIDE` on.
 
     A split's tasks are what `sample_tasks` returns under fixed seeds, the same for every method, run and machine. The
     numbers of `test` differ from those of `train`; whether the tasks do is up to `sample_tasks`: draws from a
     continuous range differ, draws from a short list repeat. If the environment has `sample_tasks(n, split=...)`, it
-    divides the splits itself, and only then there is an `ood` split.
+    divides all the splits itself, and only then there is an `ood` split.
 
     Args:
         name: of the environment, for messages.
@@ -338,12 +338,12 @@ def _distribution(sampler: _Simulation, entry: str, count: int) -> NumberedTasks
     def draw(n: int, split: str, seed: int) -> list[Any]:
         with _global_seed(seed):
             sampler.reset(seed=seed)
-            tasks = list(sample(n, split=split) if splits else sample(n))
+            tasks = list(explained(entry, sample)(n, split=split) if splits else explained(entry, sample)(n))
         if len(tasks) != n:
             raise ContractError(f"{entry}: sample_tasks({n}) returned {len(tasks)} tasks")
         return tasks
 
-    distribution = NumberedTasks(entry, draw, count, SPLITS if splits else SPLITS[:2])
+    distribution = NumberedTasks(entry, draw, count, [split for split in SPLITS if splits or split != "ood"])
     distribution.task(0)  # a mistake shows now, not in the middle of a run
     return distribution
 

@@ -32,7 +32,7 @@ class SB3VecEnv(VecEnv):
     Args:
         environment: an environment, or a name in `envs.registry.names()`.
         num_envs: simulations; with a name only.
-        split: "train", "test" or "ood".
+        split: "train", "validation", "test" or "ood".
         render_mode: "rgb_array" or None.
         width, height: of each picture, in pixels.
         options: of the environment, such as `goal_visible`; with a name only.
@@ -86,8 +86,10 @@ class SB3VecEnv(VecEnv):
         observation, done = step.observation, step.terminated | truncated
         self._returns += step.reward.numpy()
         infos: list[dict[str, Any]] = [
-            {"success": success, "TimeLimit.truncated": cut}
-            for success, cut in zip(step.success.tolist(), truncated.tolist(), strict=True)
+            {"success": success, "feedback": felt, "TimeLimit.truncated": cut}
+            for success, felt, cut in zip(
+                step.success.tolist(), step.feedback.tolist(), truncated.tolist(), strict=True
+            )
         ]
         if done.any():
             seconds = round(time.monotonic() - self._began, 6)

@@ -62,14 +62,7 @@ class CpuSimulator(Simulator):
 
     def set_model_fields(self, values: Mapping[str, Tensor]) -> None:
         for name in {*values, *self._expanded}:
-            if name not in self._expanded:
-                if name not in MODEL_FIELDS:
-                    close = get_close_matches(name, MODEL_FIELDS, 1)
-                    raise ModelError(
-                        f"'{name}' is not a model field" + (f"; did you mean '{close[0]}'?" if close else "")
-                    )
-                self._expanded[name] = _alias(self.batch.expand(name))
-            target = self._expanded[name]
+            target = self.limits(name)
             if name not in values:
                 target[:] = torch.as_tensor(np.array(self._default(name)), dtype=target.dtype)
                 continue
@@ -85,6 +78,14 @@ class CpuSimulator(Simulator):
         # That computes the bounds of primitives anew, and leaves those of meshes as compiled.
         for name in BOUNDS & {*values}:
             self._expanded[name].copy_(values[name])
+
+    def limits(self, name: str) -> Tensor:
+        if name not in self._expanded:
+            if name not in MODEL_FIELDS:
+                close = get_close_matches(name, MODEL_FIELDS, 1)
+                raise ModelError(f"'{name}' is not a model field" + (f"; did you mean '{close[0]}'?" if close else ""))
+            self._expanded[name] = _alias(self.batch.expand(name))
+        return self._expanded[name]
 
     def step(self, substeps: int) -> Tensor:
         warnings = self.batch.warning

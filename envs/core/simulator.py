@@ -38,6 +38,13 @@ class Simulator(ABC):
         """
 
     @abstractmethod
+    def limits(self, name: str) -> Tensor:
+        """Live (N, ...) tensor over a model field from which no constant is derived, to be written at any time.
+
+        `set_model_fields` sets it back as well.
+        """
+
+    @abstractmethod
     def step(self, substeps: int) -> Tensor:
         """Advance all simulations; returns (N,) bool: those whose physics failed, which were left as they are."""
 

@@ -1,9 +1,13 @@
 """Task distributions: named parameter ranges, and the disjoint splits drawn from them.
 
-A task is a set of named values (a goal, a mass, a shape). The unit cube of all continuous parameters is cut
-into slabs, `CELLS` to an axis; a cell of the grid is held out for testing if its slabs' indices sum to a multiple of
-`CELLS`. So every fifth cell is a test cell, every marginal stays uniform, and no task is in both splits. If only one
-axis varies, each of its slabs is cut once more, and these finer slabs serve as a second axis.
+A task is a set of named values (a goal, a mass, a shape). Each axis of the continuous parameters is cut into `CELLS`
+slabs, and the sum of a cell's slab indices, modulo `CELLS`, says which split the cell belongs to (`RESIDUES`): every
+fifth cell is for testing, every fifth for validation, and no task is in two splits.
+
+If some of the parameters are semantic, what the task asks for, the grid is over these alone, and the others are drawn
+from their whole range in every split. A lone semantic axis has its slabs 1 and 3 held out: blocks a fifth of the
+range wide, inside of it. Else the grid is over all axes that vary, and every marginal stays uniform; of a lone axis
+each slab is cut once more, and these finer slabs serve as a second axis.
 """
 
 from __future__ import annotations
@@ -17,8 +21,11 @@ from torch import Tensor
 
 from envs.errors import TaskError
 
-SPLITS = ("train", "test", "ood")
+SPLITS = ("train", "test", "ood", "validation")  # their order is part of the published lists' seeds
 CELLS = 5
+RESIDUES = {"train": (1, 3, 4), "test": (0,), "validation": (2,)}
+SHIFT = 1  # of the slabs of semantic axes: what is held out of a lone axis lies inside of its range
+SEMANTIC_SEED = 4_001  # added to the seeds of published lists in which semantic parameters are held out
 PUBLISHED_BLOCK = 100
 # Draws keep this fraction of a cell away from its walls, so that rounding to float32 cannot move a task across one.
 WALL = 1e-3
@@ -42,7 +49,7 @@ class Range:
     `within` is a (low, high) pair of what is possible at all, whoever overrides the range: a mass is not negative, an
     arm is not ten metres long. A number stands for all axes; None: anything finite.
 
-    `semantic` says that it is what a task asks for (a goal, a heading, a speed, a calibration).
+    `semantic` says that it is what a task asks for (a goal, a heading, a speed, a calibration): held out in blocks.
     """
 
     low: tuple[float, ...]
@@ -155,7 +162,7 @@ class Tasks:
 
 @dataclass
 class TaskDistribution:
-    """A named set of parameters with `train`, `test` and `ood` splits and a random generator of its own.
+    """A named set of parameters with the splits `SPLITS` and a random generator of its own.
 
     `sample` draws from that generator; `published` gives the fixed lists on which methods are compared.
     """
@@ -207,43 +214,65 @@ class TaskDistribution:
             raise TaskError(f"a published list has at least 1 task, not {n}")
         blocks = []
         for block in range(-(-n // PUBLISHED_BLOCK)):
-            generator = torch.Generator().manual_seed(7_919 * (block + 1) + SPLITS.index(_known(split)))
+            seed = 7_919 * (block + 1) + SPLITS.index(_known(split)) + SEMANTIC_SEED * self.semantic
+            generator = torch.Generator().manual_seed(seed)
             blocks.append(self._draw(PUBLISHED_BLOCK, split, generator))
         joined = {name: torch.cat([b[name] for b in blocks]) for name in self.parameters}
         return Tasks(joined).select(slice(0, n))
 
-    def split_of(self, tasks: Tasks) -> list[str]:
-        """The split that each task belongs to."""
-        unit, free, outside = [], [], torch.zeros(len(tasks), dtype=torch.bool)
+    @property
+    def semantic(self) -> bool:
+        """Whether blocks of semantic parameters are held out: one of them varies."""
+        return any(p.semantic and p.low != p.high for p in self._ranges.values())
+
+    @property
+    def _ranges(self) -> dict[str, Range]:
+        return {name: p for name, p in self.parameters.items() if isinstance(p, Range)}
+
+    def _gridded(self) -> list[bool]:
+        """For every axis of the continuous parameters whether the grid cuts it."""
+        return [
+            high > low and (p.semantic or not self.semantic)
+            for p in self._ranges.values()
+            for low, high in zip(p.low, p.high, strict=True)
+        ]
+
+    def moved(self, tasks: Tasks) -> dict[str, Tensor]:
+        """For every parameter which of M tasks have it beyond its training values, (M,) bool."""
+        beyond = {}
         for name, parameter in self.parameters.items():
             value = tasks[name].double()
             if isinstance(parameter, Categories):
-                outside |= value[:, 0] >= len(parameter.values)
+                beyond[name] = value[:, 0] >= len(parameter.values)
                 continue
             low, high = torch.tensor(parameter.low).double(), torch.tensor(parameter.high).double()
-            span = high - low
-            slack = 1e-6 * span.clamp(min=1.0)
-            outside |= ((value < low - slack) | (value > high + slack)).any(-1)
-            unit.append((value - low) / torch.where(span > 0, span, 1.0))
-            free += [bool(s > 0) for s in span]
-        position = torch.cat(unit, -1)[:, free]
-        cells = (position * CELLS).long().clamp(0, CELLS - 1)
-        if position.shape[1] == 1:
-            cells = (position * CELLS**2).long().clamp(0, CELLS**2 - 1)
-            cells = torch.cat([cells // CELLS, cells % CELLS], -1)
-        held_out = cells.sum(-1) % CELLS == 0
-        return ["ood" if o else "test" if h else "train" for o, h in zip(outside, held_out, strict=True)]
+            rounding = torch.finfo(torch.float32).eps * torch.maximum(low.abs(), high.abs())
+            slack = torch.maximum(1e-6 * (high - low).clamp(min=1.0), rounding)
+            beyond[name] = ((value < low - slack) | (value > high + slack)).any(-1)
+        return beyond
+
+    def split_of(self, tasks: Tasks) -> list[str]:
+        """The split that each task belongs to."""
+        unit = []
+        for name, parameter in self._ranges.items():
+            low, high = torch.tensor(parameter.low).double(), torch.tensor(parameter.high).double()
+            unit.append((tasks[name].double() - low) / torch.where(high > low, high - low, 1.0))
+        residues = _residues(torch.cat(unit, -1)[:, self._gridded()], self.semantic)
+        splits = {residue: split for split, own in RESIDUES.items() for residue in own}
+        outside = torch.stack(list(self.moved(tasks).values())).any(0)
+        return ["ood" if o else splits[r] for o, r in zip(outside.tolist(), residues.tolist(), strict=True)]
 
     def _draw(self, n: int, split: str, generator: torch.Generator) -> Tasks:
         _known(split)
-        ranges = {k: p for k, p in self.parameters.items() if isinstance(p, Range)}
-        free = [high > low for p in ranges.values() for low, high in zip(p.low, p.high, strict=True)]
-        if split != "ood" and not any(free):
+        gridded = self._gridded()
+        if split != "ood" and not any(gridded):
             raise TaskError("no continuous parameter varies, so no region can be held out: widen a range")
-        unit = torch.rand(n, len(free), generator=generator, dtype=torch.float64)
-        pick = torch.randint(1, CELLS, (n,), generator=generator)
-        if any(free):
-            unit[:, free] = _into_cells(unit[:, free], pick, held_out=split == "test")
+        unit = torch.rand(n, len(gridded), generator=generator, dtype=torch.float64)
+        # What is not moved out is as trained; the published ood lists without blocks are older than validation.
+        residues = RESIDUES.get(split, RESIDUES["train"] if self.semantic else tuple(range(1, CELLS)))
+        pick = torch.tensor(residues)[torch.randint(len(residues), (n,), generator=generator)]
+        if any(gridded):
+            unit[:, gridded] = _into_cells(unit[:, gridded], pick, self.semantic)
         values, start = {}, 0
         for name, parameter in self.parameters.items():
             if isinstance(parameter, Categories):
@@ -276,16 +305,24 @@ class TaskDistribution:
             values[name] = torch.where(moved[:, column, None], new, values[name])
 
 
-def _into_cells(unit: Tensor, pick: Tensor, held_out: bool) -> Tensor:
-    """Move uniform points (n, P) into held-out or training cells by choosing the cell of the first axis.
+def _residues(unit: Tensor, semantic: bool) -> Tensor:
+    """The residues, (n,), of the cells in which points of the unit cube, (n, P), lie."""
+    if unit.shape[1] == 1 and not semantic:
+        fine = (unit * CELLS**2).long().clamp(0, CELLS**2 - 1)
+        return (fine // CELLS + fine % CELLS)[:, 0] % CELLS
+    return ((unit * CELLS).long().clamp(0, CELLS - 1).sum(-1) - SHIFT * semantic) % CELLS
 
-    The first axis' cell completes the sum of the others to a multiple of CELLS (held out) or to `pick` more than one
-    (training), so both splits are drawn exactly, without rejection. A lone axis does so by the slab within its slab.
+
+def _into_cells(unit: Tensor, residue: Tensor, semantic: bool) -> Tensor:
+    """Move uniform points (n, P) into cells of the residues wanted, (n,), by choosing the cell of the first axis.
+
+    The first axis' cell completes the sum of the others, so every split is drawn exactly, without rejection. A lone
+    axis that is not semantic does so by the slab within its slab.
     """
     cell = (unit * CELLS).long().clamp(max=CELLS - 1)
     inside = WALL + (1 - 2 * WALL) * (unit * CELLS % 1.0)
-    wanted = 0 if held_out else pick[:, None]
-    if unit.shape[1] == 1:
+    wanted = residue[:, None] + SHIFT * semantic
+    if unit.shape[1] == 1 and not semantic:
         inside = ((wanted - cell) % CELLS + inside) / CELLS
     else:
         cell[:, :1] = (wanted - cell[:, 1:].sum(-1, keepdim=True)) % CELLS

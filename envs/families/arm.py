@@ -75,9 +75,18 @@ class ArmEnvironment(MujocoFamily):
         self.target = torch.zeros(self.num_simulations, 3, dtype=torch.float64)
 
     def apply_tasks(self) -> None:
+        self.simulator.set_model_fields(self.object_fields())
+        self.force[:, self.object, :3] = self.assigned["object_mass"].double() * GRAVITY
+
+    def kinds(self) -> list[str]:
+        """The name of each simulation's shape."""
         category = self.distribution.parameters["object_shape"]
         assert isinstance(category, Categories)
-        kinds = [category.names[int(index)] for index in self.assigned["object_shape"][:, 0]]
+        return [category.names[int(index)] for index in self.assigned["object_shape"][:, 0]]
+
+    def object_fields(self) -> dict[str, Tensor]:
+        """The model fields (N, ...) that make the object that of the task; sets `rest_height` (N,) in m."""
+        kinds = self.kinds()
         extents = self.assigned["object_size"].double()
         mass = self.assigned["object_mass"][:, 0].double()
         moments, self.rest_height = torch.zeros_like(extents), torch.zeros_like(mass)
@@ -91,8 +100,7 @@ class ArmEnvironment(MujocoFamily):
         fields["body_mass"][:, self.object] = mass
         fields["body_inertia"][:, self.object] = mass[:, None] * moments
         fields["geom_friction"][:, geom, :1] = self.assigned["friction"].double()
-        self.simulator.set_model_fields(fields)
-        self.force[:, self.object, :3] = mass[:, None] * GRAVITY
+        return fields
 
     def draw_pose(self, low: tuple[float, float], high: tuple[float, float]) -> tuple[Tensor, Tensor]:
         """A position (N, 2) in m between two corners, and a yaw (N,) within 45 degrees in rad, both uniform."""

@@ -17,7 +17,6 @@ DELTA = 0.03  # m per control step at action 1
 OBJECT_LOW, OBJECT_HIGH = (0.42, -0.12), (0.58, 0.12)  # m, where the object starts
 HEIGHT, TOLERANCE = 0.15, 0.03  # m, of the object's centre above the table
 SUCCESS_STEPS = 5
-GRIP_FORCE = 0.5  # N on each pad that counts as contact
 OPEN = 0.04  # m, half the gripper's opening
 FINGER_STEP = 0.01  # m per control step: 0.2 m/s, a hard blow would knock the object away
 POSITION_NOISE, TURN_NOISE = 0.003, 0.01  # m and quaternion units, standard deviation
@@ -77,6 +76,7 @@ class Grasp(ArmEnvironment):
         ),
     }
     workspace = (0.35, -0.25, 0.012), (0.65, 0.25, 0.35)
+    touch_force = 0.5  # N on a pad that counts as contact
 
     def __init__(
         self,
@@ -118,13 +118,21 @@ class Grasp(ArmEnvironment):
         fingers, wanted = self.ctrl[:, ARM:], 0.5 * OPEN * (1 - action[:, 3:].double())
         fingers += torch.clamp(wanted - fingers, -FINGER_STEP, FINGER_STEP)
 
+    def camera(self) -> tuple[Tensor, Tensor]:
+        """The object's position (N, 3) in m and orientation (N, 4) as the camera has them, before its noise."""
+        return self.object_position, self.object_quat
+
+    def feel(self) -> None:
+        """Set which pads press on the object, `touching` (N, 2) bool, left and right; and whether it is `grasped`."""
+        self.touching = torch.stack([force.square().sum(-1) > self.touch_force**2 for force in self.forces], -1)
+        self.grasped = self.touching.all(-1)
+
     def sense(self) -> None:
         noise = self.noise(self.num_simulations, 7).double()
-        self.noisy_position = self.object_position + POSITION_NOISE * noise[:, :3]
-        self.noisy_quat = self.object_quat + TURN_NOISE * noise[:, 3:]
-        # (N, 2) bool: left and right pad press on the object.
-        self.touching = torch.stack([force.square().sum(-1) > GRIP_FORCE**2 for force in self.forces], -1)
-        self.grasped = self.touching.all(-1)
+        position, quat = self.camera()
+        self.noisy_position = position + POSITION_NOISE * noise[:, :3]
+        self.noisy_quat = quat + TURN_NOISE * noise[:, 3:]
+        self.feel()
         self.error = (self.object_position[:, 2] - HEIGHT).abs()
         self.held = self.grasped & (self.error < TOLERANCE)
         self.last_loose = torch.where(self.held, self.last_loose, self.elapsed)

@@ -61,17 +61,17 @@ class Push(ArmEnvironment):
     }
     home_angles = (0.0, 0.2805, 0.0, -2.8014, 0.0, 3.0820, 0.785398)  # the grip point at (0.36, 0, 0.025) m
     workspace = (0.32, -0.32, 0.025), (0.75, 0.32, 0.025)  # at one height
+    stick = 0.095  # m from the hand to where the stick begins to round off
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         shape = distribution.parameters["object_shape"]
         assert isinstance(shape, Categories)
         spec = scene(gripper=False, kinds=shape.names)
         # The closed fingers as one rounded stick, which is what touches.
-        stick = mujoco.mjtGeom.mjGEOM_CAPSULE
         spec.body("hand").add_geom(
             name="stick",
-            type=stick,
-            fromto=[0, 0, 0.05, 0, 0, 0.095],
+            type=mujoco.mjtGeom.mjGEOM_CAPSULE,
+            fromto=[0, 0, 0.05, 0, 0, self.stick],
             size=[0.014, 0, 0],
             contype=2,
             conaffinity=1,
@@ -87,9 +87,14 @@ class Push(ArmEnvironment):
         super().apply_tasks()
         self.goal = self.assigned["goal"]
 
+    def next_goal(self) -> Tensor:
+        """The goal (N, 2) in m of the episode that begins."""
+        return self.goal
+
     def initial_state(self) -> dict[str, Tensor]:
         state = self.start_state(*self.draw_pose(OBJECT_LOW, OBJECT_HIGH), arm_spread=0.01)
-        state["mocap_pos"] = torch.cat([self.goal, torch.full_like(self.goal[:, :1], 0.001)], -1)[:, None].double()
+        goal = self.next_goal()
+        state["mocap_pos"] = torch.cat([goal, torch.full_like(goal[:, :1], 0.001)], -1)[:, None].double()
         return state
 
     def on_reset(self, mask: Tensor) -> None:

@@ -57,6 +57,16 @@ def half_height(kind: str, extents: Tensor) -> Tensor:
     return extents[:, 2]
 
 
+def half_width(kind: str, extents: Tensor) -> Tensor:
+    """Half of how far (N, 2) in m it reaches along x and y, lying on the table; extents (N, 3) in m."""
+    a, b, c = _own_axes(kind, extents).unbind(-1)
+    if kind in ("box", "ellipsoid"):
+        return torch.stack([a, b], -1)
+    if kind in MESHES:
+        a = mesh_radius(extents)[1]
+    return torch.stack([a + c if kind == "capsule" else a, a], -1)
+
+
 def mesh_radius(extents: Tensor) -> tuple[Tensor, Tensor]:
     """The mesh that stands for extents (N, 3): its index (N,) and its radius (N,) in m."""
     radii = torch.tensor(MESH_RADII, dtype=extents.dtype)

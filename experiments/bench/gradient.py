@@ -56,7 +56,8 @@ def synthetic(policy: Policy, tasks: int, episodes: int, steps: int, seed: int) 
         actions = output.mean + torch.exp(output.log_std) * normal(ACTION).flatten(0, 1)
         log_probability_ = log_probability(output, actions)
     unflat = (actions.unflatten(0, shape[:2]), log_probability_.unflatten(0, shape[:2]))
-    return Batch(tokens, *unflat, normal(), normal(), torch.ones(shape))
+    advantage = normal()
+    return Batch(tokens, *unflat, advantage, normal(), torch.ones(shape), advantage)
 
 
 def difference(ours: Gradients, theirs: Gradients) -> float:

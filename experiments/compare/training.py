@@ -23,10 +23,10 @@ from metarl.evaluation.curve import adaptation_rounds
 from metarl.run_folder import RunFolder
 from metarl.runs import evaluate, train
 
-RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning; the best one on training tasks is used
+RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning; the best one on validation tasks is used
 STEPS = 3  # of fine-tuning by default
 CLIP = 1.0  # limit of the fine-tuning gradient's norm
-TRAINING_TASKS = 20  # on which the rate is chosen
+VALIDATION_TASKS = 20  # on which the rate is chosen
 COMPARED = ("env.", "agent.", "algo.", "seed", "evaluate.")  # what makes a run the one that was asked for
 
 
@@ -131,7 +131,7 @@ def measured(folder: RunFolder, split: str, iteration: int, steps: int) -> bool:
 
 
 def fine_tuned(run: Run, console: Console, steps: int = STEPS) -> Run:
-    """The run with the fine-tuning rate that gives the greatest return on training tasks; the choice is stored with it.
+    """The run with the fine-tuning rate that gives the greatest return on validation tasks; the choice is stored.
 
     It is the return because that is what the gradient climbs: by success, one more or less among hundreds of failures
     would choose rates that ruin the policy. A new choice discards the evaluations that were made with the last one.
@@ -140,11 +140,11 @@ def fine_tuned(run: Run, console: Console, steps: int = STEPS) -> Run:
         earlier = run.folder.read_evaluation("fine_tuning")
     except RunFolderError:
         earlier = {}
-    wanted = {"iteration": run.iteration, "steps": steps, "clip": CLIP}
+    wanted = {"iteration": run.iteration, "steps": steps, "clip": CLIP, "split": "validation"}
     grid = earlier.get("grid", [])
     tried = tuple(entry["rate"] for entry in grid)
     if tried != RATES or any(earlier.get(key) != value for key, value in wanted.items()):
-        console.print(f"choosing the rate of fine-tuning on {TRAINING_TASKS} training tasks")
+        console.print(f"choosing the rate of fine-tuning on {VALIDATION_TASKS} validation tasks")
         outcomes = {rate: outcome(with_inner(run, rate, steps)) for rate in RATES}
         grid = [{"rate": rate, "success": value[0], "return": value[1]} for rate, value in outcomes.items()]
     choice = wanted | {"rate": max(grid, key=lambda entry: entry["return"])["rate"], "grid": grid}
@@ -164,13 +164,14 @@ def with_inner(run: Run, rate: float, steps: int = STEPS) -> Run:
 
 
 def outcome(run: Run) -> tuple[float, float]:
-    """Success at the end and return on training tasks after the last step; minus infinity if they are not finite."""
+    """Success at the end and return on validation tasks after the last step; minus infinity if they are not finite."""
     settings, protocol = run.settings, run.settings.evaluate
-    tasks, seed = min(TRAINING_TASKS, protocol.tasks), stream_seed(settings.seed, "evaluation")
+    tasks, seed = min(VALIDATION_TASKS, protocol.tasks), stream_seed(settings.seed, "evaluation")
     env = run.environment(tasks * protocol.episodes_per_step, seed, settings.threads)
     generator, steps = torch.Generator().manual_seed(seed), run.learner.settings.inner.steps
+    chosen = run.held_out("validation", tasks)
     try:
-        rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("train", tasks), steps, generator)
+        rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator)
     except NotFiniteError:  # the rate is far too large
         return -math.inf, -math.inf
     last = rounds[-1]

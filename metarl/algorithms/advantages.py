@@ -60,6 +60,13 @@ def linear_baseline(observation: Tensor, returns: Tensor, valid: Tensor, ridge: 
     return (features.flatten(1, 2) @ weights).view(tasks, episodes, steps).to(returns.dtype)
 
 
+def episode_baseline_advantage(reward: Tensor, valid: Tensor, discount: float) -> Tensor:
+    """Discounted returns (M, E, T) minus their mean over a task's episodes at the same step: needs no critic."""
+    returns = discounted_returns(reward, valid, discount)
+    mean = (returns * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1.0)
+    return (returns - mean) * valid if reward.shape[1] > 1 else returns * valid
+
+
 def normalise(advantage: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Advantages with mean 0 and standard deviation 1 over the valid steps of `dims`, and 0 elsewhere."""
     count = valid.sum(dims, keepdim=True).clamp(min=1.0)

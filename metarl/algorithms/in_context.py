@@ -8,10 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from agents.policy import Policy
 from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient
 from metarl.algorithms.threads import run_all
-from metarl.config.settings import InContextSettings
+from metarl.config.settings import AlgorithmSettings, InContextSettings
 from metarl.rollouts.episodes import Batch
+
+SHORT = 64  # control steps
 
 
 class InContext(GradientLearner):
@@ -21,6 +24,11 @@ class InContext(GradientLearner):
     """
 
     Settings = InContextSettings
+
+    def __init__(self, policy: Policy, settings: AlgorithmSettings, generator: torch.Generator) -> None:
+        super().__init__(policy, settings, generator)
+        # On a CPU the plain form is faster on short sequences.
+        self.attention = "fused" if policy.max_length > SHORT else "math"
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         (batch,) = rounds

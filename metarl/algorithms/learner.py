@@ -12,7 +12,13 @@ from torch.func import functional_call
 
 from agents.policy import Output, Policy
 from metarl.algorithms.adaptation import Parameters, Rates, inner_step, step_tasks
-from metarl.algorithms.advantages import discounted_returns, generalised_advantage, linear_baseline, normalise
+from metarl.algorithms.advantages import (
+    discounted_returns,
+    episode_baseline_advantage,
+    generalised_advantage,
+    linear_baseline,
+    normalise,
+)
 from metarl.algorithms.objectives import ppo, surrogate
 from metarl.config.settings import AlgorithmSettings
 from metarl.rollouts.episodes import Batch, Episodes
@@ -72,11 +78,18 @@ class Learner(ABC):
             observation = self.policy.layout.observation(episodes.tokens)
             returns = discounted_returns(episodes.reward, episodes.valid, settings.gamma)
             value = linear_baseline(observation, returns, episodes.valid)
+        valid, gamma = episodes.valid, settings.gamma
         advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.gamma, settings.gae_lambda)
         dims = (1, 2) if episodes.tokens.shape[1] > 1 else (0, 1, 2)
         normalised = normalise(advantage, episodes.valid, dims)
+        # From the feedback alone: no critic knows its value.
+        inner = (
+            normalised
+            if episodes.fed_the_reward
+            else normalise(episode_baseline_advantage(episodes.feedback, valid, gamma), valid, dims)
+        )
         batch = Batch(
-            episodes.tokens, episodes.actions, episodes.log_probability, normalised, advantage + value, episodes.valid
+            episodes.tokens, episodes.actions, episodes.log_probability, normalised, advantage + value, valid, inner
         )
         return batch.valid_first() if episodes.trial_episodes > 1 else batch
 
@@ -86,7 +99,7 @@ class Learner(ABC):
 
     def inner_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """One task's loss in the inner loop; a scalar."""
-        return surrogate(self.outputs(parameters, batch), batch)
+        return surrogate(self.outputs(parameters, batch), batch._replace(advantage=batch.inner_advantage))
 
     def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """One task's loss in the outer loop; a scalar."""

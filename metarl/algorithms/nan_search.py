@@ -197,7 +197,7 @@ def _data(learner: Learner, batch: Batch, where: str) -> Iterator[Finding]:
     for t, _, task, sequence, what in sorted(places):
         yield Finding(f"{what} is not finite in {{task}}, sequence {sequence}, control step {t}{where}", task)
     # Targets first: normalising spreads one number over its task, or over all tasks.
-    for value in (batch.target, batch.advantage):
+    for value in (batch.target, batch.advantage, batch.inner_advantage):
         rows = (~torch.isfinite(value)).nonzero()
         if len(rows):  # a step spreads to all before it, so the last one is to blame
             task, sequence, t = rows[rows[:, 2].argmax()].tolist()

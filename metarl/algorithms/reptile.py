@@ -45,7 +45,9 @@ class Reptile(Learner):
     def inner_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         output = self.outputs(parameters, batch)
         weight, unit = self.settings.outer.value_coef, self.policy.critic.deviation
-        return surrogate(output, batch) + weight * value_loss(output, batch, unit)
+        return surrogate(output, batch._replace(advantage=batch.inner_advantage)) + weight * value_loss(
+            output, batch, unit
+        )
 
     def apply(self, moved: Parameters) -> bool:
         """Move the policy's parameters to `moved`; if one of these is not finite, nothing moves (False)."""

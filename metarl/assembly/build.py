@@ -75,6 +75,8 @@ def build_policy(settings: PolicySettings, env: Environment, trial_episodes: int
     kind = POLICIES[settings.name] if settings.entry is None else _own("agent", settings.entry, Policy)
     sizes = (env.observation_size, env.action_size)
     options: dict[str, Any] = settings.options() | {"max_length": length}
+    if getattr(settings, "critic_sees_task", False):
+        options["privileged_size"] = env.privileged_size
     if settings.entry is not None:
         _check_arguments(f"agent={settings.entry}", kind, *sizes, **options)
     policy = kind(*sizes, **options).to(device)

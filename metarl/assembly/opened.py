@@ -66,7 +66,7 @@ class Run:
         return build_environment(self.settings.env, simulations, seed, threads)
 
     def held_out(self, split: str, tasks: int) -> Tasks:
-        """Tasks of a split: the published list for `test` and `ood`, fresh ones for `train`.
+        """Tasks of a split: the first of its published list.
 
         Raises:
             ConfigError: for a longer list than there is.

@@ -28,7 +28,13 @@ from metarl.config.overrides import (
 )
 from metarl.config.parsing import COMMANDS, Plain, check_budget, modernised, train_settings
 from metarl.config.parsing import parse as parse_settings
-from metarl.config.settings import InContextSettings, MultitaskSettings, ResumeSettings, TrainSettings
+from metarl.config.settings import (
+    InContextSettings,
+    MultitaskSettings,
+    ResumeSettings,
+    TrainSettings,
+    WarmStarted,
+)
 from metarl.errors import ConfigError
 
 RESUMABLE = ("budget", "device", "trust")  # what may be given beside `resume`
@@ -110,6 +116,7 @@ def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
         agent = settings.agent.model_copy(update={"context": _context(settings)})
         settings = settings.model_copy(update={"agent": agent})
     _check_memory(settings)
+    _check_feedback(settings)
     check_training(settings)
     return settings
 
@@ -165,9 +172,11 @@ def _shortened(settings: TrainSettings, given: Sequence[str]) -> TrainSettings:
 
 def _context(settings: TrainSettings) -> str:
     """What agent.context=auto means: as much memory as the algorithm's training gives it something to remember."""
-    if isinstance(settings.algo, MultitaskSettings):
-        return "none"
-    return "trial" if settings.algo.longest_trial() > 1 else "episode"
+    algo = settings.algo
+    if algo.longest_trial() > 1:
+        return "none" if isinstance(algo, MultitaskSettings) else "trial"
+    alone = isinstance(algo, WarmStarted) and len(algo.phases()) == 1 and not algo.warm_start.run
+    return "none" if alone or isinstance(algo, MultitaskSettings) else "episode"
 
 
 def _check_memory(settings: TrainSettings) -> None:
@@ -189,6 +198,18 @@ def _check_memory(settings: TrainSettings) -> None:
             given, other = f"agent.context={memory}", "agent.context=none"
         remedy = f"choose {other}, or algo=in_context"
         raise ConfigError(f"{given}: algo={algo} is for a policy that does not remember; {remedy}")
+
+
+def _check_feedback(settings: TrainSettings) -> None:
+    """Inner steps learn from what the robot senses.
+
+    Raises:
+        ConfigError: if that is nothing.
+    """
+    steps = max(phase.settings.inner.steps for phase in settings.phases())
+    if settings.env.feedback == "none" and steps and not isinstance(settings.algo, InContextSettings):
+        algo = settings.algo.entry or settings.algo.name
+        raise ConfigError(f"env.feedback=none: the inner steps of algo={algo} have nothing to learn from")
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> ConfigError:

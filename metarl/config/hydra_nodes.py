@@ -42,13 +42,14 @@ def register() -> None:
     for name, kind in COMMANDS.items():
         put(name=name, node=_node(_defaults(kind), TRAIN if kind is TrainSettings else ["_self_", "command"]))
     for name, options in ENVIRONMENTS.items():
-        put(group="env", name=name, node=_preferring(options.get("agent"), {"name": name, **options, "tasks": {}}))
+        node = {"name": name, "feedback": "reward", **options, "tasks": {}}
+        put(group="env", name=name, node=_preferring(options.get("agent"), node))
     for name, algorithm in ALGORITHMS.items():
         agent = "transformer" if name == "in_context" else None  # the context has to be remembered
         put(group="algo", name=name, node=_preferring(agent, algorithm.model_validate({}).plain()))
     for name, policy in POLICIES.items():
         put(group="agent", name=name, node=policy.model_validate({}).plain())
-    put(group="env", name="custom", node={"name": None, "entry": None, "tasks": {}})
+    put(group="env", name="custom", node={"name": None, "entry": None, "feedback": None, "tasks": {}})
     put(group="recipe", name="none", node={}, package="_global_")
     for pair, found in RECIPE_OF.items():
         put(group="recipe", name=pair, node=recipe(found), package="_global_")

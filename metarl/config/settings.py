@@ -29,7 +29,7 @@ from agents.settings import (
 
 LISTED = 100_000  # tasks of a published list, which is drawn whole
 # What several commands say of a setting.
-SPLIT = "test and ood are fixed lists of held-out tasks, train draws from the training tasks"
+SPLIT = "a fixed list of tasks: test, ood and validation (to choose by) hold out theirs, train does not"
 SEED = "of everything that is drawn"
 DEVICE = "auto, cpu, cuda or cuda:1; of policy and gradients, the physics runs on the CPU"
 THREADS = "of the physics; 0: all cores"
@@ -41,7 +41,7 @@ Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=2), WHOLE]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[Text, said("a folder")]
 RunPath = Annotated[Text, said("the folder of a trained run, such as runs/reach-maml-0")]
-Split = Literal["test", "ood", "train"]
+Split = Literal["test", "ood", "train", "validation"]
 WarmAlgorithm = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
 Modules = Annotated[
     list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -61,11 +61,14 @@ def adaptation_rounds(
     return rounds, acting
 
 
-def curve(rounds: Sequence[Episodes]) -> list[dict[str, Any]]:
+def curve(rounds: Sequence[Episodes], chosen: Tensor | slice = slice(None)) -> list[dict[str, Any]]:
     """One entry for each adaptation step and, in trials of several episodes, each episode of the trial.
 
     `step` counts gradient steps, `episodes` the episodes of the task that the policy had seen before and `env_steps`
     their environment steps. Each task's mean over its episodes is one observation of the interval.
+
+    Args:
+        chosen: which of the M tasks, (M,) bool; all of them if nothing is said.
     """
     entries = []
     for step, episodes in enumerate(rounds):
@@ -74,7 +77,7 @@ def curve(rounds: Sequence[Episodes]) -> list[dict[str, Any]]:
             seen, horizon = step * sequences * trial + position, episodes.reward.shape[2] // trial
             entry: dict[str, Any] = {"step": step, "episodes": seen, "env_steps": seen * horizon}
             for name, attribute in MEASURES.items():
-                values = per_task(getattr(episodes, attribute))[:, position]
+                values = per_task(getattr(episodes, attribute))[chosen, position]
                 bounded = name != "return"
                 mean, low, high = mean_interval(values.numpy(), bounded=bounded, episodes=sequences if bounded else 1)
                 entry[name] = {"mean": mean, "ci95": [low, high]}
@@ -87,10 +90,28 @@ def per_task(values: Tensor) -> Tensor:
     return values.double().mean(1).cpu()
 
 
+def by_moved(rounds: Sequence[Episodes], moved: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """For each parameter that was moved in some task, how many they are and the curve over these.
+
+    A task in which several parameters were moved counts for each of them.
+
+    Args:
+        moved: as `TaskDistribution.moved` tells.
+    """
+    return {
+        name: {"tasks": int(chosen.sum()), "curve": curve(rounds, chosen)}
+        for name, chosen in moved.items()
+        if chosen.any()
+    }
+
+
 def report(
     rounds: Sequence[Episodes], tasks: Tasks, *, env: Environment, algo: str, split: str, seed: int, deterministic: bool
 ) -> dict[str, Any]:
-    """The content of evaluation/<split>.json: the protocol, the curve, and the curve's values for each task."""
+    """The content of evaluation/<split>.json: the protocol, the curve, and the curve's values for each task.
+
+    Of split `ood` also the curves over the tasks in which each parameter was moved beyond its training values.
+    """
     played = [*rounds, *(rounds[:-1] if deterministic else ())]  # mean actions adapt to exploring episodes of their own
     sequences, trial = rounds[0].returns.shape[1:]
     flat = {
@@ -114,6 +135,7 @@ def report(
         "physics_failures": sum(episodes.failures for episodes in rounds),
         "first_physics_failure": next((episodes.failure for episodes in rounds if episodes.failure), None),
         "curve": curve(rounds),
+        **({"by_moved": by_moved(rounds, env.distribution.moved(tasks))} if split == "ood" else {}),
         "per_task": [
             {"task": tasks.describe(i)} | {name: values[i].tolist() for name, values in flat.items()}
             for i in range(len(tasks))
@@ -123,13 +145,24 @@ def report(
 
 def table(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The curve as text cells: step, episodes, success, success at any step, return, each with its 95% interval."""
-
-    def cell(entry: dict[str, Any], name: str, form: str) -> str:
-        mean, (low, high) = entry[name]["mean"], entry[name]["ci95"]
-        return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
-
     rows = [("step", "episodes seen", "success at end", "success at any step", "return")]
     for entry in entries:
-        cells = (cell(entry, "success", ".3f"), cell(entry, "success_any_step", ".3f"), cell(entry, "return", ".2f"))
+        cells = (_cell(entry, "success"), _cell(entry, "success_any_step"), _cell(entry, "return", ".2f"))
         rows.append((str(entry["step"]), str(entry["episodes"]), *cells))
     return rows
+
+
+def moved_table(parts: Mapping[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """What `by_moved` returned as text cells: the first and the last success and the last return of each parameter."""
+    rows = [("parameter", "tasks", "first success", "last success", "last return")]
+    for name, part in parts.items():
+        first, last = part["curve"][0], part["curve"][-1]
+        rows.append(
+            (name, str(part["tasks"]), _cell(first, "success"), _cell(last, "success"), _cell(last, "return", ".2f"))
+        )
+    return rows
+
+
+def _cell(entry: dict[str, Any], name: str, form: str = ".3f") -> str:
+    mean, (low, high) = entry[name]["mean"], entry[name]["ci95"]
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"

@@ -52,15 +52,22 @@ class Actor:
         return Memory(self.policy.initial_state(count), 0, torch.zeros(count, self.policy.action_size))
 
     def decide(
-        self, memory: Memory, observation: Tensor, reward: Tensor, first: bool, choose: Choose
+        self,
+        memory: Memory,
+        observation: Tensor,
+        feedback: Tensor,
+        first: bool,
+        choose: Choose,
+        task: Tensor | None = None,
     ) -> tuple[Decision, Memory]:
-        """Act on an observation (N, D), given the reward (N,) that the previous action earned.
+        """Act on an observation (N, D), given the feedback (N,) on the previous action.
 
         Args:
             memory: as `start` or the last call returned it; do not use it again.
             first: whether an episode begins.
+            task: (N, P) what the critic may see of it; None: nobody knows it.
         """
-        token = self.policy.layout.join(observation, memory.action, reward, first)
+        token = self.policy.layout.join(observation, memory.action, feedback, first, task)
         with torch.inference_mode():  # has less overhead than `no_grad`
             output, state = self._step(token.to(self.policy.device), memory.state, memory.position)
             chosen = choose(output)

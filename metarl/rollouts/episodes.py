@@ -18,13 +18,20 @@ class Episodes:
     log_probability: Tensor  # (M, E, T) under the policy that acted
     value: Tensor  # (M, E, T)
     reward: Tensor  # (M, E, T), 0 where not valid
+    feedback: Tensor  # (M, E, T), likewise: what the policy was fed of it
     valid: Tensor  # (M, E, T) 1.0 while the episode ran, 0.0 where it failed and after its early end
     success_at_end: Tensor  # (M, E, R) bool
     success_any_step: Tensor  # (M, E, R) bool
+    steps_to_success: Tensor  # (M, E, R) int64, control steps until the criterion first held; H if it never did
     returns: Tensor  # (M, E, R) undiscounted
     terms: dict[str, Tensor]  # reward term -> (M, E, R) summed over the episode
     failures: int  # simulations whose physics failed
     failure: str | None = None  # the first of them in words, with the episode of the trial and the control step
+
+    @property
+    def fed_the_reward(self) -> bool:
+        """Whether the feedback is the reward."""
+        return torch.equal(self.feedback, self.reward)
 
     @property
     def trial_episodes(self) -> int:
@@ -46,6 +53,7 @@ class Batch(NamedTuple):
     advantage: Tensor  # (..., T) normalised
     target: Tensor  # (..., T) what the critic should predict
     valid: Tensor  # (..., T)
+    inner_advantage: Tensor  # (..., T) normalised; that of the feedback, from which inner steps learn
 
     def select(self, index: Tensor | slice | int) -> Batch:
         """The tasks at `index`; a number takes one task, without its dimension."""

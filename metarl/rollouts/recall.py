@@ -33,7 +33,7 @@ def act(
     actor: Actor,
     recall: Recall,
     observation: np.ndarray,
-    reward: np.ndarray | None,
+    feedback: np.ndarray | None,
     begins: np.ndarray,
     trial_episodes: int,
     choose: Choose,
@@ -42,12 +42,12 @@ def act(
 
     Args:
         recall: as `remember_nothing` or any earlier call returned it; it stays as it is.
-        observation, reward: float32; (n,) of the previous actions, None: not known.
+        observation, feedback: float32; (n,) on the previous actions, None: not known.
         begins: (n,) bool, where an episode begins.
         trial_episodes: that a policy whose context is a trial remembers together.
 
     Raises:
-        MetaRLError: if a policy with context is not told its reward, or has come to the end of its context.
+        MetaRLError: if a policy that sees its feedback is not told it, or has come to the end of its context.
     """
     actions = np.zeros((len(observation), actor.policy.action_size), np.float32)
     after: list[Group] = []
@@ -59,9 +59,9 @@ def act(
             rows = group.rows[chosen]
             memory, episodes = _memory(actor, group, chosen, first, trial_episodes)
             _check_position(actor, memory, trial_episodes)
-            earned = np.zeros(len(rows), np.float32) if memory.position == 0 else _earned(actor, reward, rows)
+            felt = np.zeros(len(rows), np.float32) if memory.position == 0 else _felt(actor, feedback, rows)
             seen = torch.from_numpy(observation[rows])
-            _, memory = actor.decide(memory, seen, torch.from_numpy(earned), first, choose)
+            _, memory = actor.decide(memory, seen, torch.from_numpy(felt), first, choose)
             actions[rows] = memory.action.numpy()
             after.append(Group(rows, memory, episodes))
     return actions, tuple(after)
@@ -81,21 +81,22 @@ def _memory(actor: Actor, group: Group, chosen: np.ndarray, first: bool, trial_e
         return Memory(state, memory.position, memory.action[index]), episodes
 
 
-def _earned(actor: Actor, reward: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
-    """The rewards of rows (g,)."""
-    if reward is not None:
-        return reward[rows]
+def _felt(actor: Actor, feedback: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    """The feedback of rows (g,)."""
+    if feedback is not None:
+        return feedback[rows]
     if actor.policy.context == "none":
         return np.zeros(len(rows), np.float32)
     raise MetaRLError(
-        "this policy reads its task off its rewards: give predict the reward of the last action, reward=...; "
+        "this policy reads its task off its rewards: give predict the reward of the last action, reward=..., or what "
+        "it was fed instead, feedback=info['feedback']; "
         "for Stable-Baselines3: ears = agent.listening(); evaluate_policy(ears, env, callback=ears.hear)"
     )
 
 
 def _check_position(actor: Actor, memory: Memory, trial_episodes: int) -> None:
     policy = actor.policy
-    if policy.context != "none" and int(memory.position) >= policy.max_length:
+    if policy.context in ("episode", "trial") and int(memory.position) >= policy.max_length:
         several = policy.context == "trial" and trial_episodes > 1
         what = f"a trial of {trial_episodes} episodes" if several else "an episode"
         remedy = "state=None begins a new one" if several else "begin a new one by episode_start=True or state=None"

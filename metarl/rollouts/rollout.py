@@ -33,6 +33,10 @@ class Simulations(Protocol):
         """Advance one control step with actions (N, A), which it clips to [-1, 1]."""
         ...
 
+    def privileged(self) -> Tensor | None:
+        """What a critic may see of the tasks (N, P); None: nobody knows them."""
+        ...
+
 
 class Transition(NamedTuple):
     """What happened to N simulations in one control step."""
@@ -42,6 +46,7 @@ class Transition(NamedTuple):
     log_probability: Tensor  # (N,)
     value: Tensor  # (N,)
     reward: Tensor  # (N,) 0 where not valid
+    feedback: Tensor  # (N,) likewise
     valid: Tensor  # (N,) 1.0 where the episode still ran and nothing failed, else 0.0
     success: Tensor  # (N,) bool; False where not valid
     broken: Tensor  # (N,) bool: the running episode failed in this step
@@ -60,26 +65,28 @@ def play(
     Args:
         listener: called with (0, None) after every reset and with (t + 1, step) after every step t of an episode.
     """
-    memory, reward = actor.start(env.num_simulations), torch.zeros(env.num_simulations)
+    memory, felt = actor.start(env.num_simulations), torch.zeros(env.num_simulations)
+    told = actor.policy.layout.privileged_size > 0
     for left in reversed(range(episodes)):
         observation, over = env.reset(), torch.zeros(env.num_simulations, dtype=torch.bool)
+        task = env.privileged() if told else None
         if listener:
             listener(0, None)
         for t in range(env.horizon):
             before = memory
-            decision, memory = actor.decide(before, observation, reward, t == 0, choose)
+            decision, memory = actor.decide(before, observation, felt, t == 0, choose, task)
             step = env.step(decision.action)
             broken, valid = step.failed & ~over, ~(over | step.failed)
-            earned = step.reward * valid
+            earned, feedback = step.reward * valid, step.feedback * valid
             if left and not bool(valid.all()):  # nobody remembers the last episode
-                memory, reward = actor.without(~valid, memory, before), torch.where(valid, earned, reward)
+                memory, felt = actor.without(~valid, memory, before), torch.where(valid, feedback, felt)
             else:
-                reward = earned
+                felt = feedback
             observation, over = step.observation, over | step.terminated
             terms = {name: term * valid for name, term in step.terms.items()}
             if listener:
                 listener(t + 1, step)
-            yield Transition(*decision, earned, valid.float(), step.success & valid, broken, over, terms)
+            yield Transition(*decision, earned, feedback, valid.float(), step.success & valid, broken, over, terms)
 
 
 @torch.no_grad()
@@ -156,9 +163,11 @@ def summarise(
         log_probability=in_sequence("log_probability"),
         value=in_sequence("value"),
         reward=in_sequence("reward"),
+        feedback=in_sequence("feedback"),
         valid=in_sequence("valid"),
         success_at_end=by_task((last & ~broken.any(1)).T),
         success_any_step=by_task(success.any(1).T),
+        steps_to_success=by_task(torch.where(success.any(1), success.float().argmax(1) + 1, horizon).T),
         returns=by_task(by_episode("reward").sum(1).T),
         terms={name: by_task(total.T) for name, total in _summed(transitions, horizon).items()},
         failures=int(broken.sum()),

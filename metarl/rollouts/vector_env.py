@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -49,12 +50,16 @@ class VectorSimulations:
 
     def step(self, action: Tensor) -> Step:
         if self._last is None or not bool(self._over.all()):
-            observation, reward, terminated, truncated, _ = self.env.step(action.clamp(-1.0, 1.0).numpy())
+            observation, reward, terminated, truncated, info = self.env.step(action.clamp(-1.0, 1.0).numpy())
+            felt = _float32(feedback_of(info, np.asarray(reward)))
             over = torch.as_tensor(np.asarray(terminated) | np.asarray(truncated))
             unknown = torch.zeros(self.num_simulations, dtype=torch.bool)
             self._over = self._over | over
-            self._last = Step(_float32(observation), _float32(reward), {}, unknown, over, unknown)
+            self._last = Step(_float32(observation), felt, {}, unknown, over, unknown, felt)
         return self._last
+
+    def privileged(self) -> None:
+        """Nobody knows the task."""
 
 
 @torch.no_grad()
@@ -69,8 +74,8 @@ def explore(
 ) -> Episodes:
     """At least `episodes` exploring episodes of H steps: Episodes with M = 1, on the policy's device.
 
-    All environments begin together, and rest as soon as the episodes of all are over. They do not tell success: it is
-    False.
+    Their reward is the feedback: at deployment nothing else exists. All environments begin together, and rest as soon
+    as the episodes of all are over. They do not tell success: it is False.
 
     Args:
         adapted: parameters with a leading M = 1; None: the policy's own.
@@ -96,6 +101,21 @@ def _trial(simulations: VectorSimulations, actor: Actor, choose: Choose, episode
         if len(transitions) > (episodes - 1) * horizon and bool(transition.over.all()):
             break
     return transitions + [tree_map(torch.zeros_like, transitions[-1])] * (episodes * horizon - len(transitions))
+
+
+def feedback_of(info: Mapping[str, Any], reward: np.ndarray) -> np.ndarray:
+    """What each of N environments lets its robot sense (N,): `info["feedback"]` where it is told, else the reward (N,).
+
+    Args:
+        info: of a vector environment's step.
+    """
+    felt = np.array(reward, np.float32)
+    # The info of an episode that ended is in `final_info`: what stands beside it may be the next one's.
+    for told in (info, info.get("final_info")):
+        if isinstance(told, Mapping) and "feedback" in told:
+            known = np.asarray(told.get("_feedback", np.ones(len(felt), bool)), bool)
+            felt[known] = np.asarray(told["feedback"], np.float32)[known]
+    return felt
 
 
 def _float32(values: Any) -> Tensor:

@@ -5,7 +5,8 @@ One row for each meta-iteration. Its columns, and the curves of TensorBoard, are
     iteration, env_steps                 so far; env_steps counts the control steps of all simulations, also of a warm
                                          start, and of the run that this one began from
     success_before, success_after        share of the training episodes with success at their end: before the inner
-                                         steps, and after the last of them (the same where there are none)
+                                         steps, and after the last of them (the same where there are none); in trials
+                                         of several episodes that of the first episode before, of the last one after
     success_any_step_before, ..._after   with success at any step
     return_before, return_after          mean undiscounted return of an episode
     term_<name>                          mean sum of a reward term over an episode, after

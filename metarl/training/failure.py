@@ -42,5 +42,9 @@ class Failure:
             group, _, rest = name.partition(".")
             parts[group][rest] = value.to(device)
         start = parts.pop("start")
-        rounds = [Batch(**parts[f"round{number}"]) for number in range(len(parts))]
+        # Older dumps are of policies that were fed the reward.
+        rounds = [
+            Batch(**{"inner_advantage": part.get("advantage")} | part)
+            for part in (parts[f"round{number}"] for number in range(len(parts)))
+        ]
         return Failure(state["message"], state["iteration"] - 1, state["tasks"], start, rounds)

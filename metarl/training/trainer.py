@@ -204,8 +204,10 @@ def _names(env: Environment) -> list[str]:
 
 
 def _outcome(episodes: Episodes, when: str) -> dict[str, float]:
+    """Before adaptation that is in the first episode of the trials, afterwards in the last."""
+    episode = 0 if when == "before" else -1
     return {
-        f"success_{when}": float(episodes.success_at_end.float().mean()),
-        f"success_any_step_{when}": float(episodes.success_any_step.float().mean()),
-        f"return_{when}": float(episodes.returns.mean()),
+        f"success_{when}": float(episodes.success_at_end[..., episode].float().mean()),
+        f"success_any_step_{when}": float(episodes.success_any_step[..., episode].float().mean()),
+        f"return_{when}": float(episodes.returns[..., episode].mean()),
     }

@@ -58,7 +58,8 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | Non
 def _other_sizes(checkpoint: Checkpoint, trainer: Trainer) -> str | None:
     """How the observations and actions of a checkpoint's policy differ from the trainer's, in words."""
     tokens, actions = (checkpoint.tensors[f"policy.{name}"].shape[0] for name in ("normaliser.mean", "log_std"))
-    theirs, ours = TokenLayout.of_size(tokens, actions), trainer.policy.layout
+    ours = trainer.policy.layout
+    theirs = TokenLayout.of_size(tokens, actions, ours.privileged_size)
     if theirs == ours:
         return None
     sizes = f"{theirs.observation_size} numbers of observation and {theirs.action_size} of action"

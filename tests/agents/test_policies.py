@@ -143,7 +143,7 @@ def test_a_sequence_beyond_the_context_is_refused(context: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"context": "forever"}, r"context=forever: unknown choice \(valid: none, episode, trial\)"),
+        ({"context": "forever"}, r"context=forever: unknown choice \(valid: none, step, episode, trial\)"),
         ({"width": 9, "heads": 2}, "width=9 must be a multiple of heads=2"),
         ({"layers": 0}, "layers=0 at least 1"),
         ({"initial_std": 0.0}, "initial_std must be positive, got 0.0"),

@@ -21,7 +21,13 @@ def test_a_token_holds_what_was_seen_done_and_earned_in_this_order() -> None:
     assert LAYOUT.join(observation, action, reward, False)[:, -1].tolist() == [0, 0]
     assert token.shape[-1] == LAYOUT.size
     found = {name: token[0, part].tolist() for name, part in LAYOUT.parts.items()}
-    assert found == {"observation": [1, 2, 3], "previous action": [7, 8], "previous reward": [5], "first flag": [1]}
+    assert found == {
+        "observation": [1, 2, 3],
+        "previous action": [7, 8],
+        "previous feedback": [5],
+        "first flag": [1],
+        "task": [],
+    }
     assert torch.equal(LAYOUT.observation(token), observation)
     assert LAYOUT.without_history(token).tolist() == [[1, 2, 3, 0, 0, 0, 0], [4, 5, 6, 0, 0, 0, 0]]
 
@@ -37,7 +43,7 @@ def test_observation_and_reward_are_normalised() -> None:
         (2, "observation entry 2"),
         (3, "previous action"),
         (4, "previous action"),
-        (5, "previous reward"),
+        (5, "previous feedback"),
         (6, "first flag"),
     ],
 )

@@ -20,6 +20,7 @@ import envs
 from envs import registry
 from envs.adapters.gymnasium import TaskEnv, VectorTaskEnv
 from envs.core.environment import MujocoEnvironment
+from envs.core.tasks import SPLITS
 from envs.errors import EnvsError, TaskError
 from tests.envs.families import oracle
 
@@ -148,7 +149,7 @@ def test_a_fixed_task_reaches_the_physics() -> None:
     assert env.environment.simulator.model_of(0).body_mass[payload] == 1.25  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("split", ["train", "test", "ood"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_tasks_come_from_the_split(split: str) -> None:
     env = single(REACH, split=split)
     tasks = env.sample_tasks(20)
@@ -182,7 +183,7 @@ def test_a_wrong_task_is_refused(task: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"split": "validation"}, "unknown split 'validation'"),
+        ({"split": "later"}, "unknown split 'later'"),
         ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
         ({"goal_shown": True}, "goal_shown"),
         ({"tasks_override": {"mass": 1}}, "unknown task parameter 'mass'"),

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from envs import registry
 from envs.adapters.gymnasium_tasks import STRIDE, GymnasiumTasks, NumberedTasks
-from envs.core.tasks import Tasks
+from envs.core.tasks import SPLITS, Tasks
 from envs.errors import ContractError, EnvsError, TaskError, UnknownEnvironmentError
 
 
@@ -138,6 +138,15 @@ def test_tasks_are_the_same_everywhere_and_differ_between_splits() -> None:
     assert torch.equal(one.published("test", 120)["task"][:5], one.published("test", 5)["task"])
     assert set(two.sample(100)["task"][:, 0].tolist()) == {0.0, 1.0, 2.0}
     assert one.split_of(one.published("test", 2)) == ["test"] * 2 and one.split_of(one.sample(2)) == ["train"] * 2
+    held_out = [{tuple(one.task(int(i))["goal"]) for i in one.published(s, 150)["task"]} for s in SPLITS if s != "ood"]
+    assert len(set.union(*held_out)) == 450
+
+
+def test_the_numbers_of_tasks_are_exact() -> None:
+    for split in ("test", "validation"):
+        numbers = made().distribution.published(split, STRIDE)["task"][:, 0]
+        assert len(numbers.unique()) == STRIDE
+        assert made().distribution.split_of(Tasks({"task": numbers[[0, -1], None]})) == [split] * 2
 
 
 def test_older_generators_are_seeded_and_left_alone() -> None:
@@ -161,13 +170,14 @@ def test_an_environment_may_divide_its_splits_itself() -> None:
             return [split] * n
 
         def set_task(self, task: Any) -> None:
-            self.goal = np.full(2, {"train": 1.0, "test": 2.0, "ood": 3.0}[task])
+            self.goal = np.full(2, {"train": 1.0, "test": 2.0, "ood": 3.0, "validation": 4.0}[task])
 
     env = made(2, Divided)
     distribution = env.distribution
     assert isinstance(distribution, NumberedTasks)
-    for split in ("train", "test", "ood"):
+    for split in SPLITS:
         assert distribution.task(int(distribution.published(split, 1)["task"])) == split
+        env.set_tasks(distribution.published(split, 2))
     with pytest.raises(TaskError, match=r"test:Point: has no split 'ood', which needs a sample_tasks\(n, split=...\)"):
         made().distribution.published("ood", 1)
 

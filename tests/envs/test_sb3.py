@@ -11,6 +11,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from envs.adapters.sb3 import SB3VecEnv
+from envs.core.tasks import SPLITS
 from envs.errors import EnvsError, TaskError
 from envs.registry import make, names
 
@@ -121,7 +122,7 @@ def test_a_seed_repeats_everything() -> None:
         assert np.any(a != c)
 
 
-@pytest.mark.parametrize("split", ["train", "test", "ood"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_tasks_come_from_the_split(split: str) -> None:
     env = SB3VecEnv("reach", num_envs=16, split=split, horizon=1)
     env.reset()
@@ -158,7 +159,7 @@ def test_a_made_environment_is_taken_as_it_is() -> None:
     ("options", "error"),
     [
         ({"environment": "raech"}, "did you mean 'reach'"),
-        ({"environment": "reach", "split": "validation"}, "unknown split"),
+        ({"environment": "reach", "split": "later"}, "unknown split"),
         ({"environment": "reach", "render_mode": "human"}, "unknown render_mode"),
         ({"environment": "reach", "wings": 2}, "wings"),
         ({"environment": make("point2d", 2), "num_envs": 3}, "made already"),

@@ -170,7 +170,7 @@ def test_a_rate_chosen_otherwise_is_chosen_anew_from_what_was_measured(
     assert folder.read_evaluation("test")["horizon"] == before["horizon"] != 7
 
 
-@pytest.mark.parametrize("changed", [{"iteration": 1}, {"steps": 1}, {"clip": 2.0}, {"grid": []}])
+@pytest.mark.parametrize("changed", [{"iteration": 1}, {"steps": 1}, {"clip": 2.0}, {"split": "train"}, {"grid": []}])
 def test_another_choice_of_the_rate_discards_what_was_measured_with_the_last(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
 ) -> None:
@@ -196,7 +196,7 @@ def test_the_outcome_of_a_rate_is_that_of_the_last_step(plan: Plan, monkeypatch:
     assert training.outcome(run) == (0.5, 4.0)
 
 
-def test_fine_tuning_is_tried_on_training_tasks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fine_tuning_is_tried_on_validation_tasks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     from metarl.assembly.opened import open_run
 
     run, tried = open_run(plan.folder("multitask", 0)), []
@@ -205,7 +205,7 @@ def test_fine_tuning_is_tried_on_training_tasks(plan: Plan, monkeypatch: pytest.
     training.outcome(training.with_inner(run, 0.1, 2))
     ((tasks, steps),) = tried
     assert steps == 2
-    assert set(run.environment(1, 0, 1).distribution.split_of(tasks)) == {"train"}
+    assert set(run.environment(1, 0, 1).distribution.split_of(tasks)) == {"validation"}
 
 
 def test_a_rate_that_gives_no_numbers_is_never_the_best(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

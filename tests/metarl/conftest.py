@@ -33,7 +33,8 @@ def craft_batch(policy: Policy, tasks: int, episodes: int, steps: int, seed: int
         flat = log_probability(output, actions.flatten(0, 1)).unflatten(0, (tasks, episodes))
     lengths = torch.randint(1, steps + 1, (tasks, episodes, 1), generator=generator)
     valid = (torch.arange(steps) < lengths).to(dtype)
-    return Batch(tokens, actions, flat + spread * normal(), normal(), normal(), valid)
+    advantage = normal()
+    return Batch(tokens, actions, flat + spread * normal(), advantage, normal(), valid, advantage)
 
 
 @pytest.fixture

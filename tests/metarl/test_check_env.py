@@ -9,6 +9,7 @@ import pytest
 import metarl
 from envs import registry
 from envs.check import _speed
+from envs.core.tasks import SPLITS
 from tests.metarl.own import POINT, cart
 
 Write = Callable[[str], str]
@@ -32,7 +33,7 @@ def test_a_good_environment(written: Write, capsys: pytest.CaptureFixture[str]) 
     found = metarl.check_env(f"{written(cart())}:Cart", threads=1)
     assert {finding.verdict for finding in found} == {"ok"}
     checks = ["contract", "memory", "physics", "sensors", "determinism", "task", "task"]
-    assert [finding.check for finding in found] == [*checks, "split train", "split test", "split ood", "speed"]
+    assert [finding.check for finding in found] == [*checks, *(f"split {split}" for split in SPLITS), "speed"]
     assert capsys.readouterr().out.splitlines() == [str(finding) for finding in found]
     assert wrong(f"{written(POINT)}:Point", horizon=9)[0].startswith("look  split ood: ")
 
@@ -73,6 +74,13 @@ BUFFER = """self.buffers = getattr(self, "buffers", torch.zeros(3, self.num_simu
 def test_what_is_wrong(written: Write, change: tuple[str, str], line: str) -> None:
     found = wrong(f"{written(cart(change))}:Cart", threads=1)
     assert any(each.startswith(line) for each in found), found
+
+
+def test_a_split_that_an_environment_cannot_draw(written: Write) -> None:
+    own = 'def sample_tasks(self, n, split):\n        ["train", "test", "ood"].index(split)'
+    divided = POINT.replace("def sample_tasks(self, n):", own)
+    found = wrong(f"{written(divided)}:Point", horizon=9)
+    assert len(found) == 1 and found[0].startswith("fail  split validation: ") and "ValueError" in found[0]
 
 
 def test_a_module_that_is_not_there() -> None:

@@ -91,7 +91,7 @@ def test_an_evaluation_repeats_itself_whatever_was_drawn_before(run_folder: Path
 
 
 @pytest.mark.parametrize("name", names())
-@pytest.mark.parametrize("split", ["test", "ood"])
+@pytest.mark.parametrize("split", ["test", "ood", "validation"])
 def test_no_published_task_is_ever_drawn_in_training(name: str, split: str) -> None:
     distribution = make(name, 1, threads=1).distribution
     published, drawn = distribution.published(split, 100), distribution.sample(2000)
@@ -163,6 +163,32 @@ def test_the_curve_counts_the_environment_steps_that_a_task_has_cost(run_folder:
     assert result["environment_steps"] == 3 * 3 * 2 * 2 * 5
     with open(run_folder / "evaluation" / "test.csv", newline="") as file:
         assert [row["env_steps"] for row in csv.DictReader(file)] == ["0", "5", "20", "25", "40", "45"]
+
+
+def test_ood_is_told_by_moved_parameter(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["env=reach", "env.horizon=4", "algo=in_context", "algo.trial_episodes=2", "recipe=none", "algo.tasks=2"]
+    options += ["agent.width=4", "agent.heads=1", "algo.episodes=1", "algo.outer.minibatches=1"]
+    path = train(compose([*options, *EVALUATION, "budget.iterations=1", f"run_dir={tmp_path / 'reach'}"]))
+    assert "by_moved" not in RunFolder(path).read_evaluation("test")
+    capsys.readouterr()
+    run = open_run(path, "cpu")
+    result = measure(run, split="ood", tasks=12, steps=1, console=Console(soft_wrap=True))
+    assert RunFolder(path).read_evaluation("ood")["by_moved"] == result["by_moved"]
+    tasks = run.held_out("ood", 12)
+    beyond = {"payload_mass": tasks["payload_mass"][:, 0] > 1.5, "damping_scale": tasks["damping_scale"][:, 0] > 2.0}
+    assert result["by_moved"].keys() == {"goal", *beyond}
+    for name, moved in beyond.items():
+        part = result["by_moved"][name]
+        assert part["tasks"] == int(moved.sum()) and 0 < part["tasks"] < 12
+        steps = [{key: entry[key] for key in ("step", "episodes", "env_steps")} for entry in part["curve"]]
+        assert steps == [{key: entry[key] for key in steps[0]} for entry in result["curve"]] and len(steps) == 4
+        for position, entry in enumerate(part["curve"]):
+            own = torch.tensor([task["return"][position] for task in result["per_task"]])[moved]
+            assert entry["return"]["mean"] == pytest.approx(own.mean().item())
+            assert entry["return"]["ci95"][0] <= entry["return"]["mean"] <= entry["return"]["ci95"][1]
+    printed = capsys.readouterr().out
+    rows = printed.partition("beyond its training values\n")[2].splitlines()[1:4]
+    assert [row.split()[:2] for row in rows] == [[n, str(p["tasks"])] for n, p in result["by_moved"].items()]
 
 
 def test_mean_actions_count_the_exploring_episodes_that_they_adapt_to(run_folder: Path) -> None:

@@ -20,6 +20,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from envs.core.tasks import SPLITS
 from metarl import runs
 from metarl.config.composition import compose
 from metarl.config.parsing import COMMANDS, leaves, train_settings
@@ -169,7 +170,7 @@ def drive_ranges(base: Path, family: str, name: str | None, value: Any) -> None:
 
     def use() -> None:
         env = make(family, 2, threads=1, horizon=3, tasks_override={name or FAMILIES[family]: value})
-        for split in ("train", "test", "ood"):
+        for split in SPLITS:
             with suppress(*KNOWN):
                 env.set_tasks(env.distribution.published(split, 2))
                 env.reset()
@@ -298,7 +299,7 @@ class Own(gymnasium.Env):
 """
 FAILS = ["None", "3", "1 / 0", "undefined", "torch.zeros(1)", "torch.full((self.num_simulations, 2), torch.nan)"]
 OBSERVATION = "torch.zeros(self.num_simulations, 2)"
-STEP = f"Step({OBSERVATION}, zero, {{'r': zero}}, no, no, no)"
+STEP = f"Step({OBSERVATION}, zero, {{'r': zero}}, no, no, no, zero)"
 PIECES: dict[str, list[str]] = {
     "sizes": ["horizon, 2, 1", "horizon, 3, 1", "horizon, 2, 0", "0, 2, 1", "horizon, '2', 1", "1", "horizon, 2, -1"],
     "apply_tasks": ["pass", "1 / 0", "self.assigned['nothing']", "raise RuntimeError('a\\nb')"],

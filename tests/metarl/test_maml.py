@@ -238,7 +238,8 @@ def test_a_task_without_signal_leaves_the_meta_gradient_finite(build: Callable[.
     """Its inner gradient is exactly 0, where the norm that clips has no derivative."""
     problem = build(clip=0.1)
     support = [
-        s._replace(advantage=s.advantage * torch.tensor([0.0, 1.0, 1.0])[:, None, None]) for s in problem.support
+        s._replace(inner_advantage=s.inner_advantage * torch.tensor([0.0, 1.0, 1.0])[:, None, None])
+        for s in problem.support
     ]
     grads, rate_grads, _ = replace(problem, support=support).gradient()
     assert all(bool(torch.isfinite(g).all()) for g in [*grads.values(), *rate_grads.values()])

@@ -98,7 +98,7 @@ def test_later_inner_gradients_are_taken_at_the_tasks_own_parameters(
         Batch(*(x.float() for x in make_batch(tiny_policy.float(), M, E, T, seed))) for seed in range(3)
     )
     push = torch.tensor([0.0, 0.0, 1e3, 0.0])[:, None, None]  # no other task moves
-    rounds = [first._replace(advantage=first.advantage * push), second, last]
+    rounds = [first._replace(inner_advantage=first.advantage * push), second, last]
     learner = learner_of(MAML, tiny_policy, steps=2)
     for rate in learner.rate_parameters.values():
         rate.fill_(88.0)  # exp(88) is nearly the largest number
@@ -127,11 +127,11 @@ def test_an_outer_gradient_in_context_is_named_with_its_sequence(tiny_policy: Po
 @pytest.mark.parametrize("kind", [MAML, Reptile, InContext])
 @pytest.mark.parametrize(
     ("field", "place", "text"),
-    # D = 3, A = 2: entries 3 and 4 of a token are the previous action, 5 is the previous reward.
+    # D = 3, A = 2: entries 3 and 4 of a token are the previous action, 5 is the previous feedback.
     [
         ("tokens", (1, 0, 2, 1), "observation entry 1 is not finite in task 1, sequence 0, control step 2"),
         ("tokens", (1, 0, 2, 4), "previous action is not finite in task 1, sequence 0, control step 2"),
-        ("tokens", (1, 0, 2, 5), "previous reward is not finite in task 1, sequence 0, control step 2"),
+        ("tokens", (1, 0, 2, 5), "previous feedback is not finite in task 1, sequence 0, control step 2"),
         ("actions", (3, 1, 0, 1), "action is not finite in task 3, sequence 1, control step 0"),
         ("log_probability", (3, 1, 3), "log probability is not finite in task 3, sequence 1, control step 3"),
         ("target", (0, 1, 2), "advantage is not finite in task 0, sequence 1, control step 2"),

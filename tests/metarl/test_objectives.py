@@ -43,7 +43,7 @@ def one_step(ratio: float, advantage: float) -> tuple[Output, Batch, Tensor]:
     action = torch.ones(1, 1, 2).double()
     old = log_probability(output, action).detach() - torch.tensor(ratio).double().log()
     rest = torch.full((1, 1), advantage).double()
-    return output, Batch(torch.zeros(1, 1, 7).double(), action, old, rest, rest, torch.ones(1, 1).double()), mean
+    return output, Batch(torch.zeros(1, 1, 7).double(), action, old, rest, rest, torch.ones(1, 1).double(), rest), mean
 
 
 def test_the_gradient_at_the_acting_policy_is_the_policy_gradient(tiny_policy: Policy, batch: Batch) -> None:

@@ -40,7 +40,7 @@ class Plain(Environment):
     def step(self, action):
         self.place += action
         none = torch.zeros(self.num_simulations, dtype=torch.bool)
-        return Step(self.place.clone(), self.place[:, 0], {"x": self.place[:, 0]}, none, none, none)
+        return Step(self.place.clone(), self.place[:, 0], {"x": self.place[:, 0]}, none, none, none, self.place[:, 0])
 
     def render_state(self, simulation): return {}
     def drawer(self, simulation, width, height): raise NotImplementedError

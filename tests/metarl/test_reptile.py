@@ -118,8 +118,8 @@ def test_what_adapts_between_rounds_is_what_the_update_repeats(
 def test_an_update_that_is_not_finite_is_skipped(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
     learner = Reptile(tiny_policy, settings(0), torch.Generator())
     batch = make_batch(tiny_policy, TASKS, 2, 4, 0)
-    broken = batch._replace(advantage=batch.advantage.clone())
-    broken.advantage[1, 0, 0] = torch.nan
+    broken = batch._replace(inner_advantage=batch.inner_advantage.clone())
+    broken.inner_advantage[1, 0, 0] = torch.nan
     before = {name: value.detach().clone() for name, value in tiny_policy.named_parameters()}
     metrics = learner.update([broken])
     assert metrics["skipped_updates"] == metrics["updates"] == 1.0

@@ -54,7 +54,7 @@ class Scripted(Environment):
         reward, success, terminated, failed = (x[self.elapsed] for x in self.script)
         self.elapsed += 1
         half = reward / 2
-        return Step(self.observe(), reward, {"a": half, "b": half}, success, terminated, failed)
+        return Step(self.observe(), reward, {"a": half, "b": half}, success, terminated, failed, reward)
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         return {}

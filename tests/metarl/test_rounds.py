@@ -8,7 +8,7 @@ import torch
 from metarl.algorithms.rounds import Adapted, inner_loop
 from metarl.rollouts.episodes import Batch
 
-DATA = Batch(*[torch.zeros(1)] * 6)
+DATA = Batch(*[torch.zeros(1)] * 7)
 
 
 @pytest.mark.parametrize("start", [None, 10.0])

@@ -56,7 +56,7 @@ class Ending(Environment):
         failed[FAILS] = self.elapsed == length[FAILS] + 1
         over = torch.where(failed | (torch.arange(self.num_simulations) == FAILS), failed, self.elapsed == length)
         reward = torch.randn(self.num_simulations, generator=self.random)
-        return Step(self.observe(), reward, {}, no, over, failed)
+        return Step(self.observe(), reward, {}, no, over, failed, reward)
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         return {}
@@ -142,7 +142,7 @@ def test_an_episode_begins_with_the_last_step_that_counted() -> None:
             last = int(LENGTHS[r - 1, n]) - 1
             first = tokens[n, r, 0]
             assert torch.equal(first[parts["previous action"]], actions[n, r - 1, last])
-            assert float(first[parts["previous reward"]]) == float(rewards[n, r - 1, last])
+            assert float(first[parts["previous feedback"]]) == float(rewards[n, r - 1, last])
             assert float(first[parts["first flag"]]) == 1.0
 
 

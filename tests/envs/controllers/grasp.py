@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,22 +15,24 @@ GENTLE = 0.5  # of the fastest step
 
 
 class Controller:
-    """Acts on what nobody tells the agent: the object's true position."""
+    """Acts on what nobody tells the agent: the object's true position; or on what `place` (N, 3) says of it, in m."""
 
-    def __init__(self, env: Grasp) -> None:
+    def __init__(self, env: Grasp, place: Callable[[], Tensor] | None = None) -> None:
         self.env = env
+        self.place = place or (lambda: env.object_position)
         self.phase = torch.zeros(env.num_simulations, dtype=torch.int64)
         self.waited = torch.zeros(env.num_simulations, dtype=torch.int64)
 
     def act(self) -> Tensor:
         """The action (N, 4) for the present state."""
         env = self.env
-        offset = env.object_position - env.grip
+        place = self.place()
+        offset = place - env.grip
         ahead = env.target - env.grip  # what the arm is about to do anyway
         apart = torch.linalg.vector_norm(offset[:, :2], dim=-1)
         slow = torch.linalg.vector_norm(env.grip_velocity, dim=-1) < 0.1
         low = offset[:, 2].clamp(min=env.bounds[0][2] - env.grip[:, 2])
-        heights = torch.stack([offset[:, 2] + HOVER, low, low, HEIGHT - env.object_position[:, 2]], -1)
+        heights = torch.stack([offset[:, 2] + HOVER, low, low, HEIGHT - place[:, 2]], -1)
         rise = heights.gather(1, self.phase[:, None])
         move = (torch.cat([offset[:, :2], rise], -1) - ahead) / DELTA
         move[self.phase >= CLOSE, :2] = 0.0

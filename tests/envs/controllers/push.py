@@ -21,7 +21,7 @@ class Controller:
         """The action (N, 2) for the present state."""
         env = self.env
         place, hand, target = env.object_position[:, :2], env.grip[:, :2], env.target[:, :2]
-        way = env.assigned["goal"].double() - place
+        way = env.goal.double() - place
         far = torch.linalg.vector_norm(way, dim=-1, keepdim=True)
         along = way / far.clamp(min=1e-6)
         across = torch.stack([-along[:, 1], along[:, 0]], -1)

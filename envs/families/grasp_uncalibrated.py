@@ -1,0 +1,125 @@
+"""Grasp a fragile object, firmly but not too firmly, where a camera shows it that is off by an unknown amount."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from envs.core.tasks import Range
+from envs.families.arm import ARM
+from envs.families.grasp import Grasp
+from envs.families.shapes import KINDS
+
+SHIFT, TURN = 0.06, 0.4  # m and rad, largest errors of the camera
+CENTRE = (0.5, 0.0)  # m, about which the camera's view is turned
+WEAKEST, STRONGEST = 0.4, 30.0  # N, with which a finger may close
+GRAVITY = 9.81  # m/s^2
+
+
+class GraspUncalibrated(Grasp):
+    """Grasp with a camera that is off, and an object that breaks; 20 Hz, horizon 45 (2.25 s).
+
+    Observation (D = 23, with `object_visible` 39; float32): as in `envs.families.grasp`, with the object's centre and
+    orientation as the camera has them. It sees a position p at c + R(p - c) + s, with c = (0.5, 0) m the middle of the
+    workspace, R the turn by `camera_turn` about the vertical and s the `camera_shift`; heights are right. A pad counts
+    as touching above 0.25 N. An oracle sees in addition
+
+    | index | meaning                                    | unit     |
+    |-------|--------------------------------------------|----------|
+    | 23-29 | shape, one-hot                             | 1        |
+    | 30-34 | half extents (3), mass, friction           | m, kg, 1 |
+    | 35-36 | `camera_shift`                             | m        |
+    | 37    | `camera_turn`                              | rad      |
+    | 38    | natural logarithm of the breaking force    | ln N     |
+
+    Action (A = 5): as in grasp, and the force with which each finger closes at most: -1 is 0.4 N, 1 is 30 N, and the
+    logarithm is linear between them.
+
+    The object breaks when both pads touch it and the fingers' drives press with more than its breaking force, which is
+    `strength` times what just holds it at rest, mass * 9.81 / (2 friction) N; to lift it swiftly takes some 1.7 times
+    that. An episode in which it broke cannot succeed.
+
+    Reward terms: as in grasp, though a broken object counts as neither grasped nor lifted, and `broken` = -2 in the
+    step in which it breaks. Success: as in grasp, and unbroken. Feedback: 1 while it is held at the target height, -1
+    in the step in which it breaks.
+
+    Task parameters (hidden): `camera_shift` (2, m), `camera_turn` (rad, counterclockwise as seen from above),
+    `strength`, and `object_shape`, `object_size`, `object_mass`, `friction` as in grasp, the latter two over wider
+    ranges: the best single force lifts 0.37 of the objects, the others slip or break. ood: shapes and sizes as in
+    grasp, heavier and more slippery objects. Where it lies is drawn in each episode.
+    """
+
+    name = "grasp_uncalibrated"
+    feedback = "sparse"
+    success_criterion = (
+        "object's centre 15 cm above the table, give or take 3 cm, gripped and never broken, over the last five control"
+        " steps"
+    )
+    horizon, action_size, hidden_size = 45, 5, len(KINDS) + 9
+    parameters = {
+        "camera_shift": Range((-SHIFT, -SHIFT), (SHIFT, SHIFT), unit="m", within=(-0.2, 0.2), semantic=True),
+        "camera_turn": Range(-TURN, TURN, unit="rad", within=(-3.2, 3.2), semantic=True),
+        "strength": Range(2.0, 3.0, within=(1.0, 100.0)),
+        "object_size": Grasp.parameters["object_size"],
+        "object_mass": Range(0.1, 0.8, ood=[(0.8, 1.0)], unit="kg", within=(0.001, 20.0)),
+        "friction": Range(0.3, 1.2, ood=[(0.25, 0.3)], within=(0.01, 5.0)),
+        "object_shape": Grasp.parameters["object_shape"],
+    }
+    touch_force = 0.25
+
+    def bind(self) -> None:
+        super().bind()
+        self.drive = self.simulator.field("actuator_force")[:, ARM:]
+        self.drive_limits = self.simulator.limits("actuator_forcerange")[:, ARM:]
+        self.broken = torch.zeros(self.num_simulations, dtype=torch.bool)
+        self.broken_before = self.broken.clone()
+
+    def apply_tasks(self) -> None:
+        super().apply_tasks()
+        holding = self.assigned["object_mass"] * GRAVITY / (2 * self.assigned["friction"])
+        self.breaking_force = (self.assigned["strength"] * holding)[:, 0]
+        half = 0.5 * self.assigned["camera_turn"][:, 0].double()
+        self.half_turn = torch.stack([half.cos(), half.sin()], -1)
+
+    def on_reset(self, mask: Tensor) -> None:
+        super().on_reset(mask)
+        self.broken[mask] = self.broken_before[mask] = False
+
+    def control(self, action: Tensor) -> None:
+        self.broken_before = self.broken.clone()
+        middle, span = (WEAKEST * STRONGEST) ** 0.5, (STRONGEST / WEAKEST) ** 0.5
+        force = middle * span ** action[:, 4:].double()
+        self.drive_limits.copy_(torch.stack([-force, force], -1))
+        super().control(action[:, :4])
+
+    def camera(self) -> tuple[Tensor, Tensor]:
+        cosine, sine = self.half_turn.unbind(-1)
+        centre = torch.tensor(CENTRE, dtype=torch.float64)
+        x, y = (self.object_position[:, :2] - centre).unbind(-1)
+        # Of the whole turn, from half of it.
+        along, across = cosine**2 - sine**2, 2 * cosine * sine
+        turned = torch.stack([along * x - across * y, across * x + along * y], -1)
+        seen = centre + turned + self.assigned["camera_shift"]
+        w, i, j, k = self.object_quat.unbind(-1)
+        quat = [cosine * w - sine * k, cosine * i - sine * j, cosine * j + sine * i, cosine * k + sine * w]
+        return torch.cat([seen, self.object_position[:, 2:]], -1), torch.stack(quat, -1)
+
+    def feel(self) -> None:
+        super().feel()
+        pressed = -self.drive.mean(-1)
+        self.broken = self.broken | (self.grasped & (pressed > self.breaking_force))
+        self.grasped = self.grasped & ~self.broken
+
+    def hidden(self) -> Tensor:
+        camera = self.assigned["camera_shift"], self.assigned["camera_turn"]
+        return torch.cat([super().hidden(), *camera, self.breaking_force.log()[:, None]], -1)
+
+    def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
+        return {**super().reward_terms(action), "broken": -2.0 * self.breaks()}
+
+    def breaks(self) -> Tensor:
+        """(N,) float32: 1 in the step in which the object breaks."""
+        return (self.broken & ~self.broken_before).float()
+
+    def signal(self) -> Tensor:
+        return self.held.float() - self.breaks()

@@ -1,0 +1,222 @@
+"""What the robot feels, and what the trainer knows: the policy and its inner steps get the one, never the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import envs  # noqa: F401 - registers the Gymnasium ids
+from agents.mlp import MLPPolicy
+from agents.policy import Policy
+from agents.transformer import TransformerPolicy
+from envs.core.environment import Environment, Step
+from envs.errors import EnvsError
+from envs.registry import make
+from metarl.algorithms.advantages import episode_baseline_advantage
+from metarl.algorithms.maml import MAML
+from metarl.assembly.build import build_policy
+from metarl.config.composition import compose
+from metarl.config.settings import MAMLSettings
+from metarl.errors import ConfigError
+from metarl.rollouts.episodes import Episodes
+from metarl.rollouts.rollout import collect
+from metarl.rollouts.vector_env import VectorSimulations, feedback_of
+
+M, E, H = 3, 2, 6
+
+
+class Felt(Environment):
+    """A point whose feedback and reward are different numbers; both name simulation and step."""
+
+    def __init__(self) -> None:
+        self.inner = make("point2d", M * E, horizon=H)
+        super().__init__(M * E, self.inner.distribution)
+        self.name, self.success_criterion, self.horizon = "felt", "never", H
+        self.observation_size, self.action_size, self.t = 2, 2, 0
+
+    def apply_tasks(self) -> None:
+        assert self.tasks is not None
+        self.inner.set_tasks(self.tasks)
+
+    def reset(self, mask: Tensor | None = None) -> Tensor:
+        self.t = 0
+        return self.inner.reset(mask)
+
+    def step(self, action: Tensor) -> Step:
+        self.t += 1
+        step = self.inner.step(action)
+        reward = torch.arange(M * E).float() + 100.0 * self.t
+        never = torch.zeros(M * E, dtype=torch.bool)
+        return step._replace(reward=reward, feedback=-reward, success=never, terminated=never, failed=never)
+
+    render_state = drawer = None  # type: ignore[assignment]
+
+
+def collected(policy: Policy, env: Environment | None = None) -> Episodes:
+    env = env or Felt()
+    env.set_tasks(env.distribution.published("train", M))
+    return collect(env, policy, generator=torch.Generator().manual_seed(0))
+
+
+def transformer(context: str = "episode", privileged: int = 0) -> TransformerPolicy:
+    torch.manual_seed(0)
+    policy = TransformerPolicy(2, 2, H, context=context, privileged_size=privileged)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return policy
+
+
+@pytest.mark.parametrize("name", ["reach", "push", "grasp", "navigate", "cheetah_dir", "point2d"])
+def test_feedback_is_the_reward_the_signal_or_nothing(name: str) -> None:
+    steps = {}
+    for mode in ("reward", "sparse", "none"):
+        env = make(name, 4, feedback=mode)
+        env.set_tasks(env.distribution.published("train", 4))
+        env.reset()
+        steps[mode] = env.step(torch.full((4, env.action_size), 0.3))
+    assert torch.equal(steps["reward"].feedback, steps["reward"].reward)
+    assert torch.equal(steps["sparse"].feedback, steps["sparse"].success.float())
+    assert torch.equal(steps["none"].feedback, torch.zeros(4))
+    for step in steps.values():
+        assert torch.equal(step.reward, steps["reward"].reward), "the trainer's reward does not depend on the feedback"
+        assert step.feedback.dtype == torch.float32
+
+
+def test_the_signal_of_reach_is_that_the_hand_is_there_now() -> None:
+    env = make("reach", 2, feedback="sparse")
+    env.set_tasks(env.distribution.published("train", 2))
+    env.reset()
+    env.assigned["goal"][0] = env.sensor("grip_position")[0].float()
+    env.apply_tasks()
+    step = env.step(torch.zeros(2, 7))
+    assert step.feedback.tolist() == [1.0, 0.0]
+    assert not step.success.any(), "success needs five steps"
+
+
+def test_navigates_signal_tells_collisions() -> None:
+    env = make("navigate", 1, feedback="sparse")
+    env.set_tasks(env.distribution.published("train", 1))
+    env.reset()
+    felt = [float(env.step(torch.tensor([[-1.0, 0.0]])).feedback) for _ in range(12)]  # backwards into the wall
+    assert min(felt) == -1.0 and felt[0] == 0.0
+
+
+def test_an_unknown_feedback_is_refused() -> None:
+    with pytest.raises(EnvsError, match=r"^feedback=dense: unknown choice \(valid: reward, sparse, none\)$"):
+        make("reach", 1, feedback="dense")
+
+
+def test_a_policy_is_fed_its_feedback_and_not_its_reward() -> None:
+    episodes = collected(transformer())
+    previous = episodes.tokens[..., transformer().layout.parts["previous feedback"]][..., 0]
+    assert torch.equal(previous[:, :, 1:], episodes.feedback[:, :, :-1])
+    assert not previous[:, :, 0].any()
+    assert torch.equal(episodes.feedback, -episodes.reward)
+
+
+def learner(policy: Policy) -> MAML:
+    return MAML(policy, MAMLSettings(), torch.Generator().manual_seed(0))
+
+
+def test_inner_steps_learn_from_feedback_alone() -> None:
+    policy = MLPPolicy(2, 2, hidden=[8])
+    episodes, maml = collected(policy), learner(policy)
+    other = replace(episodes, reward=torch.randn_like(episodes.reward), feedback=torch.rand_like(episodes.feedback))
+    one, two = maml.prepare(other), maml.prepare(replace(other, reward=torch.randn_like(other.reward)))
+    assert not torch.equal(one.advantage, two.advantage)
+    assert torch.equal(one.inner_advantage, two.inner_advantage)
+    adapted = [maml.adapt(None, batch) for batch in (one, two)]
+    assert all(torch.equal(adapted[0][name], adapted[1][name]) for name in adapted[0])
+    same = maml.prepare(replace(episodes, feedback=episodes.reward.clone()))
+    assert torch.equal(same.inner_advantage, same.advantage)
+
+
+def test_without_feedback_an_inner_step_changes_nothing() -> None:
+    policy = MLPPolicy(2, 2, hidden=[8])
+    episodes, maml = collected(policy), learner(policy)
+    adapted = maml.adapt(None, maml.prepare(replace(episodes, feedback=torch.zeros_like(episodes.reward))))
+    start = dict(policy.named_parameters())
+    assert all(torch.equal(value, start[name].expand_as(value)) for name, value in adapted.items())
+
+
+def test_the_baseline_of_feedback_is_the_mean_of_the_tasks_other_episodes() -> None:
+    reward = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
+    found = episode_baseline_advantage(reward, torch.ones(1, 2, 2), 0.5)
+    assert found.tolist() == [[[-2.0, -2.0], [2.0, 2.0]]]
+    alone = episode_baseline_advantage(reward[:, :1], torch.ones(1, 1, 2), 0.5)
+    assert alone.tolist() == [[[2.0, 2.0]]]
+
+
+def test_inner_steps_without_feedback_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^env\.feedback=none: .*algo=maml"):
+        compose(("env=reach", "algo=maml", "env.feedback=none"))
+    assert compose(("env=reach", "algo=in_context", "env.feedback=none")).env.feedback == "none"
+
+
+POLICIES = {"transformer": transformer(privileged=2), "mlp": MLPPolicy(2, 2, [8], privileged_size=2)}
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
+def test_the_critic_may_see_the_task_and_the_policy_may_not(policy: Policy) -> None:
+    episodes = collected(policy)
+    goals = Felt().distribution.published("train", M)["goal"]
+    assert torch.equal(policy.layout.task(episodes.tokens), goals[:, None, None].expand(M, E, H, 2))
+    tokens = episodes.tokens.flatten(0, 1)
+    moved = tokens.clone()
+    moved[..., policy.layout.acting_size :] += 1.0
+    one, two = policy(tokens), policy(moved)
+    assert torch.equal(one.mean, two.mean) and torch.equal(one.log_std, two.log_std)
+    assert not torch.allclose(one.value, two.value)
+
+
+def test_the_setting_gives_the_critic_what_the_family_hides() -> None:
+    settings = compose(("env=reach", "algo=in_context", "agent.critic_sees_task=true"))
+    policy = build_policy(settings.agent, make("reach", 1), 1, torch.device("cpu"))
+    assert policy.layout.privileged_size == 3
+    plain = compose(("env=reach", "algo=in_context"))
+    assert build_policy(plain.agent, make("reach", 1), 1, torch.device("cpu")).layout.privileged_size == 0
+
+
+def test_context_step_sees_the_last_action_and_its_feedback_and_no_more() -> None:
+    policy = transformer("step")
+    tokens = torch.randn(1, H, policy.layout.size)
+    before = policy(tokens).mean
+    for name in ("previous action", "previous feedback"):
+        changed = tokens.clone()
+        changed[:, 2, policy.layout.parts[name]] += 1.0
+        after = policy(changed).mean
+        assert not torch.allclose(after[:, 2], before[:, 2])
+        assert torch.equal(after[:, 3:], before[:, 3:])
+
+
+class Sensing(gymnasium.Wrapper):  # type: ignore[type-arg]
+    def step(self, action):  # type: ignore[no-untyped-def]
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, info | {"feedback": 7.0}
+
+
+def test_at_deployment_only_feedback_exists() -> None:
+    vector = gymnasium.vector.SyncVectorEnv([lambda: Sensing(gymnasium.make("metarl/Reach-v0"))] * 2)
+    task = vector.envs[0].unwrapped.sample_tasks(1)[0]
+    for one in vector.envs:
+        one.unwrapped.set_task(task)
+    simulations = VectorSimulations(vector, 4)
+    simulations.reset()
+    step = simulations.step(torch.zeros(2, 7))
+    assert step.feedback.tolist() == [7.0, 7.0] and step.reward.tolist() == [7.0, 7.0]
+
+
+def test_the_feedback_of_an_episode_that_ended_is_in_its_final_info() -> None:
+    info = {
+        "feedback": np.array([1.0, 0.0]),
+        "_feedback": np.array([True, False]),
+        "final_info": {"feedback": np.array([0.0, 5.0]), "_feedback": np.array([False, True])},
+    }
+    assert feedback_of(info, np.array([9.0, 9.0])).tolist() == [1.0, 5.0]
+    assert feedback_of({}, np.array([9.0, 8.0])).tolist() == [9.0, 8.0]
