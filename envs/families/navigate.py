@@ -24,6 +24,7 @@ WZXY = torch.tensor([3, 6, 4, 5])  # columns of qpos: the robot's orientation
 UPRIGHT, HIDDEN = 3, 5  # geom groups: what the lidar sees, and obstacles that do not stand
 SUCCESS_DISTANCE = 0.3  # m
 KEEP_CLEAR = 0.12  # m between bumper and obstacle
+GOALS = Range((-0.6, -1.9), (1.9, 1.9), unit="m", within=(-2.4, 2.4))
 
 # Geom type, and its size as radius * first + second; all of it lies within the radius. The first two are trained on.
 SHAPES = {
@@ -76,7 +77,7 @@ class Navigate(MujocoFamily):
     success_criterion = "within 30 cm of the goal at the end of the episode, without any collision during it"
     horizon, observation_size, action_size, hidden_size = 100, RAYS + 8, 2, 2
     parameters = {
-        "goal": Range((-0.6, -1.9), (1.9, 1.9), unit="m", within=(-2.4, 2.4)),
+        "goal": GOALS,
         "obstacles": Range((-1.2, -2.0) * OBSTACLES, (2.0, 2.0) * OBSTACLES, unit="m", within=(-2.4, 2.4)),
         "obstacle_radius": Range((0.1,) * OBSTACLES, (0.2,) * OBSTACLES, unit="m", within=(0.01, 1.0)),
         "obstacle_count": Range(4, 10, ood=[(13, OBSTACLES)], within=(0, OBSTACLES)),

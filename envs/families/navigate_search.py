@@ -8,8 +8,8 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.core.tasks import Range, TaskDistribution
-from envs.families.navigate import UPRIGHT, Navigate
+from envs.core.tasks import TaskDistribution
+from envs.families.navigate import GOALS, UPRIGHT, Navigate
 
 RECOGNISED = 1.0  # m, and no obstacle in between
 
@@ -17,11 +17,12 @@ RECOGNISED = 1.0  # m, and no obstacle in between
 class NavigateSearch(Navigate):
     """Navigate, where nothing but a camera tells of the goal, a dock; horizon 70 (7 s).
 
-    Nothing but what follows differs from `Navigate`: neither the arena, the robot and its actions, nor the task
-    parameters, the reward for training and the success.
+    Nothing but what follows differs from `Navigate`: neither the arena, the robot and its actions, nor the other task
+    parameters, the reward for training and the success. The horizon is enough to drive straight to any dock, or to
+    search half of the region where docks stand.
 
-    The camera looks all around, from the lidar's place. It recognises the dock's marker within 1 m, unless an
-    obstacle stands in between, and says where it is from the robot.
+    The camera looks all around, from the lidar's place. It recognises the dock's marker within 1 m, unless an obstacle
+    stands in between, and says where it is from the robot.
 
     Observation (D = 43, with `goal_visible` 45; float32):
 
@@ -34,15 +35,15 @@ class NavigateSearch(Navigate):
 
     Feedback (sparse, unless set otherwise): 1 while d < 30 cm, less 1 in a control step in which the bumper touches
     anything.
+
+    Task parameters (hidden): those of `Navigate`. The lidar tells a little of the dock, as no obstacle stands within 35
+    cm of it. ood: more obstacles, flat ones, one motor much weaker than the other; the docks' region is the same.
     """
 
     name = "navigate_search"
     feedback = "sparse"
     horizon, observation_size = 70, Navigate.observation_size + 3
-
-    goal_range = Navigate.parameters["goal"]
-    assert isinstance(goal_range, Range)
-    parameters = {**Navigate.parameters, "goal": replace(goal_range, semantic=True)}
+    parameters = {**Navigate.parameters, "goal": replace(GOALS, semantic=True)}
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = super().build_spec(distribution)
@@ -52,8 +53,8 @@ class NavigateSearch(Navigate):
 
     def sense(self) -> None:
         super().sense()
-        # Of the lidar's rays only the height counts: all begin above the robot's middle.
-        towards = torch.nn.functional.pad(self.goal - self.qpos[:, :2], (0, 1))[:, None]
+        # The millimetre upwards gives the ray a length on the dock, too.
+        towards = torch.nn.functional.pad(self.goal - self.qpos[:, :2], (0, 1), value=1e-3)[:, None]
         nearest = self.simulator.rays(self.origin[:, :1].contiguous(), towards, group=UPRIGHT)[:, 0]
         self.recognised = (self.distance < RECOGNISED) & (nearest > 1.0)  # in lengths of the way to the dock
         # Conjugating the heading turns the world's frame into the robot's.

@@ -1,4 +1,4 @@
-"""Find the dock by a fixed sweep of the region, knowing obstacles and motor gains; then drive to it."""
+"""Sweep the region on a fixed path until the dock is recognised, then drive to it; obstacles and gains are known."""
 
 import torch
 from torch import Tensor
@@ -7,30 +7,34 @@ from envs.families.navigate_search import NavigateSearch
 from tests.envs.controllers import navigate
 
 REACHED, PATIENCE = 0.35, 15  # m from a waypoint, or control steps without coming nearer, and the next is due
-WAYPOINTS = torch.tensor([[-0.4, 1.1], [1.2, 1.1], [1.2, -1.1], [-0.4, -1.1], [0.4, 0.0]])
+NORTH = torch.tensor([[0.0, 1.1], [1.3, 1.2], [1.3, 0.0], [0.3, 0.0]])  # m
+SOUTH = NORTH * torch.tensor([1.0, -1.0])
 
 
 class Sweep:
-    """One sweep in each simulation, begun anew with each episode."""
+    """What it has recognised it remembers over the episodes.
 
-    def __init__(self, env: NavigateSearch, waypoints: Tensor = WAYPOINTS) -> None:
-        self.env, self.waypoints = env, waypoints
+    Args:
+        env: whose simulations it drives.
+    """
+
+    def __init__(self, env: NavigateSearch) -> None:
+        self.env = env
         self.found = torch.zeros(env.num_simulations, dtype=torch.bool)
 
-    def begin(self) -> None:
-        """Start at the first waypoint; a dock that was recognised before stays known."""
-        self.leg = torch.zeros(self.env.num_simulations, dtype=torch.int64)
+    def begin(self, waypoints: Tensor) -> None:
+        """Start an episode's sweep along waypoints (W, 2)."""
+        self.waypoints = waypoints
+        self.leg, self.waited = torch.zeros(2, self.env.num_simulations, dtype=torch.int64)
         self.nearest = torch.full((self.env.num_simulations,), torch.inf)
-        self.waited = torch.zeros_like(self.leg)
 
     def act(self) -> Tensor:
         """The action (N, 2) of the present state."""
-        env = self.env
-        self.found |= env.recognised
-        away = torch.linalg.vector_norm(self.waypoints[self.leg] - env.qpos[:, :2].float(), dim=-1)
+        self.found |= self.env.recognised
+        away = torch.linalg.vector_norm(self.waypoints[self.leg] - self.env.qpos[:, :2].float(), dim=-1)
         self.waited = torch.where(away < self.nearest - 0.02, 0, self.waited + 1)
         self.nearest = torch.minimum(self.nearest, away)
-        done = (away < REACHED) | (self.waited > PATIENCE)  # an obstacle may stand on a waypoint
-        self.leg = torch.where(done, (self.leg + 1) % len(self.waypoints), self.leg)
-        self.nearest, self.waited = self.nearest.masked_fill(done, torch.inf), self.waited.masked_fill(done, 0)
-        return navigate.act(env, torch.where(self.found[:, None], env.goal, self.waypoints[self.leg]))
+        due = (away < REACHED) | (self.waited > PATIENCE)  # an obstacle may stand on a waypoint
+        self.leg = (self.leg + due) % len(self.waypoints)
+        self.nearest, self.waited = self.nearest.masked_fill(due, torch.inf), self.waited.masked_fill(due, 0)
+        return navigate.act(self.env, torch.where(self.found[:, None], self.env.goal, self.waypoints[self.leg]))

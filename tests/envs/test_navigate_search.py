@@ -1,0 +1,113 @@
+"""Navigate_search: when the dock is recognised, where it is seen, what is felt, and that searching takes episodes."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs.core.models import PictureModel
+from envs.families.navigate import RAYS, Navigate
+from envs.families.navigate_search import RECOGNISED, NavigateSearch
+from tests.envs.controllers import navigate
+from tests.envs.controllers.navigate_search import NORTH, SOUTH, Sweep
+from tests.envs.test_navigate import FORWARD, ahead, drive, put, tasks
+
+DOCK, FLAG = slice(RAYS + 8, RAYS + 10), RAYS + 10
+
+
+def seen(x: float, y: float, heading: float, count: int = 1, **changes: object) -> Tensor:
+    """The last three numbers (count, 3) of the observation of a robot at a place, in tasks with these changes."""
+    env = NavigateSearch(count, threads=1)
+    env.set_tasks(tasks(count, **changes))
+    observation = put(env, x, y, heading)
+    assert observation.shape == (count, FLAG + 1)
+    return observation[:, DOCK.start :]
+
+
+def published(split: str = "test") -> NavigateSearch:
+    env = NavigateSearch(100, threads=1)
+    env.set_tasks(env.distribution.published(split))
+    return env
+
+
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [(0.0, [0.4, 0.3]), (math.pi / 2, [0.3, -0.4]), (math.pi, [-0.4, -0.3]), (-math.pi / 2, [-0.3, 0.4])],
+)
+def test_the_dock_is_seen_in_the_frame_of_the_robot(heading: float, expected: list[float]) -> None:
+    assert torch.allclose(seen(0.5, 0.5, heading, goal=[0.9, 0.8]), torch.tensor([*expected, 1.0]), atol=1e-6)
+
+
+def test_the_dock_is_recognised_from_near_by() -> None:
+    angle = torch.linspace(0.0, 2 * math.pi, 8)
+    way = torch.stack([angle.cos(), angle.sin()], -1)
+    near, far = ((RECOGNISED + more) * way for more in (-0.01, 0.01))
+    assert seen(0.0, 0.0, 0.3, 8, goal=near)[:, 2].tolist() == [1.0] * 8
+    assert torch.equal(seen(0.0, 0.0, 0.3, 8, goal=far), torch.zeros(8, 3))
+
+
+def test_an_obstacle_hides_what_is_behind_it_alone() -> None:
+    goal = [[0.9, 0.0], [0.9, 0.0], [-0.9, 0.0], [0.5, 0.7]]
+    given = {"goal": goal, "obstacles": ahead(0.35), "obstacle_count": [[1.0], [0.0], [1.0], [1.0]]}
+    assert seen(0.0, 0.0, 0.0, 4, **given)[:, 2].tolist() == [0.0, 1.0, 1.0, 1.0]
+    assert torch.equal(seen(0.0, 0.0, 0.0, 4, **given)[0], torch.zeros(3))
+    beyond = seen(0.0, 0.0, 0.0, goal=[0.4, 0.0], obstacles=ahead(0.95), obstacle_count=[1.0])
+    assert beyond.tolist() == [pytest.approx([0.4, 0.0, 1.0])]
+
+
+def test_a_wall_behind_the_dock_does_not_hide_it() -> None:
+    assert seen(1.9, 1.6, 0.0, goal=[1.9, 1.9])[0].tolist() == pytest.approx([0.0, 0.3, 1.0], abs=1e-6)
+
+
+def test_a_robot_on_the_dock_sees_it_where_it_is() -> None:
+    assert seen(0.5, 0.25, 1.0, goal=[0.5, 0.25])[0].tolist() == [0.0, 0.0, 1.0]
+
+
+def test_all_else_is_as_in_navigate() -> None:
+    plain, search = Navigate(20, seed=1, threads=1), NavigateSearch(20, seed=1, threads=1, goal_visible=True)
+    for env in (plain, search):
+        env.set_tasks(plain.distribution.published("train", 20))
+        env.reset()
+    for action in 2 * torch.rand(30, 20, 2, generator=torch.Generator().manual_seed(0)) - 0.5:
+        one, two = plain.step(action), search.step(action)
+        assert torch.equal(one.observation, two.observation[:, : RAYS + 8])
+        assert torch.equal(two.observation[:, FLAG + 1 :], search.assigned["goal"])
+        assert torch.equal(one.reward, two.reward) and torch.equal(one.success, two.success)
+        assert torch.equal(two.observation[:, FLAG] == 1, search.recognised)
+
+
+def test_what_is_felt_is_arrival_less_collision() -> None:
+    env = NavigateSearch(4, threads=1)
+    env.set_tasks(tasks(4, goal=[[0.0, 0.31], [0.0, 0.29], [0.0, 0.0], [-2.1, 0.0]]))
+    put(env, 0.0, 0.0, 0.0)
+    env.qpos[2:, 0] = -2.3  # in the west wall
+    assert drive(env, 0 * FORWARD, 1)[-1].feedback.tolist() == [0.0, 1.0, -1.0, 0.0]
+
+
+def test_the_range_of_recognition_is_only_drawn() -> None:
+    env = NavigateSearch(1, threads=1)
+    assert float(PictureModel(env.spec).model.geom("recognised").size[0]) == RECOGNISED
+    assert env.model.ngeom == Navigate(1, threads=1).model.ngeom
+
+
+@pytest.mark.parametrize("split", ["test", "ood"])
+def test_a_controller_that_knows_the_task_solves_navigate_search(split: str) -> None:
+    env = published(split)
+    env.reset()
+    for _ in range(env.horizon):
+        step = env.step(navigate.act(env))
+    assert step.success.float().mean() >= 0.95
+
+
+def test_one_episode_is_too_short_to_search_and_a_memory_of_two_is_enough() -> None:
+    env = published()
+    sweep, found = Sweep(env), []
+    for waypoints in (NORTH, SOUTH, NORTH):
+        env.reset()
+        sweep.begin(waypoints)
+        for _ in range(env.horizon):
+            step = env.step(sweep.act())
+        found.append(float(step.success.float().mean()))
+    assert 0.3 < found[0] < 0.6
+    assert found[2] >= 0.95
