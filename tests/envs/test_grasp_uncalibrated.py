@@ -24,8 +24,8 @@ def tasks(count: int, shift: tuple[float, float] = (0.0, 0.0), turn: float = 0.0
     return Tasks({**columns, "camera_shift": torch.tensor([shift] * count), "object_size": size})
 
 
-def begun(given: Tasks, **options: bool) -> GraspUncalibrated:
-    env = GraspUncalibrated(len(given), threads=1, **options)
+def begun(given: Tasks, object_visible: bool = False) -> GraspUncalibrated:
+    env = GraspUncalibrated(len(given), threads=1, object_visible=object_visible)
     env.set_tasks(given)
     env.reset()
     return env

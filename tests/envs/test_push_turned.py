@@ -30,8 +30,8 @@ def tasks(turn: list[float], shift: tuple[float, float] = (0.0, 0.0), shape: str
     )
 
 
-def begun(given: Tasks, **options: int) -> PushTurned:
-    env = PushTurned(len(given), threads=1, **options)
+def begun(given: Tasks, seed: int = 0) -> PushTurned:
+    env = PushTurned(len(given), seed, threads=1)
     env.set_tasks(given)
     env.reset()
     return env
