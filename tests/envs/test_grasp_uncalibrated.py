@@ -1,0 +1,112 @@
+"""grasp_uncalibrated: the camera is off by what the task says, the grip is as firm as commanded, and objects break."""
+
+import math
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from envs.core.tasks import Tasks
+from envs.families.grasp_uncalibrated import STRONGEST, WEAKEST, GraspUncalibrated
+from tests.envs.controllers.grasp_uncalibrated import Controller
+
+STRENGTH, MASS, FRICTION = 2.5, 0.3, 0.6
+HOLDING = MASS * 9.81 / (2 * FRICTION)  # N
+
+
+def tasks(count: int, shift: tuple[float, float] = (0.0, 0.0), turn: float = 0.0) -> Tasks:
+    """Boxes of medium mass and friction."""
+    values = {"camera_turn": turn, "strength": STRENGTH, "object_mass": MASS, "friction": FRICTION, "object_shape": 0.0}
+    columns = {name: torch.full((count, 1), value) for name, value in values.items()}
+    size = torch.tensor([[0.02, 0.02, 0.025]] * count)
+    return Tasks({**columns, "camera_shift": torch.tensor([shift] * count), "object_size": size})
+
+
+def begun(given: Tasks, object_visible: bool = False) -> GraspUncalibrated:
+    env = GraspUncalibrated(len(given), threads=1, object_visible=object_visible)
+    env.set_tasks(given)
+    env.reset()
+    return env
+
+
+def lifted(force: Tensor | float | None, calibrated: bool = True) -> float:
+    """The share of the published test tasks that the scripted controller solves."""
+    env = GraspUncalibrated(100, threads=1)
+    env.set_tasks(env.distribution.published("test"))
+    env.reset()
+    controller = Controller(env, force, calibrated)
+    for _ in range(env.horizon - 1):
+        env.step(controller.act())
+    return float(env.step(controller.act()).success.float().mean())
+
+
+def test_who_does_not_know_the_camera_misses() -> None:
+    assert lifted(None, calibrated=False) < 0.25
+
+
+@pytest.mark.parametrize("force", [4.0, 5.5, 7.0, 8.5, 10.0])
+def test_no_single_force_suits_half_of_the_tasks(force: float) -> None:
+    assert lifted(force) < 0.5
+
+
+def test_the_camera_is_turned_and_shifted() -> None:
+    shift, turn = (0.05, -0.03), 0.35
+    env = begun(tasks(50, shift, turn))
+    expected = []
+    for place, quat in zip(env.object_position.numpy(), env.object_quat.numpy(), strict=True):
+        about, moved, turned = np.zeros(4), np.zeros(3), np.zeros(4)
+        mujoco.mju_axisAngle2Quat(about, np.array([0.0, 0.0, 1.0]), turn)
+        mujoco.mju_rotVecQuat(moved, place - [0.5, 0.0, 0.0], about)
+        mujoco.mju_mulQuat(turned, about, quat)
+        expected.append([*moved + [0.5, 0.0, 0.0] + np.array([*shift, 0.0]), *turned])
+    np.testing.assert_allclose(torch.cat(env.camera(), -1).numpy(), expected, atol=1e-6)
+    seen = env.observe()[:, [9, 10, 11, 15, 16, 17, 18]].double().numpy()
+    np.testing.assert_allclose(seen, expected, atol=0.06)
+    assert 0.001 < (seen - expected)[:, :3].std() < 0.006
+
+
+@pytest.mark.parametrize("force", [4.8, 5.6])
+def test_the_fingers_press_as_firmly_as_commanded(force: float) -> None:
+    env = begun(tasks(4))
+    controller = Controller(env, force)
+    for _ in range(35):
+        env.step(controller.act())
+    assert env.grasped.all() and not env.broken.any()
+    for pad in env.forces:
+        assert torch.allclose(pad[:, 1].abs(), torch.tensor(force).double(), rtol=0.1)
+
+
+def test_the_force_runs_from_the_weakest_to_the_strongest() -> None:
+    env = begun(tasks(3))
+    action = torch.zeros(3, 5)
+    action[:, 4] = torch.tensor([-1.0, 0.0, 1.0])
+    env.step(action)
+    expected = torch.tensor([WEAKEST, math.sqrt(WEAKEST * STRONGEST), STRONGEST]).double()
+    assert torch.allclose(env.drive_limits[:, 0, 1], expected)
+    assert torch.equal(env.drive_limits[..., 0], -env.drive_limits[..., 1])
+
+
+def test_too_firm_a_grip_breaks_the_object_once_and_for_the_episode() -> None:
+    env = begun(tasks(2))
+    controller = Controller(env, torch.tensor([0.9, 1.2]) * STRENGTH * HOLDING)
+    steps = []
+    for _ in range(env.horizon):
+        steps.append(env.step(controller.act()))
+        controller.force[env.broken] = controller.force[0]  # too late
+    felt = torch.stack([step.feedback for step in steps])
+    penalty = torch.stack([step.terms["broken"] for step in steps])
+    assert felt[:, 0].max() == 1.0 and felt[:, 0].min() == 0.0 and steps[-1].success[0]
+    assert felt[:, 1].max() == 0.0 and felt[:, 1].sum() == -1.0 and not any(step.success[1] for step in steps)
+    assert torch.equal(penalty, torch.stack([torch.zeros(env.horizon), 2.0 * felt[:, 1]], -1))
+    after = int(felt[:, 1].argmin())
+    assert all(float(step.terms[name][1]) == 0.0 for step in steps[after:] for name in ("grasped", "lifted", "success"))
+    env.reset(torch.tensor([False, True]))
+    assert not env.broken.any()
+
+
+def test_the_oracle_is_told_the_camera_and_the_force() -> None:
+    env = begun(tasks(2, (0.04, -0.01), 0.2), object_visible=True)
+    told = env.observe()[0, 35:]
+    assert torch.allclose(told, torch.tensor([0.04, -0.01, 0.2, math.log(STRENGTH * HOLDING)]))
