@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from envs.core.tasks import Range
-from envs.families.arm import ARM
+from envs.families.arm import ARM, GRAVITY
 from envs.families.grasp import Grasp
 from envs.families.shapes import KINDS
 
 SHIFT, TURN = 0.06, 0.4  # m and rad, largest errors of the camera
 CENTRE = (0.5, 0.0)  # m, about which the camera's view is turned
 WEAKEST, STRONGEST = 0.4, 30.0  # N, with which a finger may close
-GRAVITY = 9.81  # m/s^2
 
 
 class GraspUncalibrated(Grasp):
@@ -45,7 +44,7 @@ class GraspUncalibrated(Grasp):
 
     Task parameters (hidden): `camera_shift` (2, m), `camera_turn` (rad, counterclockwise as seen from above),
     `strength`, and `object_shape`, `object_size`, `object_mass`, `friction` as in grasp, the latter two over wider
-    ranges: the best single force lifts 0.37 of the objects, the others slip or break. ood: shapes and sizes as in
+    ranges: the best single force lifts a third of the objects; the others slip or break. ood: shapes and sizes as in
     grasp, heavier and more slippery objects. Where it lies is drawn in each episode.
     """
 
@@ -76,7 +75,7 @@ class GraspUncalibrated(Grasp):
 
     def apply_tasks(self) -> None:
         super().apply_tasks()
-        holding = self.assigned["object_mass"] * GRAVITY / (2 * self.assigned["friction"])
+        holding = self.assigned["object_mass"] * -GRAVITY[2] / (2 * self.assigned["friction"])
         self.breaking_force = (self.assigned["strength"] * holding)[:, 0]
         half = 0.5 * self.assigned["camera_turn"][:, 0].double()
         self.half_turn = torch.stack([half.cos(), half.sin()], -1)

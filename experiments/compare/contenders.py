@@ -17,8 +17,6 @@ MAIN = ("reach", "grasp", "navigate")  # compared in full, on three seeds
 GRADIENT = ("maml", "fomaml", "reptile")
 SEEDED = ("in_context", "maml", "multitask")  # those that get all the seeds
 ORACLE = {name: "env.object_visible=true" for name in ("grasp", "grasp_uncalibrated")}  # others: env.goal_visible=true
-    name: "env.object_visible=true" for name in ("grasp", "grasp_uncalibrated")
-}  # in the others the goal is hidden
 EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_100x": 1000}  # of the one task that PPO learns from scratch
 
 EQUAL = 0.98  # with this share of maml's environment steps, in_context counts as trained for as many
