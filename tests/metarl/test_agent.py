@@ -71,7 +71,8 @@ def test_it_says_what_it_is_in_one_line(agent: Agent) -> None:
 
 def test_a_second_action_needs_the_reward_of_the_first(agent: Agent) -> None:
     _, state = agent.predict(rows(1))
-    with pytest.raises(MetaRLError, match=r"reads its task off its rewards: .* reward=\.\.\., .*feedback=.*agent\.listening\(\)"):
+    told = r"reads its task off its rewards: .* reward=\.\.\., .*feedback=.*agent\.listening\(\)"
+    with pytest.raises(MetaRLError, match=told):
         agent.predict(rows(1), state)
     agent.predict(rows(1), state, reward=0.0)
     agent.predict(rows(1), state, episode_start=True)
