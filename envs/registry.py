@@ -42,7 +42,7 @@ def names() -> list[str]:
     return sorted(_FACTORIES)
 
 
-def make(name: str, num_simulations: int, *, feedback: str | None = None, **options: object) -> Environment:
+def make(name: str, num_simulations: int, *, feedback: object = None, **options: object) -> Environment:
     """An environment of N simulations.
 
     Args:
@@ -70,5 +70,5 @@ def make(name: str, num_simulations: int, *, feedback: str | None = None, **opti
             raise
         raise EnvsError(f"environment '{name}': {str(error).split('() ')[-1]}") from None
     if feedback is not None:
-        environment.feedback = feedback
+        environment.feedback = str(feedback)
     return environment

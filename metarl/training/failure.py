@@ -43,8 +43,6 @@ class Failure:
             parts[group][rest] = value.to(device)
         start = parts.pop("start")
         # Older dumps are of policies that were fed the reward.
-        rounds = [
-            Batch(**{"inner_advantage": part.get("advantage")} | part)
-            for part in (parts[f"round{number}"] for number in range(len(parts)))
-        ]
+        data = (parts[f"round{number}"] for number in range(len(parts)))
+        rounds = [Batch(**{"inner_advantage": batch["advantage"]} | batch) for batch in data]
         return Failure(state["message"], state["iteration"] - 1, state["tasks"], start, rounds)
