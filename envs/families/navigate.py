@@ -23,6 +23,7 @@ START_X, PARKED = -1.9, -3.0  # m: the robot's x; the height of obstacles that d
 WZXY = torch.tensor([3, 6, 4, 5])  # columns of qpos: the robot's orientation
 UPRIGHT, HIDDEN = 3, 5  # geom groups: what the lidar sees, and obstacles that do not stand
 SUCCESS_DISTANCE = 0.3  # m
+DIAGONAL = 6.8  # m, of the arena: the largest distance in it
 KEEP_CLEAR = 0.12  # m between bumper and obstacle
 GOALS = Range((-0.6, -1.9), (1.9, 1.9), unit="m", within=(-2.4, 2.4))
 
@@ -158,7 +159,8 @@ class Navigate(MujocoFamily):
         torch.mm(self.heading, self.turned, out=self.direction.view(-1, 3 * RAYS))
         torch.addmm(self.raised, self.qpos[:, :2], self.shifted, out=self.origin.view(-1, 3 * RAYS))
         self.ranges = self.simulator.rays(self.origin, self.direction, group=UPRIGHT)
-        self.distance = torch.linalg.vector_norm(self.qpos[:, :2].float() - self.goal, dim=-1)
+        # A robot that unstable contacts have thrown out of the arena must not drown the rewards of all others.
+        self.distance = torch.linalg.vector_norm(self.qpos[:, :2].float() - self.goal, dim=-1).clamp(max=DIAGONAL)
         self.bumped = self.bumps.amax(-1) > 0
         self.collided |= self.bumped
 
