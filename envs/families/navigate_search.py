@@ -47,7 +47,7 @@ class NavigateSearch(Navigate):
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = super().build_spec(distribution)
-        disc = {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": [RECOGNISED, 0.001, 0.0], "pos": [0.0, 0.0, 0.001]}
+        disc = {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": [RECOGNISED, 0.002, 0.0], "pos": [0.0, 0.0, 0.005]}
         spec.body("goal").add_geom(spec.find_default("shown"), name="recognised", rgba=[0.15, 0.8, 0.3, 0.15], **disc)
         return spec
 
