@@ -15,6 +15,7 @@ _NAMES = {
     "Point2d": "point2d",
     "Push": "push",
     "Reach": "reach",
+    "ReachSearch": "reach_search",
 }
 
 for _id, _name in _NAMES.items():

@@ -19,6 +19,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "point2d": "envs.families.point2d:Point2d",
     "push": "envs.families.push:Push",
     "reach": "envs.families.reach:Reach",
+    "reach_search": "envs.families.reach_search:ReachSearch",
 }
 
 

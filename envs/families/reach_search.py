@@ -1,0 +1,52 @@
+"""Reach in a shelf: the hand has to search for a goal that is felt only where it is, and then knows it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from envs.core.tasks import Range
+from envs.families.reach import Reach
+
+FELT_DISTANCE = 0.06  # m, in which the goal is felt
+
+
+class ReachSearch(Reach):
+    """The arm of `Reach` searches a shelf for a goal that it feels only when the hand is there; horizon 50 (2.5 s).
+
+    Observation, action, reward terms and success are those of `Reach`: D = 24, with `goal_visible` 27; A = 7.
+
+    Feedback (`sparse`): 1 where the grip point is within 6 cm of the goal, else 0. The shaped reward knows where the
+    goal is, so only training has it.
+
+    Task parameters (hidden):
+
+    | name            | meaning                            | unit | train, test                         | ood           |
+    |-----------------|------------------------------------|------|-------------------------------------|---------------|
+    | `goal`          | where in the shelf, 3 numbers      | m    | 0.4 to 0.6, -0.3 to 0.3, 0.3 to 0.34| see below     |
+    | `payload_mass`  | a sphere of 3 cm at the grip point | kg   | 0.05 to 1.5                         | 1.5 to 3      |
+    | `damping_scale` | multiplies every joint's damping   | 1    | 0.5 to 2                            | 2 to 4        |
+
+    The shelf is 20 x 60 x 4 cm; what is felt from one place is less than a tenth of it. ood: goals up to 10 cm beyond its
+    sides or its far edge.
+    """
+
+    name = "reach_search"
+    feedback = "sparse"
+    parameters = {
+        **Reach.parameters,
+        "goal": Range(
+            (0.40, -0.30, 0.30),
+            (0.60, 0.30, 0.34),
+            ood=[
+                ((0.40, 0.30, 0.30), (0.60, 0.40, 0.34)),
+                ((0.40, -0.40, 0.30), (0.60, -0.30, 0.34)),
+                ((0.60, -0.30, 0.30), (0.70, 0.30, 0.34)),
+            ],
+            unit="m",
+            within=((-0.9, -0.9, 0.0), (0.9, 0.9, 1.2)),
+            semantic=True,
+        ),
+    }
+
+    def signal(self) -> Tensor:
+        return self.distance < FELT_DISTANCE
