@@ -16,6 +16,7 @@ _NAMES = {
     "Push": "push",
     "Reach": "reach",
     "ReachSearch": "reach_search",
+    "ReachWorn": "reach_worn",
 }
 
 for _id, _name in _NAMES.items():

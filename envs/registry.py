@@ -20,6 +20,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "push": "envs.families.push:Push",
     "reach": "envs.families.reach:Reach",
     "reach_search": "envs.families.reach_search:ReachSearch",
+    "reach_worn": "envs.families.reach_worn:ReachWorn",
 }
 
 

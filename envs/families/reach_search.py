@@ -20,14 +20,15 @@ class ReachSearch(Reach):
 
     Task parameters (hidden):
 
-    | name            | meaning                            | unit | train, test                         | ood           |
-    |-----------------|------------------------------------|------|-------------------------------------|---------------|
-    | `goal`          | where in the shelf, 3 numbers      | m    | 0.4 to 0.6, -0.3 to 0.3, 0.3 to 0.34| see below     |
-    | `payload_mass`  | a sphere of 3 cm at the grip point | kg   | 0.05 to 1.5                         | 1.5 to 3      |
-    | `damping_scale` | multiplies every joint's damping   | 1    | 0.5 to 2                            | 2 to 4        |
+    | name            | meaning                            | unit | train and test                | ood              |
+    |-----------------|------------------------------------|------|-------------------------------|------------------|
+    | `goal`          | in a shelf of 20 x 60 x 4 cm       | m    | (0.4, -0.3, 0.3) to           | up to 10 cm      |
+    |                 |                                    |      | (0.6, 0.3, 0.34)              | beyond its sides |
+    |                 |                                    |      |                               | and far edge     |
+    | `payload_mass`  | a sphere of 3 cm at the grip point | kg   | 0.05 to 1.5                   | 1.5 to 3         |
+    | `damping_scale` | multiplies every joint's damping   | 1    | 0.5 to 2                      | 2 to 4           |
 
-    The shelf is 20 x 60 x 4 cm; what is felt from one place is less than a tenth of it. ood: goals up to 10 cm beyond its
-    sides or its far edge.
+    From one place the hand feels less than a tenth of the shelf.
     """
 
     name = "reach_search"
