@@ -18,6 +18,11 @@ def each(value: float) -> tuple[float, ...]:
     return (value,) * JOINTS
 
 
+def every_second(first: int, chosen: float, other: float) -> tuple[float, ...]:
+    """One value for every second joint, from the first-th on (0 or 1), and another for those between."""
+    return tuple(chosen if index % 2 == first else other for index in range(JOINTS))
+
+
 class ReachWorn(Reach):
     """The arm of `Reach` with drives that are weak, that drift, or that are stuck, reaches goals it sees; horizon 25.
 
@@ -31,10 +36,11 @@ class ReachWorn(Reach):
     | 13-33 | only with `goal_visible` (an oracle): for every joint  | 1    | task                           |
     |       | its gain; then its bias; then whether it is stuck      |      |                                |
 
-    Joint velocities and targets are left out: a target that moves without a command tells the drift in one instant.
+    Everybody sees the goal; here `goal_visible` shows the hidden numbers. Joint velocities and targets are left out: a
+    target that moves without a command tells the drift in one instant.
 
     Action (A = 7): change of the joint targets, which comes two control steps (0.1 s) late, as over a slow field bus.
-    A joint's target moves by 0.1 rad * gain * (action + bias) per control step, that of a stuck joint by nothing.
+    A joint's target moves by gain * (action + bias) * 0.1 rad per control step, that of a stuck joint by nothing.
     Without the delay a stiff reaction to the present error would do, whatever the drives are like.
 
     Reward terms and success are those of `Reach`. Feedback (`sparse`): 1 where the grip point is within 5 cm of the
@@ -42,23 +48,39 @@ class ReachWorn(Reach):
 
     Task parameters (hidden):
 
-    | name          | meaning                                   | unit   | train and test       | ood         |
-    |---------------|-------------------------------------------|--------|----------------------|-------------|
-    | `drive_gain`  | share of a command that happens, by joint | 1      | 0.4 to 1             | 0.25 to 0.4 |
-    | `drive_bias`  | what is added to a command, by joint      | action | -0.6 to 0.6          | 0.6 to 0.75 |
-    |               |                                           |        |                      | either way  |
-    | `stuck_joint` | the joint that does not move              |        | none, joint3, joint5 | joint6      |
+    | name          | meaning                                   | unit   | train and test       | ood            |
+    |---------------|-------------------------------------------|--------|----------------------|----------------|
+    | `drive_gain`  | share of a command that happens, by joint | 1      | 0.4 to 1             | 0.25 to 0.4    |
+    | `drive_bias`  | what is added to a command, by joint      | action | -0.6 to 0.6          | 0.6 to 0.75,   |
+    |               |                                           |        |                      | either way     |
+    | `stuck_joint` | the joint that does not move              |        | none, joint3, joint5 | joints 1, 4, 6 |
+
+    In ood every second joint's gain or bias leaves the range. Joint 2 is always needed, and joint 7 does not move the
+    grip point.
     """
 
     name = "reach_worn"
     feedback = "sparse"
     horizon, observation_size, action_size, hidden_size = 25, 13, JOINTS, 3 * JOINTS
     parameters = {
-        "drive_gain": Range(each(0.4), each(1.0), ood=[(each(0.25), each(0.4))], within=(0.0, 2.0)),
-        "drive_bias": Range(
-            each(-0.6), each(0.6), ood=[(each(0.6), each(0.75)), (each(-0.75), each(-0.6))], within=(-1.0, 1.0)
+        "drive_gain": Range(
+            each(0.4),
+            each(1.0),
+            ood=[(every_second(first, 0.25, 0.4), every_second(first, 0.4, 1.0)) for first in (0, 1)],
+            within=(0.0, 2.0),
         ),
-        "stuck_joint": Categories(("none", "joint3", "joint5"), ood=("joint6",)),
+        "drive_bias": Range(
+            each(-0.6),
+            each(0.6),
+            ood=[
+                (every_second(first, low, -0.6), every_second(first, high, 0.6))
+                for first in (0, 1)
+                for low, high in ((0.6, 0.75), (-0.75, -0.6))
+            ],
+            unit="action",
+            within=(-1.0, 1.0),
+        ),
+        "stuck_joint": Categories(("none", "joint3", "joint5"), ood=("joint1", "joint4", "joint6")),
     }
 
     def apply_tasks(self) -> None:

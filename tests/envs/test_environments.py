@@ -133,9 +133,7 @@ def test_what_an_oracle_sees_is_at_the_end_of_the_observation(name: str) -> None
     size = hidden.observation_size
     first, second = hidden.reset(), visible.reset()
     assert torch.equal(first, second[:, :size])
-    if "goal_visible" in ORACLES[name]:
-        goal = visible.assigned.get("goal", getattr(visible, "goal", None))
-        assert goal is not None and torch.equal(second[:, size:], goal)
+    assert torch.equal(second[:, size:], visible.privileged())
     visible.set_tasks(visible.distribution.published("test", COUNT))
     assert not torch.equal(visible.reset()[:, size:], second[:, size:])
 
