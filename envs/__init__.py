@@ -19,6 +19,7 @@ _NAMES = {
     "PushTurned": "push_turned",
     "Reach": "reach",
     "ReachSearch": "reach_search",
+    "ReachWorn": "reach_worn",
 }
 
 for _id, _name in _NAMES.items():

@@ -23,6 +23,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "push_turned": "envs.families.push_turned:PushTurned",
     "reach": "envs.families.reach:Reach",
     "reach_search": "envs.families.reach_search:ReachSearch",
+    "reach_worn": "envs.families.reach_worn:ReachWorn",
 }
 
 

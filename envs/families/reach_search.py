@@ -1,4 +1,4 @@
-"""Reach_search: find a goal on a shelf that is felt only when the hand is there, and next time go straight to it."""
+"""Reach in a shelf: the hand has to search for a goal that is felt only where it is, and then knows it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from torch import Tensor
 from envs.core.tasks import Range
 from envs.families.reach import Reach
 
-FELT_DISTANCE = 0.06  # m
+FELT_DISTANCE = 0.06  # m, in which the goal is felt
 
 
 class ReachSearch(Reach):
-    """Reach, where nothing but a touch tells of the goal; horizon 45 (2.25 s).
+    """The arm of `Reach` searches a shelf for a goal that it feels only when the hand is there; horizon 45 (2.25 s).
 
-    Nothing but what follows differs from `Reach`: neither the arm and its actions, nor the observation, the other task
-    parameters, the reward for training and the success.
+    Observation, action, reward terms and success are those of `Reach`: D = 24, with `goal_visible` 27; A = 7.
 
-    Feedback (sparse, unless set otherwise): 1 while the grip point is within 6 cm of the goal.
+    Feedback (`sparse`): 1 where the grip point is within 6 cm of the goal, else 0. The shaped reward knows where the
+    goal is, so only training has it.
 
-    Task parameters (hidden): `goal` lies in a layer of 30 x 70 x 4 cm before the robot, as things on a shelf do. ood:
-    goals beyond the shelf's ends, heavier payloads, stronger damping.
+    Task parameters (hidden):
+
+    | name            | meaning                            | unit | train and test                | ood              |
+    |-----------------|------------------------------------|------|-------------------------------|------------------|
+    | `goal`          | in a shelf of 30 x 70 x 4 cm       | m    | (0.35, -0.35, 0.3) to         | up to 7 cm       |
+    |                 |                                    |      | (0.65, 0.35, 0.34)            | beyond its ends  |
+    | `payload_mass`  | a sphere of 3 cm at the grip point | kg   | 0.05 to 1.5                   | 1.5 to 3         |
+    | `damping_scale` | multiplies every joint's damping   | 1    | 0.5 to 2                      | 2 to 4           |
+
+    From one place the hand feels less than a tenth of the shelf, and an episode is too short to search all of it.
     """
 
     name = "reach_search"

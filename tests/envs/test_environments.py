@@ -134,8 +134,6 @@ def test_what_an_oracle_sees_is_at_the_end_of_the_observation(name: str) -> None
     first, second = hidden.reset(), visible.reset()
     assert torch.equal(first, second[:, :size])
     assert torch.equal(second[:, size:], visible.privileged())
-    if "goal" in visible.assigned:
-        assert torch.equal(second[:, size:], visible.assigned["goal"])
     visible.set_tasks(visible.distribution.published("test", COUNT))
     assert not torch.equal(visible.reset()[:, size:], second[:, size:])
 
