@@ -13,9 +13,9 @@ from rich.console import Console
 from stable_baselines3 import PPO
 
 from envs.adapters.sb3 import SB3VecEnv
+from experiments.summary import told
 from metarl.assembly.build import build_environment, stream_seed
 from metarl.config.settings import TrainSettings
-from experiments.summary import told
 from metarl.evaluation.curve import RATES
 from metarl.evaluation.statistics import mean_interval
 from metarl.run_folder import atomic_write
