@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import KNOWN
+from metarl.evaluation.curve import COLUMNS
 from metarl.evaluation.statistics import Interval, seeds_interval
 from metarl.run_folder import RunFolder
-
-TITLES = ("success at end", "success at any step", "return")
-MEASURES = {"success": ".3f", "success_any_step": ".3f", "return": ".2f"}
 
 
 def gather(paths: list[Path], split: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -32,6 +30,11 @@ def gather(paths: list[Path], split: str) -> dict[tuple[str, str], list[dict[str
         run = {"run_seed": folder.read_config().get("seed"), "env_steps": last["env_steps"], "seconds": last["seconds"]}
         groups[evaluation["env"], evaluation["algo"]].append(evaluation | run)
     return dict(groups)
+
+
+def told(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The measures that all entries have: older evaluations lack some."""
+    return [name for name in COLUMNS if all(name in entry for entry in entries)]
 
 
 def combined(values: Sequence[Mapping[str, Any]]) -> Interval:
@@ -54,15 +57,21 @@ def interval(values: Sequence[Mapping[str, Any]], form: str) -> str:
 
 
 def table(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    """The Markdown table: a row for each experiment and adaptation step."""
-    head = ["env", "algo", "seeds", "env steps", "training", "gradient steps", *TITLES]
+    """The Markdown table: a row for each experiment, adaptation step and episode of a trial."""
+    head = ["env", "algo", "seeds", "env steps", "training", "gradient steps", "episodes seen"]
+    head += [title for title, _ in COLUMNS.values()]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for (env, algo), runs in sorted(groups.items()):
         steps = sum(run["env_steps"] for run in runs) / len(runs) / 1e6
         seconds = sum(run["seconds"] for run in runs) / len(runs)
         for entries in zip(*(run["curve"] for run in runs), strict=True):
-            cells = [interval([entry[name] for entry in entries], form) for name, form in MEASURES.items()]
-            row = [env, algo, str(len(runs)), f"{steps:.1f}M", f"{seconds:.0f} s", str(entries[0]["step"])]
+            known = told(entries)
+            cells = [
+                interval([entry[name] for entry in entries], form) if name in known else ""
+                for name, (_, form) in COLUMNS.items()
+            ]
+            row = [env, algo, str(len(runs)), f"{steps:.1f}M", f"{seconds:.0f} s"]
+            row += [str(entries[0]["step"]), str(entries[0]["episodes"])]
             lines.append("| " + " | ".join(row + cells) + " |")
     return "\n".join(lines)
 

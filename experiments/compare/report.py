@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compare.contenders import EPISODES, NOTES
-from experiments.summary import MEASURES, combined
+from experiments.summary import combined, told
 from metarl.evaluation.plots import curves_png
 from metarl.evaluation.statistics import Interval, mean_interval, seeds_interval
 from metarl.run_folder import atomic_write
@@ -50,8 +50,8 @@ def curve_over_seeds(curves: Sequence[Curve]) -> Curve:
     """The entries of one curve, with means and intervals over seeds; see `experiments.summary.combined`."""
     entries = []
     for same in zip(*curves, strict=True):
-        entry: dict[str, Any] = {"step": same[0]["step"], "episodes": same[0]["episodes"]}
-        for name in MEASURES:
+        entry = {name: same[0][name] for name in ("step", "episode", "episodes") if name in same[0]}
+        for name in told(same):
             mean, low, high = combined([one[name] for one in same])
             entry[name] = {"mean": mean, "ci95": [low, high]}
         entries.append(entry)
@@ -198,7 +198,7 @@ def rows(content: Mapping[str, Any]) -> list[list[Any]]:
     for name, entry in content["contenders"].items():
         for split, curve in entry["curves"].items():
             for point in curve:
-                for measure in MEASURES:
+                for measure in told([point]):
                     value = point[measure]
                     numbers = [value["mean"], *value["ci95"], len(entry["seeds"])]
                     lines.append([name, split, point["step"], point["episodes"], measure, *numbers])

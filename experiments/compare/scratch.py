@@ -13,9 +13,10 @@ from rich.console import Console
 from stable_baselines3 import PPO
 
 from envs.adapters.sb3 import SB3VecEnv
+from experiments.summary import told
 from metarl.assembly.build import build_environment, stream_seed
 from metarl.config.settings import TrainSettings
-from metarl.evaluation.curve import MEASURES
+from metarl.evaluation.curve import RATES
 from metarl.evaluation.statistics import mean_interval
 from metarl.run_folder import atomic_write
 
@@ -104,17 +105,17 @@ def evaluation(settings: TrainSettings, folder: Path, episodes: int, tasks: int,
         after = results[-1]["after"]["success"]
         console.print(f"task {task + 1} of {tasks}: success {after:.2f} after {episodes} episodes")
     last = results[-1]
-    curve = []
+    curve, measures = [], told([result["after"] for result in results])
     for step, seen, when in ((0, 0, "before"), (last["gradient_steps"], episodes, "after")):
         entry: dict[str, Any] = {"step": step, "episodes": seen}
-        for name in MEASURES:
+        for name in measures:
             values = [result[when][name] for result in results]
-            rate = name != "return"
+            rate = name in RATES
             mean, low, high = mean_interval(values, bounded=rate, episodes=SIMULATIONS if rate else 1)
             entry[name] = {"mean": mean, "ci95": [low, high]}
         curve.append(entry)
     per_task = [
-        {"task": result["task"]} | {name: [result[when][name] for when in ("before", "after")] for name in MEASURES}
+        {"task": result["task"]} | {name: [result[when][name] for when in ("before", "after")] for name in measures}
         for result in results
     ]
     return {

@@ -49,6 +49,12 @@ Modules = Annotated[
     said("a module without dots, such as trust=my_robots, or a list of them"),
     Field(exclude=True),  # never stored: it is not for a run to say
 ]
+ShownSteps = Annotated[
+    list[Steps],
+    Field(min_length=1),
+    BeforeValidator(lambda value: [0, value] if isinstance(value, int) else value),
+    said("a number from 0 to 1000, or a list of them such as [0,1,3]"),
+]
 Ranges = Annotated[dict[str, Any], said("a group of ranges, such as env.tasks.goal=[0,1]")]
 
 
@@ -362,7 +368,7 @@ class EvaluateSettings(OnARun):
 
 
 class RenderSettings(OnARun):
-    """Film a trained run on one task, before and after adaptation."""
+    """Film a trained run on one task: the episodes of its trial, and before and after gradient steps, side by side."""
 
     task: Natural | Annotated[Literal["most_improved"], said("most_improved")] = setting(
         0, "its number in the split's list; most_improved: of those in the split's evaluation, the one that gained most"
@@ -372,8 +378,13 @@ class RenderSettings(OnARun):
         ".mp4, .gif, .png of the last moment, or without a suffix a folder of PNGs; null: in the run's videos folder "
         "(of pretrained/x: pretrained-x/videos)",
     )
-    width: Pixels = setting(480, "pixels, even")
-    height: Pixels = setting(360, "pixels, even")
+    steps: ShownSteps | None = setting(
+        None,
+        "inner gradient steps to show, such as [0,1,3]; a number n: before the first and after n; null: as many as the "
+        "run's configuration says",
+    )
+    width: Pixels = setting(480, "pixels, even; more than two panels beside each other are smaller")
+    height: Pixels = setting(360, "pixels, even, likewise")
     fps: Annotated[float, Field(gt=0.0, le=240.0)] | None = setting(
         None, "pictures per second; null: as fast as the task runs"
     )

@@ -20,7 +20,19 @@ from metarl.evaluation.statistics import mean_interval
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
 
-MEASURES = {"success": "success_at_end", "success_any_step": "success_any_step", "return": "returns"}
+MEASURES = {
+    "success": "success_at_end",
+    "success_any_step": "success_any_step",
+    "return": "returns",
+    "time_to_success": "steps_to_success",
+}
+COLUMNS = {
+    "success": ("success at end", ".3f"),
+    "success_any_step": ("success at any step", ".3f"),
+    "return": ("return", ".2f"),
+    "time_to_success": ("time to success (s)", ".2f"),
+}
+RATES = ("success", "success_any_step")
 
 
 def adaptation_rounds(
@@ -61,25 +73,30 @@ def adaptation_rounds(
     return rounds, acting
 
 
-def curve(rounds: Sequence[Episodes], chosen: Tensor | slice = slice(None)) -> list[dict[str, Any]]:
+def curve(
+    rounds: Sequence[Episodes], control_period: float, chosen: Tensor | slice = slice(None)
+) -> list[dict[str, Any]]:
     """One entry for each adaptation step and, in trials of several episodes, each episode of the trial.
 
-    `step` counts gradient steps, `episodes` the episodes of the task that the policy had seen before and `env_steps`
-    their environment steps. Each task's mean over its episodes is one observation of the interval.
+    `step` counts gradient steps, `episode` those of the trial from 1 (in trials alone), `episodes` the episodes of the
+    task that the policy had seen before and `env_steps` their environment steps. Each task's mean over its episodes is
+    one observation of the interval. `time_to_success` is in seconds; an episode without success counts as its horizon.
 
     Args:
+        control_period: seconds per control step.
         chosen: which of the M tasks, (M,) bool; all of them if nothing is said.
     """
     entries = []
     for step, episodes in enumerate(rounds):
         sequences, trial = episodes.returns.shape[1:]
+        measured = measures(episodes, control_period)
         for position in range(trial):
             seen, horizon = step * sequences * trial + position, episodes.reward.shape[2] // trial
-            entry: dict[str, Any] = {"step": step, "episodes": seen, "env_steps": seen * horizon}
-            for name, attribute in MEASURES.items():
-                values = per_task(getattr(episodes, attribute))[chosen, position]
-                bounded = name != "return"
-                mean, low, high = mean_interval(values.numpy(), bounded=bounded, episodes=sequences if bounded else 1)
+            place = {"step": step, "episode": position + 1} if trial > 1 else {"step": step}
+            entry: dict[str, Any] = place | {"episodes": seen, "env_steps": seen * horizon}
+            for name, values in measured.items():
+                column, rate = values[chosen, position].numpy(), name in RATES
+                mean, low, high = mean_interval(column, bounded=rate, episodes=sequences if rate else 1)
                 entry[name] = {"mean": mean, "ci95": [low, high]}
             entries.append(entry)
     return entries
@@ -90,16 +107,25 @@ def per_task(values: Tensor) -> Tensor:
     return values.double().mean(1).cpu()
 
 
-def by_moved(rounds: Sequence[Episodes], moved: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+def measures(episodes: Episodes, control_period: float) -> dict[str, Tensor]:
+    """Each measure of the curve, (M, R): the mean over the episodes of each task."""
+    values = {name: per_task(getattr(episodes, attribute)) for name, attribute in MEASURES.items()}
+    return values | {"time_to_success": values["time_to_success"] * control_period}
+
+
+def by_moved(
+    rounds: Sequence[Episodes], moved: Mapping[str, Tensor], control_period: float
+) -> dict[str, dict[str, Any]]:
     """For each parameter that was moved in some task, how many they are and the curve over these.
 
     A task in which several parameters were moved counts for each of them.
 
     Args:
         moved: as `TaskDistribution.moved` tells.
+        control_period: seconds per control step.
     """
     return {
-        name: {"tasks": int(chosen.sum()), "curve": curve(rounds, chosen)}
+        name: {"tasks": int(chosen.sum()), "curve": curve(rounds, control_period, chosen)}
         for name, chosen in moved.items()
         if chosen.any()
     }
@@ -114,10 +140,8 @@ def report(
     """
     played = [*rounds, *(rounds[:-1] if deterministic else ())]  # mean actions adapt to exploring episodes of their own
     sequences, trial = rounds[0].returns.shape[1:]
-    flat = {
-        name: torch.cat([per_task(getattr(episodes, attribute)) for episodes in rounds], 1)
-        for name, attribute in MEASURES.items()
-    }
+    measured = [measures(episodes, env.control_period) for episodes in rounds]
+    flat = {name: torch.cat([values[name] for values in measured], 1) for name in MEASURES}
     return {
         "env": env.name,
         "algo": algo,
@@ -134,8 +158,8 @@ def report(
         "environment_steps": sum(episodes.steps for episodes in played),
         "physics_failures": sum(episodes.failures for episodes in rounds),
         "first_physics_failure": next((episodes.failure for episodes in rounds if episodes.failure), None),
-        "curve": curve(rounds),
-        **({"by_moved": by_moved(rounds, env.distribution.moved(tasks))} if split == "ood" else {}),
+        "curve": curve(rounds, env.control_period),
+        **({"by_moved": by_moved(rounds, env.distribution.moved(tasks), env.control_period)} if split == "ood" else {}),
         "per_task": [
             {"task": tasks.describe(i)} | {name: values[i].tolist() for name, values in flat.items()}
             for i in range(len(tasks))
@@ -144,11 +168,13 @@ def report(
 
 
 def table(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """The curve as text cells: step, episodes, success, success at any step, return, each with its 95% interval."""
-    rows = [("step", "episodes seen", "success at end", "success at any step", "return")]
+    """The curve as text cells: step, episode of a trial, episodes seen, and each measure with its 95% interval."""
+    places = {"step": "step", "episode": "episode", "episodes": "episodes seen"}
+    shown = [name for name in places if name in entries[0]]
+    rows = [(*(places[name] for name in shown), *(title for title, _ in COLUMNS.values()))]
     for entry in entries:
-        cells = (_cell(entry, "success"), _cell(entry, "success_any_step"), _cell(entry, "return", ".2f"))
-        rows.append((str(entry["step"]), str(entry["episodes"]), *cells))
+        cells = (_cell(entry, name, form) for name, (_, form) in COLUMNS.items())
+        rows.append((*(str(entry[name]) for name in shown), *cells))
     return rows
 
 

@@ -1,9 +1,8 @@
-"""Videos of a policy on one task, before and after adaptation side by side."""
+"""Videos of a policy on one task: the episodes of its trial, and before and after gradient steps, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from envs.core.environment import Drawer, Environment, Step
+from envs.core.environment import Environment, Step
 from envs.core.tasks import Tasks
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.build import stream_seed
@@ -21,21 +20,11 @@ from metarl.assembly.opened import Run, open_run
 from metarl.config.settings import RenderSettings
 from metarl.errors import RenderError
 from metarl.evaluation.curve import adaptation_rounds
-from metarl.evaluation.video import beside, caption, write_video
+from metarl.evaluation.panels import COLOURS, Moment, Panel, film, panel_size
+from metarl.evaluation.video import write_video
 from metarl.rollouts.rollout import collect
 
-HOLD_SECONDS = 1.0  # how long the last picture stays
-BAND = 32  # grey level of the strip that holds the caption, so that it hides nothing
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One picture's worth of an episode."""
-
-    state: dict[str, np.ndarray]
-    step: int
-    reward: float
-    success: bool
+COLUMNS = 5  # episodes of a trial beside each other, at most
 
 
 def record(
@@ -48,10 +37,11 @@ def record(
     def listener(t: int, step: Step | None) -> None:
         nonlocal over
         if step is None:
-            trial.append([Moment(env.render_state(0), 0, 0.0, False)])
+            trial.append([Moment(env.render_state(0), 0.0, 0.0, 0.0, False)])
             over = False
         elif not over:
-            trial[-1].append(Moment(env.render_state(0), t, float(step.reward[0]), bool(step.success[0])))
+            told = (float(step.reward[0]), float(step.feedback[0]), bool(step.success[0]))
+            trial[-1].append(Moment(env.render_state(0), t * env.control_period, *told))
             over = bool(step.terminated[0])
 
     env.set_tasks(tasks)
@@ -61,43 +51,29 @@ def record(
     return trial
 
 
-def panels(run: Run, tasks: Tasks, adapted: Parameters | None, env: Environment, seed: int) -> dict[str, list[Moment]]:
-    """The episodes to show, by title: before and after adaptation by gradient, or the first and last of a trial."""
-    generator = torch.Generator().manual_seed(seed)
-    before = record(run, env, tasks, None, generator)
-    if adapted is not None:
-        generator.manual_seed(seed)
-        after = record(run, env, tasks, adapted, generator)
-        return {"before adaptation": before[0], "after adaptation": after[-1]}
-    if len(before) > 1:
-        return {"first episode": before[0], f"episode {len(before)}": before[-1]}
-    return {"adapting within the episode": before[0]}
+def layout(trials: Mapping[int, Sequence[Sequence[Moment]]], sequences: int) -> list[list[Panel]]:
+    """Rows of panels: a row for each gradient step, with the episodes of its trial beside each other.
+
+    Without trials of several episodes the gradient steps stand beside each other. Of long trials some episodes are
+    shown, with the first and the last.
+
+    Args:
+        trials: the episodes of one trial by the gradient steps taken before.
+        sequences: E, the trials of the task from which each gradient step learned.
+    """
+    rows = []
+    for step, episodes in trials.items():
+        count, before = len(episodes), step * sequences * len(episodes)
+        chosen = np.linspace(0, count - 1, min(count, COLUMNS)).round().astype(int).tolist()
+        rows.append([Panel(_title(step, i, len(trials), count), before + i, episodes[i]) for i in chosen])
+    return rows if len(rows[0]) > 1 else [[row[0] for row in rows]]
 
 
-def frames(
-    shown: Mapping[str, list[Moment]], drawer: Mapping[str, Drawer], heading: str, fps: float
-) -> Iterator[np.ndarray]:
-    """Captioned pictures of all panels side by side; a shorter episode stays at its last moment."""
-    length = max(len(moments) for moments in shown.values())
-    last: np.ndarray | None = None
-    for t in range(length):
-        columns = []
-        for title, moments in shown.items():
-            moment = moments[min(t, len(moments) - 1)]
-            total = sum(m.reward for m in moments[: t + 1])
-            mark = "success" if moment.success else ""
-            lines = [
-                f"{heading}: {title}",
-                f"step {moment.step}  reward {moment.reward:+.2f}  return {total:+.2f}  {mark}",
-            ]
-            picture = drawer[title](moment.state)
-            band = np.full((picture.shape[0] // 8, *picture.shape[1:]), BAND, np.uint8)
-            columns.append(caption(np.concatenate([band, picture]), lines))
-        last = columns[0] if len(columns) == 1 else beside(columns[0], columns[1])
-        yield last
-    assert last is not None
-    for _ in range(round(HOLD_SECONDS * fps)):
-        yield last
+def _title(step: int, episode: int, steps: int, episodes: int) -> str:
+    """What tells a panel from the others: its gradient step, its episode of the trial, or both."""
+    after = f"after {step} gradient step{'' if step == 1 else 's'}" if step else "before adaptation"
+    words = [after if steps > 1 else "", f"episode {episode + 1}" if episodes > 1 or steps == 1 else ""]
+    return ", ".join(filter(None, words))
 
 
 def evaluated(run: Run, split: str) -> int:
@@ -118,7 +94,9 @@ def evaluated(run: Run, split: str) -> int:
 
 
 def most_improved(per_task: object) -> int | None:
-    """The number of the task whose success, and then return, grew most from its first to its last value.
+    """The number of the task that gained most from its first to its last value: success, then time, then return.
+
+    The values are of gradient steps, of the episodes of a trial, or of both.
 
     Args:
         per_task: as in evaluation/<split>.json; tasks without two values are passed over.
@@ -128,11 +106,13 @@ def most_improved(per_task: object) -> int | None:
     return max(known, key=known.__getitem__, default=None)
 
 
-def _gain(task: Any) -> tuple[float, float] | None:
+def _gain(task: Any) -> tuple[float, float, float] | None:
     try:
-        success, returns = (round(task[name][-1] - task[name][0], 9) for name in ("success", "return"))
-        return (success, returns) if len(task["success"]) > 1 else None
-    except (LookupError, TypeError):  # a file that somebody else wrote, or a return that was not finite
+        times = task.get("time_to_success", (0.0, 0.0))  # older evaluations have none
+        ends = (task["success"], [-time for time in times], task["return"])
+        success, sooner, returns = (round(values[-1] - values[0], 9) for values in ends)
+        return (success, sooner, returns) if len(task["success"]) > 1 else None
+    except (AttributeError, LookupError, TypeError):  # another's file, or a return that was not finite
         return None
 
 
@@ -148,11 +128,14 @@ def render(
     fps: float | None,
     seed: int,
     threads: int,
+    steps: Sequence[int] | None = None,
 ) -> Path:
-    """Adapt to one published task, then write the video (suffix .mp4 or .gif) of before and after.
+    """Adapt to one published task, then write the video (suffix .mp4 or .gif); what it shows, `layout` says.
 
     Args:
         task: its number, or `most_improved`.
+        width, height: of a panel; see `panel_size`.
+        steps: gradient steps to show; None: before the first and after as many as an evaluation takes.
 
     Raises:
         RunFolderError, RenderError: as `evaluated`.
@@ -163,15 +146,19 @@ def render(
     if task < 0:
         raise RenderError(f"task={task}: must be 0 or more")
     tasks = run.held_out(split, task + 1).select(slice(task, task + 1))
-    steps = run.gradient_steps
-    base = stream_seed(seed, "evaluation")
-    wide = run.environment(run.settings.evaluate.episodes_per_step, base, threads)
-    _, acting = adaptation_rounds(wide, run.policy, run.learner, tasks, steps, torch.Generator().manual_seed(base + 1))
-    single = run.environment(1, base, 1)
-    shown = panels(run, tasks, acting[-1], single, base + 2)
+    steps = sorted({0, run.gradient_steps} if steps is None else set(steps))
+    sequences, base = run.settings.evaluate.episodes_per_step, stream_seed(seed, "evaluation")
+    wide = run.environment(sequences, base, threads)
+    generator = torch.Generator().manual_seed(base + 1)
+    _, acting = adaptation_rounds(wide, run.policy, run.learner, tasks, steps[-1], generator)
+    single, noise = run.environment(1, base, 1), torch.Generator()
+    trials = {step: record(run, single, tasks, acting[step], noise.manual_seed(base + 2)) for step in steps}
+    rows = layout(trials, sequences)
+    size = panel_size(width, height, len(rows[0]))
+    drawn = [[(panel, single.drawer(0, *size)) for panel in row] for row in rows]
     rate = fps or 1.0 / single.control_period
-    drawers = {title: single.drawer(0, width, height) for title in shown}
-    write_video(path, frames(shown, drawers, f"{single.name} {split} task {task}", rate), rate)
+    heading = f"{single.name}, {split} task {task}"
+    write_video(path, film(drawn, heading, rate, single.feedback == "sparse"), rate, COLOURS)
     return path
 
 

@@ -6,9 +6,9 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import cast
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metarl.errors import RenderError
 
+Colour = tuple[int, int, int]
 SEPARATOR = (255, 255, 255)
 QUALITY = 20  # libx264's constant rate factor: 18 looks lossless, 28 shows blocks
 PALETTE_FRAMES = 8  # a GIF's one palette is chosen from this many of its frames
@@ -47,26 +48,47 @@ def caption(frame: np.ndarray, lines: list[str], size: int | None = None) -> np.
     return np.asarray(image).copy()
 
 
-def beside(left: np.ndarray, right: np.ndarray, separator: int = 2) -> np.ndarray:
-    """Two frames (height, w, 3) uint8 of equal height as one, with a thin line between them."""
-    if left.shape[0] != right.shape[0]:
-        raise RenderError(f"frames beside each other need one height, got {left.shape[0]} and {right.shape[0]}")
-    line = np.broadcast_to(np.array(SEPARATOR, np.uint8), (left.shape[0], separator, 3))
-    return np.concatenate([left, line, right], 1)
+def lamp(frame: np.ndarray, colour: Colour) -> np.ndarray:
+    """A copy of a frame (height, width, 3) uint8 with a disc in its middle, two thirds as large as would fit."""
+    image = Image.fromarray(frame)
+    ImageDraw.Draw(image).circle((image.width / 2, image.height / 2), min(image.size) / 3, colour)
+    return np.asarray(image).copy()
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float | int) -> Path:
+def grid(rows: Sequence[Sequence[np.ndarray]], separator: int = 2) -> np.ndarray:
+    """Rows of frames (height, width, 3) uint8 as one, with thin lines between them.
+
+    Raises:
+        RenderError: unless the frames of a row have one height, and the rows one width.
+    """
+    return _joined([_joined(row, 1, separator) for row in rows], 0, separator)
+
+
+def _joined(frames: Sequence[np.ndarray], axis: int, separator: int) -> np.ndarray:
+    """Frames one after the other along an axis."""
+    sizes, name = [frame.shape[1 - axis] for frame in frames], ("width", "height")[axis]
+    if len(set(sizes)) > 1:
+        raise RenderError(f"frames beside each other need one {name}, got {' and '.join(map(str, sizes))}")
+    shape = (separator, sizes[0], 3) if axis == 0 else (sizes[0], separator, 3)
+    line = np.broadcast_to(np.array(SEPARATOR, np.uint8), shape)
+    return np.concatenate([part for frame in frames for part in (line, frame)][1:], axis)
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float | int, kept: Sequence[Colour] = ()) -> Path:
     """Write frames (height, width, 3) uint8 as the suffix says; missing folders are made.
 
     `.mp4` is H.264, `.gif` an endless loop, `.png` the last frame alone, no suffix a folder of numbered PNGs. The file
     appears under its name only when it is whole.
+
+    Args:
+        kept: colours that a GIF, which has only 256, must show as they are, however rare they be.
 
     Raises:
         RenderError: for an unknown suffix, no frame, a frame of another size or kind than the first, fps that are not
             positive, or a path that cannot be written.
     """
     path = Path(path)
-    writers = {".mp4": _write_mp4, ".gif": _write_gif, ".png": _write_png, "": _write_folder}
+    writers = {".mp4": _write_mp4, ".gif": partial(_write_gif, kept=kept), ".png": _write_png, "": _write_folder}
     if path.suffix.lower() not in writers or path.name in ("", ".."):
         raise RenderError(f"{path}: not a name for a video; use .mp4, .gif, .png or no suffix (a folder)")
     if not 0 < fps <= 1000:
@@ -133,12 +155,14 @@ def _encoding(failure: type[Exception]) -> Iterator[None]:
         raise RenderError(f"the video could not be encoded: {' '.join(str(error).split())}") from None
 
 
-def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float | int) -> None:
+def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float | int, kept: Sequence[Colour]) -> None:
     images = [Image.fromarray(frame) for frame in frames]
     # One palette for all keeps still parts still, and the file small.
     chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, PALETTE_FRAMES).round().astype(int))]
     sheet = np.concatenate([np.asarray(image) for image in chosen])
-    palette = Image.fromarray(sheet).quantize(256, Image.Quantize.MEDIANCUT)
+    common = Image.fromarray(sheet).quantize(256 - len(kept), Image.Quantize.MEDIANCUT).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*(channel for colour in kept for channel in colour), *common])
     indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     duration = max(round(100.0 / fps), 2) * 10  # ms; GIF counts in 10 ms, and players slow down below 20
     first, *others = indexed

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from experiments.compare.report import Result, difference, document, markdown, sentences, table, write
+from experiments import summary
+from experiments.compare.report import (
+    Result,
+    curve_over_seeds,
+    difference,
+    document,
+    markdown,
+    rows,
+    sentences,
+    table,
+    write,
+)
 
 
 def crafted(contender: str, seed: int, tasks: list[list[float]], env_steps: float = 4e6) -> Result:
@@ -83,3 +94,19 @@ def test_seeds_are_joined_in_one_row() -> None:
     results = [crafted("maml", seed, [[0.5, 0.6 + 0.1 * seed]]) for seed in (0, 1, 2)]
     row = table(document("reach", results, False, "")).splitlines()[-1]
     assert "| 0 1 2 |" in row and "-> 0.700 [0.452, 0.948] |" in row  # 0.1 * 4.303 / sqrt(3)
+
+
+def test_older_evaluations_lack_the_time_to_success() -> None:
+    value = {"mean": 0.5, "ci95": [0.4, 0.6]}
+    old: dict[str, Any] = {"step": 0, "episodes": 1, **dict.fromkeys(("success", "success_any_step", "return"), value)}
+    new = old | {"episode": 2, "time_to_success": {"mean": 2.0, "ci95": [1.5, 2.5]}}
+    (both,) = curve_over_seeds([[new], [new]])
+    assert (both["episode"], both["time_to_success"]["mean"]) == (2, 2.0)
+    assert curve_over_seeds([[old], [new]])[0].keys() == old.keys()
+    content = {"contenders": {"in_context": {"curves": {"test": [old, new]}, "seeds": [0]}}}
+    assert [row[4] for row in rows(content)[1:]].count("time_to_success") == 1
+    run = {"env_steps": 1e6, "seconds": 60.0}
+    groups = {("reach", "in_context"): [run | {"curve": [old, new]}]}
+    head, _, before, after = summary.table(groups).splitlines()
+    assert head.endswith("| return | time to success (s) |")
+    assert before.endswith("|  |") and after.endswith("| 2.00 [1.50, 2.50]* |")

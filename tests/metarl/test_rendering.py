@@ -9,7 +9,7 @@ from PIL import Image
 
 from metarl.errors import RenderError
 from metarl.evaluation import video
-from metarl.evaluation.video import beside, caption, write_video
+from metarl.evaluation.video import caption, grid, lamp, write_video
 
 
 def ramp(count: int = 7, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
@@ -138,11 +138,39 @@ def test_a_long_caption_fits():
     assert written.max() > 150
 
 
-def test_panels_stand_beside_each_other():
+def test_frames_stand_beside_and_above_each_other():
     left, right = np.full((10, 12, 3), 1, np.uint8), np.full((10, 8, 3), 2, np.uint8)
-    both = beside(left, right, 3)
+    both = grid([[left, right]], 3)
     assert both.shape == (10, 23, 3) and both.dtype == np.uint8
     assert np.array_equal(both[:, :12], left) and np.array_equal(both[:, 15:], right)
     assert (both[:, 12:15] == video.SEPARATOR).all()
-    with pytest.raises(RenderError, match="10 and 9"):
-        beside(left, right[:9])
+    four = grid([[left, right], [left, right]], 3)
+    assert four.shape == (23, 23, 3)
+    assert np.array_equal(four[:10], both) and np.array_equal(four[13:], both)
+    assert (four[10:13] == video.SEPARATOR).all()
+    assert np.array_equal(grid([[left]]), left)
+    with pytest.raises(RenderError, match="one height, got 10 and 9"):
+        grid([[left, right[:9]]])
+    with pytest.raises(RenderError, match="one width, got 12 and 8"):
+        grid([[left], [right]])
+
+
+def test_a_lamp_is_a_disc():
+    frame = np.full((30, 50, 3), 7, np.uint8)
+    lit = lamp(frame, (250, 200, 0))
+    assert (frame == 7).all() and lit.shape == frame.shape
+    shines = (lit == (250, 200, 0)).all(-1)
+    assert shines[15, 25] and not shines[:4].any() and not shines[:, :13].any()
+    assert shines.sum() == pytest.approx(np.pi * 10**2, rel=0.15)
+
+
+def test_a_gif_keeps_a_colour_that_is_rare(tmp_path):
+    colours, random = (255, 196, 0), np.random.default_rng(0)
+    frames = [random.integers(0, 255, (40, 40, 3)).astype(np.uint8) for _ in range(20)]
+    frames[3][:4, :4] = colours
+    seen = {}
+    for kept in ((), (colours,)):
+        with Image.open(write_video(tmp_path / "film.gif", frames, 10, kept)) as image:
+            image.seek(3)
+            seen[kept] = tuple(np.asarray(image.convert("RGB"))[1, 1].tolist())
+    assert seen[()] != colours and seen[(colours,)] == colours
