@@ -173,7 +173,7 @@ def crossed_interval(
     """
     if not groups or any(np.ndim(group) != 2 for group in groups):
         raise MetaRLError("an interval over seeds and tasks needs values by seed and task, in two dimensions")
-    by_task = _checked(sum(group.mean(0) for group in groups), confidence)
+    by_task = _checked(np.sum([group.mean(0) for group in groups], 0), confidence)
     if all(len(group) == 1 for group in groups):
         return mean_interval(by_task, confidence, resamples, seed, bounded=bounded, episodes=episodes)
     mean, generator = float(by_task.mean()), np.random.default_rng(seed)
