@@ -1,7 +1,7 @@
 """Seeds side by side: `python -m experiments.summary runs/*` reads runs' evaluations and prints one table in Markdown.
 
-Runs of the same environment and algorithm are seeds of one experiment. Intervals are over seeds and tasks together; with
-one seed it is that run's own interval over tasks, and marked so.
+Runs of the same environment and algorithm are seeds of one experiment. Intervals are over seeds and tasks together; of
+a single seed they are that run's own, over tasks, and marked so.
 """
 
 from __future__ import annotations

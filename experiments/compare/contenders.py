@@ -86,7 +86,7 @@ def contenders(plan: Plan) -> dict[str, Contender]:
     if plan.env in (*ADAPTATION, "reach"):
         found["rl2_sb3"] = Contender(recurrent=True)
     if plan.env in MAIN:
-        found["memoryless"] = Contender(memoryless, every_seed=False)
+        found["memoryless"] = Contender(MEMORIES["memoryless"], every_seed=False)
         found |= {name: Contender(every_seed=False, episodes=count) for name, count in EPISODES.items()}
         found["oracle"] = Contender(told, every_seed=False)
     return found
@@ -144,20 +144,25 @@ def continued(plan: Plan, name: str, seed: int) -> Job:
 
 
 def in_context_episode(plan: Plan, seed: int) -> list[Job]:
-    return [plan.fresh("in_context_episode", "in_context", seed, "agent.context=episode")]
-
-
-def memoryless(plan: Plan, seed: int) -> list[Job]:
-    return [plan.like(plan.config("in_context"), "memoryless", "multitask", seed, "agent.context=step")]
-
-
-def reactive(plan: Plan, seed: int) -> list[Job]:
-    return [plan.like(plan.config("in_context"), "reactive", "multitask", seed, "agent.context=none")]
-
-
-def told_without_memory(plan: Plan, seed: int) -> list[Job]:
+    """Trials of one episode, of as many more tasks: as many environment steps in each update."""
     model = plan.config("in_context")
-    return [plan.like(model, "oracle", "multitask", seed, "agent.context=none", telling(plan))]
+    tasks = model.algo.tasks * model.algo.trial_episodes
+    changed = ("algo.trial_episodes=1", f"algo.tasks={tasks}", "agent.context=episode")
+    return [plan.like(model, "in_context_episode", "in_context", seed, *changed)]
+
+
+def without_memory(name: str, context: str, informed: bool = False) -> Jobs:
+    """Trained as in_context is and measured as it is, without a gradient step.
+
+    Args:
+        context: what is left of the memory. informed: whether it is told the task.
+    """
+
+    def jobs(plan: Plan, seed: int) -> list[Job]:
+        words = (f"agent.context={context}", "evaluate.steps=0", *([telling(plan)] if informed else []))
+        return [plan.like(plan.config("in_context"), name, "multitask", seed, *words)]
+
+    return jobs
 
 
 def told(plan: Plan, seed: int) -> list[Job]:
@@ -211,7 +216,7 @@ def multitask(plan: Plan, seed: int) -> list[Job]:
 
 MEMORIES: dict[str, Jobs] = {
     "in_context_episode": in_context_episode,
-    "memoryless": memoryless,
-    "reactive": reactive,
-    "oracle": told_without_memory,
+    "memoryless": without_memory("memoryless", "step"),
+    "reactive": without_memory("reactive", "none"),
+    "oracle": without_memory("oracle", "none", informed=True),
 }

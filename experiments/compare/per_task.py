@@ -21,12 +21,11 @@ DIGITS = 6  # of each value
 
 def gathered(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """The values of every task: by contender, seed, split and measure, as evaluations have them."""
-    return {
-        name: {
-            seed: {split: _by_measure(entry["per_task"]) for split, entry in own.items()} for seed, own in seeds.items()
-        }
-        for name, seeds in evaluations.items()
-    }
+
+    def of_run(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        return {split: _by_measure(evaluation["per_task"]) for split, evaluation in own.items()}
+
+    return {name: {seed: of_run(own) for seed, own in seeds.items()} for name, seeds in evaluations.items()}
 
 
 def packed(values: Mapping[str, Any]) -> bytes:

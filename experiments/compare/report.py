@@ -25,12 +25,13 @@ COLUMNS = (
 )
 STEPS = range(4)  # gradient steps of the table of these
 LEGEND = (
-    "On the published lists of held-out tasks, with sampled actions; ppo_scratch on the first of them, by its mean action"
-    " in 10 fresh episodes of each. `a -> b`: before and after the gradient steps of adaptation. Brackets in tables are"
-    " 95% intervals over seeds and tasks together (a bootstrap with Student's t for few seeds), or, marked *, over the"
-    " tasks of a single seed. Contrasts are paired by task, and by seed where runs share a beginning; their intervals are"
-    " corrected for their number (Bonferroni), for each measure and split by itself. Every task's"
-    " values are in `<env>-tasks.json.gz` (`experiments.compare.per_task.read`)."
+    "On the published lists of held-out tasks, with sampled actions; ppo_scratch on the first of them, by its mean"
+    " action in 10 fresh episodes of each. `a -> b`: before and after the gradient steps of adaptation; who forgets a"
+    " task when its episode ends has the same value in all episodes. Brackets in tables are 95% intervals over seeds"
+    " and tasks together (a bootstrap with Student's t for few seeds), or, marked *, over the tasks of a single seed."
+    " Contrasts are paired by task, and by seed where runs share a beginning; their intervals are corrected for their"
+    " number (Bonferroni), for each measure and split by itself. Every task's values are in `<env>-tasks.json.gz`"
+    " (`experiments.compare.per_task.read`)."
 )
 
 
@@ -96,12 +97,12 @@ def titles(trial: int) -> list[str]:
 
 
 def measured(entry: Mapping[str, Any], trial: int) -> list[str]:
-    """A contender's cells below `titles`; where it has no such episode, nothing."""
+    """A contender's cells below `titles`; one that was measured in single episodes has the same in each."""
     alone = len(entry["seeds"]) == 1
     test, ood = (by_episode(entry["curves"].get(split, [])) for split in ("test", "ood"))
 
     def at(episodes: Sequence[Curve], number: int, name: str) -> str:
-        return before_after(episodes[number], name, alone) if number < len(episodes) else ""
+        return before_after(episodes[min(number, len(episodes) - 1)], name, alone) if episodes else ""
 
     last = trial - 1
     ends = [at(ood, last, "success"), *(at(test, n, "time_to_success") for n in ((0, last) if last else ()))]
@@ -150,9 +151,8 @@ def legend(contents: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The tables, the contrasts, and how to read them."""
-    own = [
-        f"- {name}: {text}" for name, e in content["contenders"].items() for text in e["notes"] if text != note(name)
-    ]
+    entries = content["contenders"].items()
+    own = [f"- {name}: {text}" for name, entry in entries for text in entry["notes"] if text != note(name)]
     lines = [
         f"# {content['env']}",
         "",

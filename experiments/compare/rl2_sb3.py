@@ -40,7 +40,7 @@ EPOCHS, LEARNING_RATE, LOG_STD = 4, 1e-3, -0.7
 class Recurrent(Policy):
     """An LSTM policy of sb3-contrib, and the scales of its observations, as a policy of this project.
 
-    It only acts: nothing is differentiated here, and no value is asked for. Its memory is the state of the actor's LSTM.
+    It only acts: nothing is differentiated here, and no value is asked for. Its memory is that of the actor's LSTM.
 
     Args:
         model: the trained RecurrentPPO. scales: its observations' normalisation.
