@@ -193,14 +193,16 @@ def maml_mlp(*overrides: str) -> Jobs:
     """MAML alone with the network of its paper, all else as the Transformer's."""
 
     def jobs(plan: Plan, seed: int) -> list[Job]:
-        model = plan.config("maml", *overrides).flat()
+        recipe = plan.config("maml", *overrides)
+        model = recipe.flat()
         own = plan.config("maml", "recipe=none", "agent=mlp").flat()
         usual = plan.config("maml", "recipe=none", "agent=transformer").flat()
         # What the recipe says of any policy, such as how loud its actions are, it says of this one too.
         agent = {key: model[key] for key in own if key.startswith("agent.") and model.get(key, 0) != usual.get(key, 0)}
-        kept = {key: value for key, value in model.items() if key.startswith(("algo.", "evaluate.", "budget."))}
+        kept = {key: value for key, value in model.items() if key.startswith(("algo.", "evaluate."))}
         wanted = kept | {key: value for key, value in agent.items() if key != "agent.name"}
-        return [plan.fresh("maml_mlp", "maml", seed, "recipe=none", "agent=mlp", *changes(wanted, own))]
+        job = plan.fresh("maml_mlp", "maml", seed, "recipe=none", "agent=mlp", *changes(wanted, own))
+        return [replace(job, budget=plan.budget(recipe))]
 
     return jobs
 

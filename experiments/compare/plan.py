@@ -119,10 +119,15 @@ class Plan:
         settings = self.config(algo, *overrides)
         known, small = settings.flat(), self.small
         small = tuple(line for line in small if not line.startswith("agent.") or line.partition("=")[0] in known)
-        kind, value = next((kind, value) for kind, value in settings.budget if value is not None)
-        line = iterations(2 * self.iterations) if self.iterations else f"budget.{kind}={show(value)}"
         words = (f"env={self.env}", f"algo={algo}", f"seed={seed}", *overrides, *small)
-        return Job(name, seed, self.folder(name, seed), words, line)
+        return Job(name, seed, self.folder(name, seed), words, self.budget(settings))
+
+    def budget(self, settings: TrainSettings) -> str:
+        """The budget of a training with these settings, as an override."""
+        if self.iterations:
+            return iterations(2 * self.iterations)
+        kind, value = next((kind, value) for kind, value in settings.budget if value is not None)
+        return f"budget.{kind}={show(value)}"
 
     def like(self, model: TrainSettings, name: str, algo: str, seed: int, *overrides: str) -> Job:
         """A new training with the sampling, the update, the network and the budget of a model, but for `overrides`.
@@ -140,8 +145,7 @@ class Plan:
             if key.startswith(groups) and not key.startswith(kept) and key not in given
         }
         job = self.fresh(name, algo, seed, *overrides, *changes(wanted, own.flat()))
-        kind, value = next((kind, value) for kind, value in model.budget if value is not None)
-        return job if self.iterations else replace(job, budget=f"budget.{kind}={show(value)}")
+        return replace(job, budget=self.budget(model))
 
 
 def iterations(count: int) -> str:
