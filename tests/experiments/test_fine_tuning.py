@@ -9,6 +9,7 @@ import torch
 
 from experiments.compare import fine_tuning
 from experiments.compare.fine_tuning import METHODS
+from metarl.algorithms.in_context import InContext
 from metarl.algorithms.objectives import clipped_surrogate
 from metarl.assembly.opened import Run, open_run
 from metarl.config.composition import compose
@@ -63,8 +64,7 @@ def test_gradient_descent_a_few_at_a_time_is_that_of_all(run: Run) -> None:
     learner = METHODS["sgd"].apply(run, {"rate": 0.1}, 2).learner
     batch = experience(run, 12)
     ours = learner.adapt(learner.adapt(None, batch), batch)
-    plain = super(fine_tuning.GradientDescent, learner)
-    theirs = plain.adapt(plain.adapt(None, batch), batch)
+    theirs = InContext.adapt(learner, InContext.adapt(learner, None, batch), batch)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
 
