@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.compare.contenders import EPISODES, note
+from experiments.compare.contenders import EPISODES, GRADIENT, note
 from experiments.compare.contrasts import Result, sentences
 from experiments.compare.per_task import gathered, packed
 from experiments.summary import MEASURES, Curve, cell, measures, over_seeds
@@ -23,6 +23,7 @@ COLUMNS = (
     "training time",
     "adaptation episodes / gradient steps",
 )
+INTERVALS = "over seeds and tasks together"
 STEPS = range(4)  # gradient steps of the table of these
 LEGEND = (
     "On the published lists of held-out tasks, with sampled actions; ppo_scratch on the first of them, by its mean"
@@ -32,6 +33,10 @@ LEGEND = (
     " Contrasts are paired by task, and by seed where runs share a beginning; their intervals are corrected for their"
     " number (Bonferroni), for each measure and split by itself. Every task's values are in `<env>-tasks.json.gz`"
     " (`experiments.compare.per_task.read`)."
+)
+EARLIER = (
+    "Measured by an earlier version: of several seeds the brackets are over seeds alone (Student's t), contrasts are"
+    " not corrected for their number, and in them maml is in_context+maml."
 )
 
 
@@ -43,6 +48,7 @@ def document(env: str, results: Sequence[Result], quick: bool, command: str) -> 
     return {
         "env": env,
         "quick": quick,
+        "intervals": INTERVALS,
         "command": command,
         "git_commit": commit,
         "git_changes": changed,
@@ -139,8 +145,21 @@ def body(content: Mapping[str, Any]) -> list[str]:
     lines, steps = [table(content), ""], step_table(content)
     if steps:
         lines += ["After each gradient step, on `test`:", "", steps, ""]
-    head, *rest = content["sentences"] or [""]
-    return [*lines, head, "", *(f"- {line}" for line in rest), *([""] if rest else [])]
+    if content.get("intervals") != INTERVALS:
+        lines += [EARLIER, ""]
+    for line in content["sentences"]:
+        lines += [line, ""] if line.endswith(":") else [f"- {line}"]
+    return [*lines, *([""] if content["sentences"] else [])]
+
+
+def called_what_they_are(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file of an earlier version, in which no row said that it was warm-started."""
+
+    def name_of(name: str, entry: Mapping[str, Any]) -> str:
+        begun = any("algo.warm_start.run=" in line for line in entry.get("commands", ()))
+        return f"in_context+{name}" if name in GRADIENT and begun else name
+
+    return {**content, "contenders": {name_of(name, entry): entry for name, entry in content["contenders"].items()}}
 
 
 def legend(contents: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from experiments.compare import fine_tuning, scratch, training
 from experiments.compare.__main__ import SMALL, main, read
 from experiments.compare.comparison import Comparison
-from experiments.compare.contenders import Contender, jobs_of, seeds_of
+from experiments.compare.contenders import Contender, contenders, jobs_of, seeds_of
 from experiments.compare.fine_tuning import METHODS
 from experiments.compare.plan import Plan
 from experiments.compare.training import settle

@@ -9,7 +9,7 @@ import torch
 
 from experiments.compare import fine_tuning
 from experiments.compare.fine_tuning import METHODS
-from metarl.algorithms.in_context import InContext
+from metarl.algorithms.learner import Learner
 from metarl.algorithms.objectives import clipped_surrogate
 from metarl.assembly.opened import Run, open_run
 from metarl.config.composition import compose
@@ -31,7 +31,9 @@ def experience(run: Run, tasks: int) -> Batch:
     env = run.environment(3 * tasks, 0, 1)
     env.set_tasks(run.held_out("validation", tasks))
     play = collect(env, run.policy, generator=torch.Generator().manual_seed(0), trial_episodes=2)
-    return run.learner.prepare(play)
+    batch = run.learner.prepare(play)
+    # As where the feedback is not the reward: that of the inner loss differs from that of the outer one.
+    return batch._replace(inner_advantage=batch.advantage.flip(2))
 
 
 def test_ppo_is_adam_on_the_clipped_surrogate_task_by_task(run: Run) -> None:
@@ -64,7 +66,7 @@ def test_gradient_descent_a_few_at_a_time_is_that_of_all(run: Run) -> None:
     learner = METHODS["sgd"].apply(run, {"rate": 0.1}, 2).learner
     batch = experience(run, 12)
     ours = learner.adapt(learner.adapt(None, batch), batch)
-    theirs = InContext.adapt(learner, InContext.adapt(learner, None, batch), batch)
+    theirs = Learner.adapt(learner, Learner.adapt(learner, None, batch), batch)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
 
