@@ -23,10 +23,11 @@ from rich.console import Console
 import metarl  # noqa: F401  - first: it checks the packages' places
 from experiments.arguments import command, flag, given, numbers
 from experiments.compare.__main__ import SMALL
-from experiments.compare.contenders import Job, Plan
-from experiments.compare.report import curve_over_seeds
+from experiments.compare.contenders import Contender, contenders, jobs_of
+from experiments.compare.plan import Job, Plan
 from experiments.compare.training import cost, measure, settle
 from experiments.few_shot.report import stored_tables
+from experiments.summary import MEASURES, cell, over_seeds
 from metarl.errors import ConfigError, nearest
 from metarl.run_folder import RunFolder, atomic_write
 
@@ -82,6 +83,11 @@ SINUSOID = (
     f"Sinusoid, 5-shot mean squared error after 1 / 5 / 10 steps ({MAML}: MLP 40x40, trained with 10 shots, step 0.01):"
     " MAML 0.67 / 0.38 / 0.35, pretrained network 2.41 / 2.23 / 2.19."
 )
+OURS_ARE = (
+    "Ours: sampled actions on the published list of `test` tasks; brackets are 95% intervals over seeds and tasks"
+    " together, or, marked *, over the tasks of a single seed."
+)
+BESIDE = ("in_context", "in_context+maml", "maml", "maml_mlp")
 OURS = {
     "point2d": (
         "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, learned inner rates,"
@@ -92,34 +98,37 @@ OURS = {
 }
 
 
-def jobs(plan: Plan, algo: str, seed: int) -> list[Job]:
+def rows_of(plan: Plan) -> list[str]:
+    """The contenders that stand beside the papers."""
+    return ["maml"] if plan.env == "point2d" else [name for name in contenders(plan) if name in BESIDE]
+
+
+def jobs(plan: Plan, name: str, seed: int) -> list[Job]:
     """The runs behind a row: for point2d a longer one than the recipe's, else those of the comparison."""
     if plan.env != "point2d":
-        return plan.jobs(algo, seed)
-    settings = ("env=point2d", f"algo={algo}", f"seed={seed}", *plan.small)
+        return jobs_of(plan, name, seed)
+    settings = ("env=point2d", f"algo={name}", f"seed={seed}", *plan.small)
     budget = f"budget.iterations={plan.iterations}" if plan.iterations else f"budget.env_steps={POINT2D_STEPS}"
-    return [Job(algo, seed, plan.folder(algo, seed), settings, budget)]
+    return [Job(name, seed, plan.folder(name, seed), settings, budget)]
 
 
-def ours(plan: Plan, algo: str, console: Console) -> list[str]:
+def ours(plan: Plan, name: str, console: Console) -> list[str]:
     """Train or load a row of ours, as cells."""
     seeds = plan.seeds if plan.env == "point2d" else plan.seeds[:1]
-    curves, steps = [], []
+    evaluations, steps = [], []
     for seed in seeds:
-        for job in jobs(plan, algo, seed):
+        for job in jobs(plan, name, seed):
             console.print(f"\n{plan.env}: {job.contender}, seed {seed}", style="bold", markup=False)
             settle(job)
-        folder = RunFolder.open(jobs(plan, algo, seed)[-1].folder)
-        curves.append(measure(folder, algo, console)["test"]["curve"])
+        folder = RunFolder.open(jobs(plan, name, seed)[-1].folder)
+        evaluations.append(measure(folder, Contender(), console)["test"])
         steps.append(cost(folder)[0])
-    cells = {}
-    for entry in curve_over_seeds(curves):
-        mean, (low, high) = entry["return"]["mean"], entry["return"]["ci95"]
-        cells[entry["step"]] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
-    over = f"{len(seeds)} seeds, intervals over seeds" if len(seeds) > 1 else "one seed, interval over tasks"
-    here = OURS[plan.env].format(inner=plan.config(algo).algo.inner)
+    curve = over_seeds(evaluations)
+    cells = {entry["step"]: cell(entry["return"], MEASURES["return"], len(seeds) == 1) for entry in curve}
+    over = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed, interval over tasks"
+    here = OURS[plan.env].format(inner=plan.config("maml").algo.inner)
     protocol = f"{here}; {sum(steps) / len(steps) / 1e6:.1f}M environment steps; {over}"
-    return row(plan.env, f"{algo} (ours)", "return", cells, protocol)
+    return row(plan.env, f"{name} (ours)", "return", cells, protocol)
 
 
 def row(benchmark: str, method: str, measure: str, values: Mapping[int, str], protocol: str) -> list[str]:
@@ -132,7 +141,7 @@ def text(rows: Sequence[Sequence[str]], sinusoid: str | None) -> str:
     if rows:
         lines += ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
         lines += ["| " + " | ".join(cells) + " |" for cells in rows]
-        lines += ["", "Ours: sampled actions on the published list of `test` tasks; brackets are 95% intervals.", ""]
+        lines += ["", OURS_ARE, ""]
     if sinusoid is not None:
         lines += [SINUSOID, "", *(["Ours (experiments/results/few_shot.json):", "", sinusoid, ""] if sinusoid else [])]
     return "\n".join(lines)
@@ -160,7 +169,7 @@ def tables(arguments: Sequence[str]) -> None:
         rows += [row(*published) for published in PUBLISHED if published.benchmark == env]
         small = tuple(line for line in SMALL if env != "point2d" or not line.startswith("agent."))
         plan = Plan(env, runs, seeds, small if quick else (), 2 if quick else None)
-        rows += [ours(plan, algo, console) for algo in (("maml",) if env == "point2d" else ("in_context", "maml"))]
+        rows += [ours(plan, name, console) for name in rows_of(plan)]
     document = text(rows, stored_tables(RESULTS / "few_shot.json", ["sinusoid"]) if "sinusoid" in chosen else None)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, document.encode())

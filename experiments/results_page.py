@@ -18,7 +18,7 @@ from pathlib import Path
 import metarl  # noqa: F401  - first: it checks the packages' places
 from experiments import paper_tables
 from experiments.arguments import command, flag, given
-from experiments.compare.report import table
+from experiments.compare.report import body, called_what_they_are, legend
 from experiments.few_shot.__main__ import PROBLEMS
 from experiments.few_shot.report import stored_tables
 from metarl.assembly.opened import open_run
@@ -34,14 +34,12 @@ PICTURE = {"width": 320, "height": 240, "fps": 10.0}
 
 
 def comparisons(folder: Path) -> list[str]:
-    """The table and the sentences of every comparison that is not a smoke test."""
-    lines: list[str] = []
-    for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_bytes())
-        if content.get("quick"):
-            continue
-        lines += [f"### {content['env']}", "", table(content), "", *content["sentences"], ""]
-        lines += [f"`{content['command']}`", ""]
+    """How to read them, and then the tables and the contrasts of every comparison that is not a smoke test."""
+    found = {path: json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
+    found = {path: called_what_they_are(content) for path, content in found.items() if not content.get("quick")}
+    lines = legend(found.values()) if found else []
+    for path, content in found.items():
+        lines += [f"### {content['env']}", "", *body(content), f"`{content['command']}`", ""]
         picture = path.with_suffix(".png")
         if picture.exists():
             lines += [f"![Adaptation curves of {content['env']}]({relative(picture)})", ""]

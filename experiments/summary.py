@@ -1,7 +1,7 @@
 """Seeds side by side: `python -m experiments.summary runs/*` reads runs' evaluations and prints one table in Markdown.
 
-Runs of the same environment and algorithm are seeds of one experiment. An interval over seeds is Student's t; with one
-seed it is that run's own interval over tasks, and marked so.
+Runs of the same environment and algorithm are seeds of one experiment. Intervals are over seeds and tasks together; of
+a single seed they are that run's own, over tasks, and marked so.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from metarl.assembly.trust import stored_settings
 from metarl.errors import KNOWN
 from metarl.evaluation.curve import COLUMNS
-from metarl.evaluation.statistics import Interval, seeds_interval
+from metarl.evaluation.statistics import crossed_interval
 from metarl.run_folder import RunFolder
+
+MEASURES = {name: form for name, (_, form) in COLUMNS.items()}
+TITLES = {name: title for name, (title, _) in COLUMNS.items()}
+RATES = ("success", "success_any_step")
+Curve = list[dict[str, Any]]
 
 
 def gather(paths: list[Path], split: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -28,50 +36,64 @@ def gather(paths: list[Path], split: str) -> dict[tuple[str, str], list[dict[str
         evaluation = folder.read_evaluation(split)
         last = folder.read_metrics()[-1]
         run = {"run_seed": folder.read_config().get("seed"), "env_steps": last["env_steps"], "seconds": last["seconds"]}
-        groups[evaluation["env"], evaluation["algo"]].append(evaluation | run)
+        groups[evaluation["env"], label(folder, evaluation["algo"])].append(evaluation | run)
     return dict(groups)
 
 
-def told(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The measures that all entries have: older evaluations lack some."""
-    return [name for name in COLUMNS if all(name in entry for entry in entries)]
+def label(folder: RunFolder, otherwise: str) -> str:
+    """What trained a run, as tables say it; `otherwise` of an algorithm whose code this process may not run."""
+    try:
+        return stored_settings(folder).algo.label()
+    except KNOWN:
+        return otherwise
 
 
-def combined(values: Sequence[Mapping[str, Any]]) -> Interval:
-    """One measure of all seeds, each with its `mean` and `ci95` over tasks, as a mean and an interval.
-
-    Several seeds: Student's t over their means. A single seed: its own interval.
-    """
-    if len(values) == 1:
-        return Interval(values[0]["mean"], *values[0]["ci95"])
-    mean, low, high = seeds_interval([value["mean"] for value in values])
-    if all(value["ci95"][0] >= 0.0 and value["ci95"][1] <= 1.0 for value in values):  # rates end at 0 and 1
-        low, high = max(low, 0.0), min(high, 1.0)
-    return Interval(mean, low, high)
+def measures(entry: Mapping[str, Any]) -> list[str]:
+    """The measures that an entry of a curve has."""
+    return [name for name in MEASURES if name in entry]
 
 
-def interval(values: Sequence[Mapping[str, Any]], form: str) -> str:
-    """One measure of all seeds as `mean [low, high]`; `*` marks an interval over the tasks of a single seed."""
-    mean, low, high = combined(values)
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]{'*' if len(values) == 1 else ''}"
+def values(evaluations: Sequence[Mapping[str, Any]], measure: str, position: int) -> np.ndarray:
+    """One measure at one entry of the curve, (S, M) by seed and task."""
+    return np.array([[task[measure][position] for task in each["per_task"]] for each in evaluations], np.float64)
+
+
+def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> Curve:
+    """The curve of several seeds on the same tasks, with intervals over both; of one seed as it is."""
+    entries = []
+    for position, same in enumerate(zip(*(each["curve"] for each in evaluations), strict=True)):
+        entry: dict[str, Any] = {name: same[0][name] for name in ("step", "episode", "episodes") if name in same[0]}
+        for name in measures(same[0]):
+            if len(same) == 1:
+                entry[name] = same[0][name]
+                continue
+            rate, episodes = name in RATES, int(evaluations[0].get("episodes_per_step", 1))
+            found = crossed_interval([values(evaluations, name, position)], bounded=rate, episodes=episodes)
+            entry[name] = {"mean": found.mean, "ci95": [found.low, found.high]}
+        entries.append(entry)
+    return entries
+
+
+def cell(value: Mapping[str, Any], form: str, alone: bool) -> str:
+    """One measure as `mean [low, high]`; `*` marks an interval over the tasks of a single seed."""
+    low, high = value["ci95"]
+    return f"{value['mean']:{form}} [{low:{form}}, {high:{form}}]{'*' if alone else ''}"
 
 
 def table(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    """The Markdown table: a row for each experiment, adaptation step and episode of a trial."""
-    head = ["env", "algo", "seeds", "env steps", "training", "gradient steps", "episodes seen"]
-    head += [title for title, _ in COLUMNS.values()]
+    """The Markdown table: a row for each experiment and adaptation step."""
+    titles = [TITLES.get(name, name) for name in MEASURES]
+    head = ["env", "algo", "seeds", "env steps", "training", "gradient steps / episodes", *titles]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for (env, algo), runs in sorted(groups.items()):
         steps = sum(run["env_steps"] for run in runs) / len(runs) / 1e6
         seconds = sum(run["seconds"] for run in runs) / len(runs)
-        for entries in zip(*(run["curve"] for run in runs), strict=True):
-            known = told(entries)
+        for entry in over_seeds(runs):
             cells = [
-                interval([entry[name] for entry in entries], form) if name in known else ""
-                for name, (_, form) in COLUMNS.items()
+                cell(entry[name], form, len(runs) == 1) if name in entry else "" for name, form in MEASURES.items()
             ]
-            row = [env, algo, str(len(runs)), f"{steps:.1f}M", f"{seconds:.0f} s"]
-            row += [str(entries[0]["step"]), str(entries[0]["episodes"])]
+            seen = f"{entry['step']} / {entry['episodes']}"
+            row = [env, algo, str(len(runs)), f"{steps:.1f}M", f"{seconds:.0f} s", seen]
             lines.append("| " + " | ".join(row + cells) + " |")
     return "\n".join(lines)
 

@@ -1,11 +1,13 @@
-"""python -m experiments.compare env=grasp [seeds=0,1,2] [only=maml,in_context] [steps=3] [quick=true]
+"""python -m experiments.compare env=grasp [seeds=0,1,2] [only=in_context,oracle] [steps=3] [quick=true]
 
-Train all contenders on one environment, load those that are trained already, and write <env>.json, .csv, .md and .png.
+Train all contenders on one environment, load those that are trained already, and write <env>.json, .csv, .md, .png and
+-tasks.json.gz, which has every task's values.
 
-  env     reach, grasp or navigate: all contenders; another environment: in_context, maml and multitask
-  seeds   for in_context, maml and multitask (default: 0,1,2 on those three, else 0); the others get the first seed
-  only    train only these contenders; the report also has the others that are trained
-  steps   gradient steps after which maml, fomaml, reptile and multitask are measured (default: as in the recipes, 3)
+  env     a task family. Those that cannot be done without adapting compare memories: of a trial, of an episode, none,
+          and one that is told the task; the others gradient steps, and reach, grasp and navigate have most contenders
+  seeds   default: 0,1,2, but 0 on push, the cheetahs and the ants; some contenders get the first seed
+  only    train only these contenders; the report also has the others that are trained on these seeds
+  steps   gradient steps after which those who take any are measured (default: as in the recipes; 3 of fine-tuning)
   runs    the folder of the runs (default: runs/compare): finished runs are loaded, others are continued
   out     the folder for the results (default: experiments/results/compare)
   quick   true: a few iterations and tasks, in runs/compare-quick, to see that everything works
@@ -27,8 +29,9 @@ import metarl  # noqa: F401  - first: it checks the packages' places
 from envs.registry import names as environments
 from experiments.arguments import command, flag, given, numbers
 from experiments.compare.comparison import Comparison
-from experiments.compare.contenders import MAIN, Plan
-from experiments.compare.report import document, table, write
+from experiments.compare.contenders import ADAPTATION, MAIN, contenders
+from experiments.compare.plan import Plan
+from experiments.compare.report import body, document, write
 from metarl.errors import ConfigError, Interrupted, nearest
 
 RESULTS = Path(__file__).parents[1] / "results" / "compare"
@@ -58,16 +61,17 @@ def read(arguments: Sequence[str]) -> Request:
     if env not in valid:
         raise ConfigError(f"env={env}: unknown environment; {nearest(env, valid)}")
     quick = flag(values, "quick")
-    seeds = numbers(values, "seeds", (0, 1, 2) if env in MAIN and not quick else (0,))
+    seeds = numbers(values, "seeds", (0, 1, 2) if env in (*MAIN, *ADAPTATION) and not quick else (0,))
     runs = Path(values.get("runs") or ("runs/compare-quick" if quick else "runs/compare"))
     steps = numbers(values, "steps", ())
     if len(steps) > 1 or 0 in steps:
         raise ConfigError(f"steps={values['steps']}: must be one integer from 1")
     plan = Plan(env, runs, seeds, SMALL if quick else (), 2 if quick else None, steps[0] if steps else None)
-    chosen = tuple(values["only"].split(",")) if values.get("only") else tuple(plan.names())
+    known = tuple(contenders(plan))
+    chosen = tuple(values["only"].split(",")) if values.get("only") else known
     for name in chosen:
-        if name not in plan.names():
-            raise ConfigError(f"only={name}: is not a contender on {plan.env}; {nearest(name, plan.names())}")
+        if name not in known:
+            raise ConfigError(f"only={name}: is not a contender on {plan.env}; {nearest(name, known)}")
     out = Path(values["out"]) if values.get("out") else runs / "results" if quick else RESULTS
     kept = [argument for argument in arguments if not argument.startswith("only=")]
     return Request(plan, chosen, out, quick, shlex.join(["python", "-m", "experiments.compare", *kept]))
@@ -92,10 +96,10 @@ def compare(arguments: Sequence[str]) -> None:
         raise Interrupted(f"stopped; continue with: {again}", stop.signal) from None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; continue with: {again}") from None
-    content = document(env, comparison.results(), request.quick, request.command)
-    paths = write(request.out, content)
-    console.print(f"\n{table(content)}\n", markup=False)
-    console.print("\n".join([*content["sentences"], *(f"result: {path}" for path in paths)]), markup=False)
+    results = comparison.results()
+    content = document(env, results, request.quick, request.command)
+    paths = write(request.out, content, results)
+    console.print("\n".join(["", *body(content), *(f"result: {path}" for path in paths)]), markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

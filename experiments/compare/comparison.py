@@ -9,10 +9,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from rich.console import Console
 
-from experiments.compare import scratch
-from experiments.compare.contenders import EPISODES, GRADIENT, Job, Plan
-from experiments.compare.report import Result
+from experiments.compare import rl2_sb3, scratch
+from experiments.compare.contenders import contenders, in_context, jobs_of, seeds_of
+from experiments.compare.contrasts import Result
+from experiments.compare.fine_tuning import described
+from experiments.compare.plan import Job, Plan
 from experiments.compare.training import cost, finished, measure, settle
+from metarl.config.settings import TrainSettings
 from metarl.errors import RunFolderError
 from metarl.run_folder import RunFolder, atomic_write
 
@@ -26,14 +29,14 @@ class Comparison:
 
     def __init__(self, plan: Plan, console: Console, quick: bool, command: str) -> None:
         self.plan, self.console, self.command = plan, console, command
+        self.contenders = contenders(plan)
         self.tasks = 2 if quick else scratch.TASKS
-        self.episodes = {name: min(count, 20) if quick else count for name, count in EPISODES.items()}
+        self.most = 20 if quick else None  # episodes from scratch
 
     def order(self, chosen: Sequence[str]) -> list[tuple[str, int]]:
         """Contenders and seeds, in the order of the table."""
-        names = [name for name in self.plan.names() if name in chosen]
-        pairs = [(name, seed) for name in names for seed in self.plan.seeds_of(name)]
-        return [(name, seed) for name, seed in pairs if name in EPISODES or self.plan.jobs(name, seed)]
+        pairs = [(name, seed) for name in self.contenders if name in chosen for seed in seeds_of(self.plan, name)]
+        return [(n, seed) for n, seed in pairs if self.contenders[n].jobs is None or jobs_of(self.plan, n, seed)]
 
     def train(self, name: str, seed: int) -> None:
         """Train and measure one seed of a contender, and the runs that it builds on.
@@ -41,53 +44,64 @@ class Comparison:
         Raises:
             Interrupted, KeyboardInterrupt: after Ctrl-C; what is done so far is kept.
         """
-        if name in EPISODES:
-            return self._from_scratch(name, seed)
-        jobs = self.plan.jobs(name, seed)
-        for job in jobs:
-            if job.contender != name:
-                self.console.print(f"begins with {job.contender}, seed {seed}: {job.folder}", markup=False)
-            settle(job)
+        contender = self.contenders[name]
+        if contender.episodes:
+            return self._from_scratch(name, seed, contender.episodes)
+        if contender.recurrent:
+            return self._recurrent(name, seed)
+        jobs = jobs_of(self.plan, name, seed)
+        self._settle(name, jobs)
         if jobs:
-            measure(RunFolder.open(jobs[-1].folder), name, self.console, self.plan.steps)
+            measure(RunFolder.open(jobs[-1].folder), contender, self.console, self.plan.steps)
 
     def results(self) -> list[Result]:
         """The results of everything that is finished, chosen or not."""
-        found = (self._result(name, seed) for name in self.plan.names() for seed in self.plan.seeds_of(name))
+        found = (self._result(name, seed) for name in self.contenders for seed in seeds_of(self.plan, name))
         return [result for result in found if result is not None]
 
+    def _settle(self, name: str, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.contender != name:
+                self.console.print(f"begins with {job.contender}, seed {job.seed}: {job.folder}", markup=False)
+            settle(job)
+
     def _result(self, name: str, seed: int) -> Result | None:
-        if name in EPISODES:
+        contender = self.contenders[name]
+        if contender.episodes:
             return self._scratch_result(name, seed)
-        jobs = self.plan.jobs(name, seed)
+        if contender.recurrent:
+            return self._recurrent_result(name, seed)
+        jobs = jobs_of(self.plan, name, seed)
         if not jobs or not _is_finished(jobs[-1]):
             return None
         folder = RunFolder.open(jobs[-1].folder)
-        evaluations = measure(folder, name, self.console, self.plan.steps)
+        evaluations = measure(folder, contender, self.console, self.plan.steps)
         commands = [line for job in jobs for line in job.commands()]
         note = ""
-        if name == "multitask":
-            choice = folder.read_evaluation("fine_tuning")
-            note = f"seed {seed} fine-tuned with rate {choice['rate']:g}, gradient norm at most {choice['clip']:g}"
-            commands.append(f"{self.command} only=multitask")
+        if contender.tuned:
+            note = f"seed {seed} fine-tuned with {described(folder.read_evaluation('fine_tuning'))}"
+            commands.append(f"{self.command} only={name}")
         else:
-            commands += self._evaluations(name, folder, evaluations)
+            commands += self._evaluations(contender.gradient, folder, evaluations)
         env_steps, seconds = cost(folder)
-        return Result(name, seed, env_steps, seconds, evaluations, commands, note)
+        return Result(name, seed, env_steps, seconds, evaluations, commands, note, str(jobs[0].folder))
 
-    def _evaluations(self, name: str, folder: RunFolder, splits: Iterable[str]) -> list[str]:
+    def _evaluations(self, gradient: bool, folder: RunFolder, splits: Iterable[str]) -> list[str]:
         """The commands of the evaluations that training has not made."""
-        own = [f"steps={self.plan.steps}"] if self.plan.steps and name in GRADIENT else []
+        own = [f"steps={self.plan.steps}"] if self.plan.steps and gradient else []
         wanted = [split for split in splits if own or split != "test"]
         evaluate = ["python", "-m", "metarl.evaluate", f"run={folder.path}"]
         return [shlex.join([*evaluate, f"split={split}", *own]) for split in wanted]
 
-    def _from_scratch(self, name: str, seed: int) -> None:
-        # Their discount is that of the algorithms that they are compared with.
-        settings = self.plan.config("in_context", f"seed={seed}", *self.plan.small)
+    def _settings(self, seed: int) -> TrainSettings:
+        """Those of in_context: what Stable-Baselines3 learns has its sampling and its discount."""
+        return self.plan.config("in_context", f"seed={seed}", *self.plan.small)
+
+    def _from_scratch(self, name: str, seed: int, episodes: int) -> None:
+        settings, folder = self._settings(seed), self.plan.folder(name, seed)
         torch.set_num_threads(settings.torch_threads)
-        folder = self.plan.folder(name, seed)
-        content = scratch.evaluation(settings, folder, self.episodes[name], self.tasks, self.console)
+        played = min(episodes, self.most or episodes)
+        content = scratch.evaluation(settings, folder, played, self.tasks, self.console)
         atomic_write(folder / "test.json", json.dumps(content, indent=1).encode())
 
     def _scratch_result(self, name: str, seed: int) -> Result | None:
@@ -95,11 +109,28 @@ class Comparison:
         if not path.exists():
             return None
         content = json.loads(path.read_bytes())
+        tuned = ", ".join(f"{key} {value:g}" for key, value in content["tuned"].items())
         note = (
             f"on the first {content['tasks']} test tasks, {content['env_steps']:,} environment steps and"
-            f" {content['seconds']:.0f} s for each"
+            f" {content['seconds']:.0f} s for each; {tuned}"
         )
         return Result(name, seed, 0.0, 0.0, {"test": content}, [f"{self.command} only={name}"], note)
+
+    def _recurrent(self, name: str, seed: int) -> None:
+        """Train it for as long as in_context, which is trained first."""
+        rl2_sb3.recurrent_ppo()  # if it is missing, better now than after that
+        jobs = in_context(self.plan, seed)
+        self._settle(name, jobs)
+        seconds = cost(RunFolder.open(jobs[-1].folder))[1]
+        rl2_sb3.evaluations(self._settings(seed), self.plan.folder(name, seed), seconds, self.console)
+
+    def _recurrent_result(self, name: str, seed: int) -> Result | None:
+        path = self.plan.folder(name, seed) / rl2_sb3.RESULT
+        if not path.exists():
+            return None
+        content = json.loads(path.read_bytes())
+        commands = [f"{self.command} only={name}"]
+        return Result(name, seed, content["env_steps"], content["seconds"], content["splits"], commands)
 
 
 def _is_finished(job: Job) -> bool:

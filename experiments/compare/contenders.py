@@ -2,155 +2,117 @@
 
 from __future__ import annotations
 
-import functools
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from experiments.arguments import changes, training
-from metarl.config.composition import compose
-from metarl.config.parsing import show
-from metarl.config.settings import TrainSettings
+from experiments.arguments import changes
+from experiments.compare.plan import Job, Plan, iterations
 
 MAIN = ("reach", "grasp", "navigate")  # compared in full, on three seeds
+SEARCHES = ("reach_search", "navigate_search", "grasp_uncalibrated")  # one has to find out by trying, over episodes
+FELT = ("push_turned", "reach_worn")  # motion itself tells, within an episode
+ADAPTATION = SEARCHES + FELT  # cannot be done without adapting
 GRADIENT = ("maml", "fomaml", "reptile")
-SEEDED = ("in_context", "maml", "multitask")  # those that get all the seeds
-ORACLE = {name: "env.object_visible=true" for name in ("grasp", "grasp_uncalibrated")}  # others: env.goal_visible=true
-EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_100x": 1000}  # of the one task that PPO learns from scratch
+EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_10x": 100, "ppo_scratch_100x": 1000}  # of the one task that PPO learns
+# Where the recipe of maml begins in context, but a policy that learns by gradient steps alone is wanted beside it.
+ALONE: dict[str, tuple[str, ...]] = {}
 
 EQUAL = 0.98  # with this share of maml's environment steps, in_context counts as trained for as many
 
-composed = functools.cache(compose)
+Jobs = Callable[[Plan, int], list[Job]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the tables.
+
+    Args:
+        jobs: the runs to train for a seed, in order; the last one is the contender's own. None: it is not trained here.
+        every_seed: whether it gets all seeds, or the first one.
+        gradient: whether it takes the gradient steps that it was trained to take.
+        tuned: how it is fine-tuned on a held-out task, see `fine_tuning.METHODS`.
+        episodes: of the one task that it learns from nothing.
+        recurrent: whether it is Stable-Baselines3's, with the time of in_context.
+    """
+
+    jobs: Jobs | None = None
+    every_seed: bool = True
+    gradient: bool = False
+    tuned: str | None = None
+    episodes: int | None = None
+    recurrent: bool = False
+
 
 NOTES = {
-    "in_context": "adapts within the episode, without a gradient",
+    "in_context": "adapts by what it remembers, of the episode or of the whole trial, without a gradient",
     "in_context_equal": "in_context, trained on until it has had as many environment steps as maml",
-    "maml": "second order; gradient steps on top of the context",
-    "fomaml": "first order",
-    "reptile": "",
-    "multitask": "without memory; sampling and update as in_context, environment steps as maml; fine-tuned",
+    "in_context_episode": "in_context whose memory ends with the episode; all else equal",
+    "memoryless": "no memory, but the last action and its feedback in the observation; all else as in_context",
+    "reactive": "no memory, and neither of them",
+    "oracle": "told what the others have to find out; without memory on the families that cannot be done without"
+    " adapting, else in_context",
+    "maml": "second-order MAML; without a name before it the policy learned by gradient steps alone, from nothing",
+    "maml_mlp": "the same with the network of the MAML paper",
+    "fomaml": "first-order MAML",
+    "reptile": "Reptile",
+    "multitask": "without memory; sampling and update as in_context, at least as many environment steps as maml;"
+    " fine-tuned by gradient descent",
+    "sgd": "in_context, and on a held-out task plain gradient descent",
+    "ppo": "in_context, and on a held-out task PPO with Adam",
+    "rl2_sb3": "RL^2 as one does it with sb3-contrib: RecurrentPPO for as long as in_context was trained",
     "ppo_scratch_1x": "Stable-Baselines3 PPO from nothing on each task alone, with the episodes of one adaptation step",
+    "ppo_scratch_10x": "the same with ten times as many episodes",
     "ppo_scratch_100x": "the same with a hundred times as many episodes",
-    "oracle": "in_context that is told what the others have to find out",
 }
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: what trains it, or the run that it continues a copy of.
-
-    Args:
-        settings: of a fresh training, without budget and folder. budget: such as "budget.iterations=350".
-        copy_of: the folder to copy and continue; it has been trained by the same settings.
-    """
-
-    contender: str
-    seed: int
-    folder: Path
-    settings: tuple[str, ...]
-    budget: str
-    copy_of: Path | None = None
-
-    @property
-    def resume(self) -> tuple[str, ...]:
-        return (f"resume={self.folder}", self.budget)
-
-    @property
-    def start(self) -> tuple[str, ...]:
-        return (*self.settings, self.budget, f"run_dir={self.folder}")
-
-    def commands(self) -> list[str]:
-        """The command lines that make this run."""
-        if self.copy_of is None:
-            return [training(self.start)]
-        return [shlex.join(["cp", "-r", str(self.copy_of), str(self.folder)]), training(self.resume)]
+def note(name: str) -> str:
+    """What a contender is; of `in_context+x`, what x is."""
+    return NOTES.get(name.rpartition("+")[2], "")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The comparison on one environment: which contenders on which seeds, in which folder.
+def contenders(plan: Plan) -> dict[str, Contender]:
+    """The contenders of an environment by name, in the order of the table."""
+    found = {"in_context": Contender(in_context)}
+    if plan.env in ADAPTATION:
+        found |= {name: Contender(jobs) for name, jobs in MEMORIES.items()}
+    else:
+        found["in_context_equal"] = Contender(in_context_equal)
+    if plan.env not in ADAPTATION or plan.has_recipe("maml"):
+        found |= meta_learned(plan)
+        found["multitask"] = Contender(multitask, tuned="sgd")
+    if plan.env in (*SEARCHES, "reach"):
+        found |= {f"in_context+{way}": Contender(fine_tuned(way), tuned=way) for way in ("sgd", "ppo")}
+    if plan.env in (*ADAPTATION, "reach"):
+        found["rl2_sb3"] = Contender(recurrent=True)
+    if plan.env in MAIN:
+        found["memoryless"] = Contender(MEMORIES["memoryless"], every_seed=False)
+        found |= {name: Contender(every_seed=False, episodes=count) for name, count in EPISODES.items()}
+        found["oracle"] = Contender(told, every_seed=False)
+    return found
 
-    Args:
-        small: overrides that make every training tiny (a smoke test). iterations: of each phase in a smoke test.
-        steps: gradient steps before the last measurement (None: as in the recipes; `training.STEPS` of fine-tuning).
-    """
 
-    env: str
-    runs: Path
-    seeds: tuple[int, ...]
-    small: tuple[str, ...] = ()
-    iterations: int | None = None
-    steps: int | None = None
+def meta_learned(plan: Plan) -> dict[str, Contender]:
+    """The gradient algorithms: as their recipes train them, and alone where that is something else."""
+    found = {}
+    for overrides in dict.fromkeys([(), ALONE.get(plan.env, ())]):
+        for algo in GRADIENT:
+            label = plan.config(algo, *overrides).algo.label()
+            every = algo == "maml" or plan.env not in MAIN
+            found[label] = Contender(gradient(algo, *overrides), every, gradient=True)
+            if label == "maml":
+                found["maml_mlp"] = Contender(maml_mlp(*overrides), gradient=True)
+    return found
 
-    def names(self) -> list[str]:
-        """The contenders of this environment, in the order of the table."""
-        if self.env in MAIN:
-            return list(NOTES)
-        return ["in_context", "in_context_equal", "maml", "multitask"]
 
-    def seeds_of(self, name: str) -> tuple[int, ...]:
-        return self.seeds if name.removesuffix("_equal") in SEEDED else self.seeds[:1]
+def seeds_of(plan: Plan, name: str) -> tuple[int, ...]:
+    return plan.seeds if contenders(plan)[name].every_seed else plan.seeds[:1]
 
-    def folder(self, name: str, seed: int) -> Path:
-        return self.runs / self.env / f"{name}-{seed}"
 
-    def config(self, algo: str, *overrides: str) -> TrainSettings:
-        return composed((f"env={self.env}", f"algo={algo}", *overrides))
-
-    def shared(self) -> int:
-        """The iterations that in-context training and the gradient algorithms have in common; 0: none.
-
-        There are some if the recipe of maml begins with in-context training, with the same settings as in_context.
-        """
-        maml, alone = self.config("maml"), self.config("in_context")
-        (warm, iterations), budget = maml.phases()[0], alone.budget.iterations
-        ours, theirs = (
-            {key: value for key, value in algo.flat().items() if key != "name" and not key.startswith("inner.")}
-            for algo in (warm, alone.algo)
-        )
-        if iterations is None or budget is None or iterations > budget or ours != theirs or maml.agent != alone.agent:
-            return 0
-        return self.iterations or iterations
-
-    def phases(self, algo: str) -> tuple[int, int] | None:
-        """Iterations in context, and then of the algorithm itself; None if its budget is not in iterations."""
-        settings = self.config(algo)
-        warm, total = settings.phases()[0].until or 0, settings.budget.iterations
-        if total is None:
-            return None
-        if self.iterations:
-            return (self.iterations, self.iterations) if warm and self.shared() else (0, 2 * self.iterations)
-        return min(warm, total), max(total - warm, 0)
-
-    def env_steps(self, algo: str) -> int | None:
-        """The environment steps of a whole training, if no episode ends early; those in context are the shared ones."""
-        alone, own = (self.config(name, *self.small) for name in ("in_context", algo))
-        phases, horizon = self.phases(algo), own.env.horizon
-        if phases is None or horizon is None:
-            return None
-        rounds = 1 if algo == "in_context" else own.algo.inner.steps + 1
-        parts = ((alone.algo, phases[0]), (own.algo, phases[1] * rounds))
-        return horizon * sum(each.tasks * each.episodes * each.trial_episodes * count for each, count in parts)
-
-    def warm(self, seed: int) -> Job:
-        """In-context training up to where the gradient algorithms take over."""
-        job = self.fresh("in_context", "in_context", seed)
-        return replace(job, contender="warm", folder=self.folder("warm", seed), budget=_iterations(self.shared()))
-
-    def fresh(self, name: str, algo: str, seed: int, *overrides: str) -> Job:
-        """A new training with the recipe's budget."""
-        settings = (f"env={self.env}", f"algo={algo}", f"seed={seed}", *overrides, *self.small)
-        budget = self.config(algo, *overrides).budget
-        kind, value = next((kind, value) for kind, value in budget if value is not None)
-        line = f"budget.{kind}={show(value)}"
-        if self.iterations:
-            line = _iterations(2 * self.iterations)
-        return Job(name, seed, self.folder(name, seed), settings, line)
-
-    def jobs(self, name: str, seed: int) -> list[Job]:
-        """The runs to train for a contender, in order; the last one is the contender's own."""
-        return JOBS[name](self, seed) if name in JOBS else []
+def jobs_of(plan: Plan, name: str, seed: int) -> list[Job]:
+    """The runs to train for a contender, in order; the last one is the contender's own."""
+    jobs = contenders(plan)[name].jobs
+    return jobs(plan, seed) if jobs else []
 
 
 def in_context(plan: Plan, seed: int) -> list[Job]:
@@ -166,50 +128,97 @@ def in_context_equal(plan: Plan, seed: int) -> list[Job]:
     ours, wanted = plan.env_steps("in_context"), plan.env_steps("maml")
     if not plan.shared() or ours is None or wanted is None or ours >= EQUAL * wanted:
         return []
-    before = in_context(plan, seed)
-    last, folder = before[-1], plan.folder("in_context_equal", seed)
-    job = replace(last, contender="in_context_equal", folder=folder, copy_of=last.folder)
-    return [*before, replace(job, budget=f"budget.env_steps={wanted}")]
+    job = continued(plan, "in_context_equal", seed)
+    return [*in_context(plan, seed), replace(job, budget=f"budget.env_steps={wanted}")]
 
 
-def gradient(algo: str) -> Callable[[Plan, int], list[Job]]:
+def fine_tuned(way: str) -> Jobs:
+    """A copy of the in-context run, which learns nothing more before it meets a held-out task."""
+    return lambda plan, seed: [*in_context(plan, seed), continued(plan, f"in_context+{way}", seed)]
+
+
+def continued(plan: Plan, name: str, seed: int) -> Job:
+    """A copy of the in-context run under another name."""
+    last = in_context(plan, seed)[-1]
+    return replace(last, contender=name, folder=plan.folder(name, seed), copy_of=last.folder)
+
+
+def in_context_episode(plan: Plan, seed: int) -> list[Job]:
+    """Trials of one episode, of as many more tasks: as many environment steps in each update."""
+    model = plan.config("in_context")
+    tasks = model.algo.tasks * model.algo.trial_episodes
+    changed = ("algo.trial_episodes=1", f"algo.tasks={tasks}", "agent.context=episode")
+    return [plan.like(model, "in_context_episode", "in_context", seed, *changed)]
+
+
+def without_memory(name: str, context: str, informed: bool = False) -> Jobs:
+    """Trained as in_context is and measured as it is, without a gradient step.
+
+    Args:
+        context: what is left of the memory. informed: whether it is told the task.
+    """
+
+    def jobs(plan: Plan, seed: int) -> list[Job]:
+        words = (f"agent.context={context}", "evaluate.steps=0", *([telling(plan)] if informed else []))
+        return [plan.like(plan.config("in_context"), name, "multitask", seed, *words)]
+
+    return jobs
+
+
+def told(plan: Plan, seed: int) -> list[Job]:
+    return [plan.fresh("oracle", "in_context", seed, telling(plan))]
+
+
+def telling(plan: Plan) -> str:
+    """The override that shows the policy the task: the object where the family hides one, else the goal."""
+    hidden = "object" if plan.config("in_context").env.object_visible is not None else "goal"
+    return f"env.{hidden}_visible=true"
+
+
+def gradient(algo: str, *overrides: str) -> Jobs:
     """The jobs of a gradient algorithm, which begins with the shared warm start if its recipe has one."""
 
     def jobs(plan: Plan, seed: int) -> list[Job]:
+        label = plan.config(algo, *overrides).algo.label()
         phases = plan.phases(algo)
-        if not plan.shared() or phases is None or not phases[0]:
-            return [plan.fresh(algo, algo, seed)]
-        job = plan.fresh(algo, algo, seed, f"algo.warm_start.run={plan.folder('warm', seed)}")
-        return [plan.warm(seed), replace(job, budget=_iterations(phases[1]))]
+        if overrides or not plan.shared() or phases is None or not phases[0]:
+            return [plan.fresh(label, algo, seed, *overrides)]
+        job = plan.fresh(label, algo, seed, f"algo.warm_start.run={plan.folder('warm', seed)}")
+        return [plan.warm(seed), replace(job, budget=iterations(phases[1]))]
+
+    return jobs
+
+
+def maml_mlp(*overrides: str) -> Jobs:
+    """MAML alone with the network of its paper, all else as the Transformer's."""
+
+    def jobs(plan: Plan, seed: int) -> list[Job]:
+        recipe = plan.config("maml", *overrides)
+        model = recipe.flat()
+        own = plan.config("maml", "recipe=none", "agent=mlp").flat()
+        usual = plan.config("maml", "recipe=none", "agent=transformer").flat()
+        # What the recipe says of any policy, such as how loud its actions are, it says of this one too.
+        agent = {key: model[key] for key in own if key.startswith("agent.") and model.get(key, 0) != usual.get(key, 0)}
+        kept = {key: value for key, value in model.items() if key.startswith(("algo.", "evaluate."))}
+        wanted = kept | {key: value for key, value in agent.items() if key != "agent.name"}
+        job = plan.fresh("maml_mlp", "maml", seed, "recipe=none", "agent=mlp", *changes(wanted, own))
+        return [replace(job, budget=plan.budget(recipe))]
 
     return jobs
 
 
 def multitask(plan: Plan, seed: int) -> list[Job]:
     """Sampling and update as in_context, environment steps as maml: it must not lose because of its tuning."""
-    model, own = plan.config("in_context"), plan.config("multitask")
-    groups = ("algo.", "agent.") if own.agent.name == model.agent.name else ("algo.",)
-    kept = ("algo.name", "algo.inner.", "agent.context")
-    wanted = {key: value for key, value in model.flat().items() if key.startswith(groups) and not key.startswith(kept)}
-    job = plan.fresh("multitask", "multitask", seed, *changes(wanted, own.flat()))
-    if not plan.shared():  # no recipe of maml has been tuned here
-        return [replace(job, budget=plan.fresh("in_context", "in_context", seed).budget)]
+    job = plan.like(plan.config("in_context"), "multitask", "multitask", seed)
     steps = [plan.env_steps(algo) or 0 for algo in ("maml", "in_context")]
+    if not plan.has_recipe("maml") or not all(steps):
+        return [job]
     return [replace(job, budget=f"budget.env_steps={max(steps)}")]
 
 
-def oracle(plan: Plan, seed: int) -> list[Job]:
-    return [plan.fresh("oracle", "in_context", seed, ORACLE.get(plan.env, "env.goal_visible=true"))]
-
-
-JOBS: dict[str, Callable[[Plan, int], list[Job]]] = {
-    "in_context": in_context,
-    "in_context_equal": in_context_equal,
-    **{name: gradient(name) for name in GRADIENT},
-    "multitask": multitask,
-    "oracle": oracle,
+MEMORIES: dict[str, Jobs] = {
+    "in_context_episode": in_context_episode,
+    "memoryless": without_memory("memoryless", "step"),
+    "reactive": without_memory("reactive", "none"),
+    "oracle": without_memory("oracle", "none", informed=True),
 }
-
-
-def _iterations(count: int) -> str:
-    return f"budget.iterations={count}"

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from envs.errors import TaskError
-from experiments.compare.contenders import GRADIENT, Job, composed
-from metarl.assembly.build import stream_seed
-from metarl.assembly.opened import Run, open_run
+from experiments.compare.contenders import Contender
+from experiments.compare.fine_tuning import STEPS, fine_tuned
+from experiments.compare.plan import Job, composed
+from metarl.assembly.opened import open_run
 from metarl.assembly.trust import remember, stored_settings
 from metarl.config.composition import compose
 from metarl.config.settings import TrainSettings
-from metarl.errors import MetaRLError, NotFiniteError, RunFolderError
-from metarl.evaluation.curve import adaptation_rounds
+from metarl.errors import MetaRLError, RunFolderError
 from metarl.run_folder import RunFolder
 from metarl.runs import evaluate, train
 
-RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of fine-tuning; the best one on validation tasks is used
-STEPS = 3  # of fine-tuning by default
-CLIP = 1.0  # limit of the fine-tuning gradient's norm
-VALIDATION_TASKS = 20  # on which the rate is chosen
 COMPARED = ("env.", "agent.", "algo.", "seed", "evaluate.")  # what makes a run the one that was asked for
 
 
@@ -86,7 +79,9 @@ def finished(folder: RunFolder, job: Job) -> bool:
     return budget.fraction(int(last["iteration"]), int(last["env_steps"]), last["seconds"]) >= 1.0
 
 
-def measure(folder: RunFolder, contender: str, console: Console, steps: int | None = None) -> dict[str, dict[str, Any]]:
+def measure(
+    folder: RunFolder, contender: Contender, console: Console, steps: int | None = None
+) -> dict[str, dict[str, Any]]:
     """The evaluations of a trained run on `test` and, if there is such a split, on `ood`.
 
     Args:
@@ -99,10 +94,10 @@ def measure(folder: RunFolder, contender: str, console: Console, steps: int | No
         splits.append("ood")
     except TaskError:
         pass
-    if contender == "multitask":
+    if contender.tuned:
         steps = steps or STEPS
-        run = fine_tuned(run, console, steps)
-    elif steps is None or contender not in GRADIENT:
+        run = fine_tuned(run, contender.tuned, console, steps)
+    elif steps is None or not contender.gradient:
         steps = run.gradient_steps
     settings, protocol = run.settings, run.settings.evaluate
     for split in splits:
@@ -128,54 +123,6 @@ def measured(folder: RunFolder, split: str, iteration: int, steps: int) -> bool:
     except RunFolderError:
         return False
     return evaluation["curve"][-1]["step"] == steps and evaluation.get("iteration") == iteration
-
-
-def fine_tuned(run: Run, console: Console, steps: int = STEPS) -> Run:
-    """The run with the fine-tuning rate that gives the greatest return on validation tasks; the choice is stored.
-
-    It is the return because that is what the gradient climbs: by success, one more or less among hundreds of failures
-    would choose rates that ruin the policy. A new choice discards the evaluations that were made with the last one.
-    """
-    try:
-        earlier = run.folder.read_evaluation("fine_tuning")
-    except RunFolderError:
-        earlier = {}
-    wanted = {"iteration": run.iteration, "steps": steps, "clip": CLIP, "split": "validation"}
-    grid = earlier.get("grid", [])
-    tried = tuple(entry["rate"] for entry in grid)
-    if tried != RATES or any(earlier.get(key) != value for key, value in wanted.items()):
-        console.print(f"choosing the rate of fine-tuning on {VALIDATION_TASKS} validation tasks")
-        outcomes = {rate: outcome(with_inner(run, rate, steps)) for rate in RATES}
-        grid = [{"rate": rate, "success": value[0], "return": value[1]} for rate, value in outcomes.items()]
-    choice = wanted | {"rate": max(grid, key=lambda entry: entry["return"])["rate"], "grid": grid}
-    if choice != earlier:
-        for split in ("test", "ood"):
-            (run.folder.path / "evaluation" / f"{split}.json").unlink(missing_ok=True)
-        run.folder.write_evaluation("fine_tuning", choice)
-    return with_inner(run, choice["rate"], steps)
-
-
-def with_inner(run: Run, rate: float, steps: int = STEPS) -> Run:
-    """The run with other inner gradient steps."""
-    settings = run.learner.settings
-    inner = settings.inner.model_copy(update={"rate": rate, "steps": steps, "max_grad_norm": CLIP})
-    learner = type(run.learner)(run.policy, settings.model_copy(update={"inner": inner}), torch.Generator())
-    return dataclasses.replace(run, learner=learner)
-
-
-def outcome(run: Run) -> tuple[float, float]:
-    """Success at the end and return on validation tasks after the last step; minus infinity if they are not finite."""
-    settings, protocol = run.settings, run.settings.evaluate
-    tasks, seed = min(VALIDATION_TASKS, protocol.tasks), stream_seed(settings.seed, "evaluation")
-    env = run.environment(tasks * protocol.episodes_per_step, seed, settings.threads)
-    generator, steps = torch.Generator().manual_seed(seed), run.learner.settings.inner.steps
-    chosen = run.held_out("validation", tasks)
-    try:
-        rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator)
-    except NotFiniteError:  # the rate is far too large
-        return -math.inf, -math.inf
-    last = rounds[-1]
-    return float(last.success_at_end.double().mean()), float(last.returns.double().mean())
 
 
 def cost(folder: RunFolder) -> tuple[float, float]:

@@ -168,6 +168,10 @@ class AlgorithmSettings(Chosen):
         """What a run with these settings does, in order."""
         return [Phase(self, None)]
 
+    def label(self) -> str:
+        """What trained the policy, as tables say it: `in_context+maml` if MAML began with in-context training."""
+        return self.name
+
     def with_workers(self: Algorithm, count: int) -> Algorithm:
         """The settings with `count` workers where `workers` is 0."""
         if getattr(self.inner, "workers", None) != 0:
@@ -232,6 +236,12 @@ class WarmStarted(AlgorithmSettings):
     def phases(self) -> list[Phase]:
         warm = self.warm_start
         return ([Phase(warm.settings, warm.iterations)] if warm.iterations else []) + super().phases()
+
+    def label(self) -> str:
+        warm = self.warm_start
+        if not (warm.iterations or warm.run):
+            return self.name
+        return f"{(warm.origin or {}).get('algo', warm.settings.name)}+{self.name}"
 
     def with_workers(self: Warm, count: int) -> Warm:
         warm = self.warm_start.model_copy(update={"settings": self.warm_start.settings.with_workers(count)})

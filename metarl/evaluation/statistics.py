@@ -1,11 +1,12 @@
-"""Means with honest confidence intervals: over tasks (bootstrap) and over seeds (Student's t).
+"""Means with honest confidence intervals: over tasks, over seeds, and over both together.
 
 Sources: B. Efron, R. Tibshirani, "An introduction to the bootstrap" (1993), ch. 14; T. Hesterberg, "What teachers
 should know about the bootstrap", The American Statistician 69 (2015), arXiv 1411.5279; E. B. Wilson, "Probable
 inference, the law of succession, and statistical inference", JASA 22 (1927), recommended by L. Brown, T. Cai, A.
 DasGupta, "Interval estimation for a binomial proportion", Statistical Science 16 (2001); E. Korn, B. Graubard,
 "Confidence intervals for proportions with small expected number of positive counts estimated from survey data", Survey
-Methodology 24 (1998).
+Methodology 24 (1998); A. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007), arXiv 0712.1111; F.
+Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2 (1946).
 """
 
 from __future__ import annotations
@@ -137,7 +138,68 @@ def seeds_interval(means: Values, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def student_quantile(probability: float, freedom: int) -> float:
+def crossed_interval(
+    groups: Sequence[np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = 5000,
+    seed: int = 0,
+    *,
+    bounded: bool = False,
+    episodes: int = 1,
+) -> Interval:
+    """Mean over seeds and tasks together, and an interval for other seeds and other tasks.
+
+    Each group holds independent training runs (its seeds), and all runs of all groups met the same M tasks; what is
+    estimated is the sum of the groups' means. One group is a contender, or, paired by seed and by task, the differences
+    of two; the groups `[ours, -theirs]` are a difference that is paired by task alone.
+
+    A bootstrap: the seeds' means, group by group, and the tasks' means are drawn with replacement, independently of
+    each other (Owen 2007, without the interaction of seed and task, which is in both). Its standard error is corrected
+    as in `mean_interval` for the few that are drawn from, and multiplied by Student's t, whose degrees of freedom are
+    Satterthwaite's. Noise of each seed on each task is counted twice: where there is nothing else, the interval is 40%
+    too wide.
+
+    What it covers at 95% with 100 tasks in 400 simulated experiments each: where seeds differ far more than tasks 0.92,
+    0.96, 0.94 with 2, 3, 5 seeds; where both count as much 0.90, 0.92, 0.95. Two seeds are few.
+
+    A group of one seed tells nothing of other seeds; if all groups are such, this is `mean_interval` over the tasks.
+
+    Args:
+        groups: of (S, M) values, one for each seed and task; S may differ.
+        bounded: the values are rates in [0, 1], each over `episodes` successes or failures; for one group only.
+
+    Raises:
+        MetaRLError: for no values, values that are not finite, or a confidence out of range.
+    """
+    if not groups or any(np.ndim(group) != 2 for group in groups):
+        raise MetaRLError("an interval over seeds and tasks needs values by seed and task, in two dimensions")
+    by_task = _checked(np.sum([group.mean(0) for group in groups], 0), confidence)
+    if all(len(group) == 1 for group in groups):
+        return mean_interval(by_task, confidence, resamples, seed, bounded=bounded, episodes=episodes)
+    mean, generator = float(by_task.mean()), np.random.default_rng(seed)
+    samples = [part for part in (*(group.mean(1) for group in groups), by_task) if len(part) > 1]
+    drawn = sum(_resampled_deviation(part, resamples, generator) for part in samples)
+    spread = [float(part.var(ddof=1)) / len(part) for part in samples]
+    total, rest = sum(spread), sum(v**2 / (len(part) - 1) for v, part in zip(spread, samples, strict=True))
+    freedom = total**2 / rest if rest > 0 else 1.0
+    half = student_quantile((1 + confidence) / 2, freedom) * float(np.std(drawn))
+    low, high = mean - half, mean + half
+    if bounded:
+        rate_low, rate_high = success_interval(by_task, confidence, episodes)
+        low, high = max(min(low, rate_low), 0.0), min(max(high, rate_high), 1.0)
+    return Interval(mean, min(low, mean), max(high, mean))
+
+
+def _resampled_deviation(
+    values: Float64[np.ndarray, " n"], resamples: int, generator: np.random.Generator
+) -> Float64[np.ndarray, " b"]:
+    """How far the means of `resamples` samples are from that of the values; spread as the means of fresh values are."""
+    count = len(values)
+    deviation = (values - values.mean()) * math.sqrt(count / (count - 1))
+    return deviation[generator.integers(0, count, (resamples, count))].mean(1)
+
+
+def student_quantile(probability: float, freedom: int | float) -> float:
     """The quantile of Student's t distribution.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -13,17 +14,22 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments.compare import scratch, training
+from experiments.compare import fine_tuning, scratch, training
 from experiments.compare.__main__ import SMALL, main, read
 from experiments.compare.comparison import Comparison
-from experiments.compare.contenders import Plan
-from experiments.compare.training import RATES, settle
+from experiments.compare.contenders import Contender, contenders, jobs_of, seeds_of
+from experiments.compare.fine_tuning import METHODS
+from experiments.compare.plan import Plan
+from experiments.compare.training import settle
 from metarl.config.composition import compose
 from metarl.config.settings import TrainSettings
 from metarl.errors import ConfigError, MetaRLError, NotFiniteError
 from metarl.run_folder import RunFolder
 from metarl.runs import train
 
+RATES = tuple(choice["rate"] for choice in METHODS["sgd"].grid)
+TUNED = Contender(tuned="sgd")
+MAML = "in_context+maml"
 TINY = (*SMALL, "env.horizon=5", "algo.outer.n_epochs=1", "threads=1", "device=cpu")
 
 
@@ -32,7 +38,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """Everything of seed 0 on a tiny reach, trained."""
     made = Plan("reach", tmp_path_factory.mktemp("compare"), (0,), TINY, 1)
     comparison = Comparison(made, Console(quiet=True), True, "compare")
-    for name in ("in_context", "in_context_equal", "maml", "multitask"):
+    for name in ("in_context", "in_context_equal", MAML, "multitask"):
         comparison.train(name, 0)
     return made
 
@@ -58,13 +64,13 @@ def test_the_copied_and_continued_run_is_the_uninterrupted_one(plan: Plan, tmp_p
 
 
 def test_maml_begins_with_the_warm_start_and_steps_are_made_equal(plan: Plan) -> None:
-    maml, warm = plan.folder("maml", 0), plan.folder("warm", 0)
+    maml, warm = plan.folder(MAML, 0), plan.folder("warm", 0)
     origin = RunFolder(maml).read_config()["algo"]["warm_start"]["origin"]
     assert origin["iteration"] == RunFolder(warm).iterations()[-1] == 1
-    steps = {name: RunFolder(plan.folder(name, 0)).read_metrics()[-1]["env_steps"] for name in ("maml", "multitask")}
+    steps = {name: RunFolder(plan.folder(name, 0)).read_metrics()[-1]["env_steps"] for name in (MAML, "multitask")}
     equal = RunFolder(plan.folder("in_context_equal", 0)).read_metrics()[-1]["env_steps"]
     wanted = plan.env_steps("maml")
-    assert steps["maml"] == wanted == 4 * 5 + 2 * 4 * 8 * 5
+    assert steps[MAML] == wanted == 4 * 5 + 2 * 4 * 8 * 5
     assert equal == steps["multitask"] == wanted
     seconds = RunFolder(maml).read_metrics()[-1]["seconds"]
     assert training.cost(RunFolder(maml)) == (wanted, seconds + origin["seconds"])
@@ -75,20 +81,20 @@ def test_what_is_finished_is_loaded_and_what_is_not_goes_on(plan: Plan, monkeypa
     monkeypatch.setattr(training, "train", lambda settings: done.append(settings) or train(settings))
     monkeypatch.setattr(training, "evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     comparison = Comparison(plan, Console(quiet=True), True, "compare")
-    for name in ("in_context", "maml", "multitask"):
+    for name in ("in_context", MAML, "multitask"):
         comparison.train(name, 0)
     assert not done
     results = {result.contender: result for result in comparison.results()}
-    assert set(results) == {"in_context", "in_context_equal", "maml", "multitask"}
+    assert set(results) == {"in_context", "in_context_equal", MAML, "multitask"}
     assert [entry["step"] for entry in results["multitask"].evaluations["test"]["curve"]] == [0, 1, 2, 3]
-    assert [entry["step"] for entry in results["maml"].evaluations["ood"]["curve"]] == [0, 1, 2, 3]
-    (evaluation := plan.folder("maml", 0) / "evaluation" / "test.json").rename(evaluation.with_suffix(".away"))
+    assert [entry["step"] for entry in results[MAML].evaluations["ood"]["curve"]] == [0, 1, 2, 3]
+    (evaluation := plan.folder(MAML, 0) / "evaluation" / "test.json").rename(evaluation.with_suffix(".away"))
     try:
-        assert "maml" not in {result.contender for result in comparison.results()}
-        settle(plan.jobs("maml", 0)[-1])
+        assert MAML not in {result.contender for result in comparison.results()}
+        settle(jobs_of(plan, MAML, 0)[-1])
     finally:
         evaluation.with_suffix(".away").rename(evaluation)
-    assert [settings.resume for settings in done] == [str(plan.folder("maml", 0))]
+    assert [settings.resume for settings in done] == [str(plan.folder(MAML, 0))]
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_anew(plan: Plan, tmp_path: Path) -> None:
@@ -102,10 +108,10 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew(plan: Plan, tmp_p
 def test_a_run_with_other_settings_is_no_result(plan: Plan) -> None:
     other = Plan(plan.env, plan.runs, plan.seeds, (*TINY, "algo.gamma=0.5"), 1)
     with pytest.raises(MetaRLError, match=r"was trained with algo.gamma=0.95, not 0.5: move it away"):
-        settle(other.jobs("in_context", 0)[-1])
+        settle(jobs_of(other, "in_context", 0)[-1])
 
 
-def test_the_rate_of_fine_tuning_is_that_of_the_greatest_return_on_training_tasks(
+def test_the_rate_of_fine_tuning_is_that_of_the_greatest_return(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from metarl.assembly.opened import open_run
@@ -120,11 +126,11 @@ def test_the_rate_of_fine_tuning_is_that_of_the_greatest_return_on_training_task
         seen.append(inner.rate)
         return values[inner.rate]
 
-    monkeypatch.setattr(training, "outcome", outcome)
+    monkeypatch.setattr(fine_tuning, "outcome", outcome)
     assert run.folder.read_evaluation("fine_tuning")["rate"] in RATES
     (run.folder.path / "evaluation" / "fine_tuning.json").unlink()
     for _ in range(2):  # chosen once
-        chosen = training.fine_tuned(run, Console(quiet=True), 2)
+        chosen = fine_tuning.fine_tuned(run, "sgd", Console(quiet=True), 2)
         assert chosen.learner.settings.inner.rate == pytest.approx(1e-1)
         assert float(next(iter(chosen.learner.rates().values()))) == pytest.approx(1e-1)
     assert seen == list(RATES)
@@ -141,9 +147,9 @@ def test_the_gradient_steps_that_are_measured_can_be_chosen(plan: Plan, tmp_path
             for r in results
             for split in ("test", "ood")
         }
-        return last, [line for r in results if r.contender == "maml" for line in r.commands]
+        return last, [line for r in results if r.contender == MAML for line in r.commands]
 
-    gradient = ("maml", "multitask")
+    gradient = (MAML, "multitask")
     for steps, expected in ((1, 1), (None, 3)):
         last, commands = last_steps(steps)
         assert {key: value for key, value in last.items() if key[0] in gradient} == {
@@ -151,7 +157,7 @@ def test_the_gradient_steps_that_are_measured_can_be_chosen(plan: Plan, tmp_path
         }
         assert {value for key, value in last.items() if key[0] not in gradient} == {0}
         assert RunFolder(runs / plan.env / "multitask-0").read_evaluation("fine_tuning")["steps"] == expected
-        run = f"python -m metarl.evaluate run={runs / plan.env / 'maml-0'} split="
+        run = f"python -m metarl.evaluate run={runs / plan.env / 'in_context+maml-0'} split="
         wanted = [f"{run}test steps=1", f"{run}ood steps=1"] if steps else [f"{run}ood"]
         assert [line for line in commands if "metarl.evaluate" in line] == wanted
 
@@ -164,8 +170,8 @@ def test_a_rate_chosen_otherwise_is_chosen_anew_from_what_was_measured(
     other = max(RATES) if choice["rate"] < max(RATES) else min(RATES)
     folder.write_evaluation("fine_tuning", choice | {"rate": other})
     folder.write_evaluation("test", before | {"horizon": 7})
-    monkeypatch.setattr(training, "outcome", lambda _: pytest.fail("measured again"))
-    training.measure(folder, "multitask", Console(quiet=True))
+    monkeypatch.setattr(fine_tuning, "outcome", lambda _: pytest.fail("measured again"))
+    training.measure(folder, TUNED, Console(quiet=True))
     assert folder.read_evaluation("fine_tuning") == choice
     assert folder.read_evaluation("test")["horizon"] == before["horizon"] != 7
 
@@ -177,11 +183,11 @@ def test_another_choice_of_the_rate_discards_what_was_measured_with_the_last(
     folder = RunFolder.open(shutil.copytree(plan.folder("multitask", 0), tmp_path / "run"))
     choice, before = folder.read_evaluation("fine_tuning"), folder.read_evaluation("test")
     other = max(RATES) if choice["rate"] < max(RATES) else min(RATES)
-    monkeypatch.setattr(training, "outcome", lambda run: (0.0, float(run.learner.settings.inner.rate == other)))
-    training.measure(folder, "multitask", Console(quiet=True))
+    monkeypatch.setattr(fine_tuning, "outcome", lambda run: (0.0, float(run.learner.settings.inner.rate == other)))
+    training.measure(folder, TUNED, Console(quiet=True))
     assert folder.read_evaluation("fine_tuning") == choice and folder.read_evaluation("test") == before
     folder.write_evaluation("fine_tuning", choice | changed)
-    training.measure(folder, "multitask", Console(quiet=True))
+    training.measure(folder, TUNED, Console(quiet=True))
     assert folder.read_evaluation("fine_tuning")["rate"] == other
     assert folder.read_evaluation("test")["curve"][0] == before["curve"][0]
     assert folder.read_evaluation("test")["curve"][-1] != before["curve"][-1]
@@ -191,18 +197,18 @@ def test_the_outcome_of_a_rate_is_that_of_the_last_step(plan: Plan, monkeypatch:
     from metarl.assembly.opened import open_run
 
     last = SimpleNamespace(success_at_end=torch.tensor([True, False]), returns=torch.tensor([3.0, 5.0]))
-    monkeypatch.setattr(training, "adaptation_rounds", lambda *_: ([None, last], []))
-    run = training.with_inner(open_run(plan.folder("multitask", 0)), 0.1)
-    assert training.outcome(run) == (0.5, 4.0)
+    monkeypatch.setattr(fine_tuning, "adaptation_rounds", lambda *_: ([None, last], []))
+    run = METHODS["sgd"].apply(open_run(plan.folder("multitask", 0)), {"rate": 0.1}, 3)
+    assert fine_tuning.outcome(run) == (0.5, 4.0)
 
 
 def test_fine_tuning_is_tried_on_validation_tasks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     from metarl.assembly.opened import open_run
 
     run, tried = open_run(plan.folder("multitask", 0)), []
-    sound = training.adaptation_rounds
-    monkeypatch.setattr(training, "adaptation_rounds", lambda *a: tried.append(a[3:5]) or sound(*a))
-    training.outcome(training.with_inner(run, 0.1, 2))
+    sound = fine_tuning.adaptation_rounds
+    monkeypatch.setattr(fine_tuning, "adaptation_rounds", lambda *a: tried.append(a[3:5]) or sound(*a))
+    fine_tuning.outcome(METHODS["sgd"].apply(run, {"rate": 0.1}, 2))
     ((tasks, steps),) = tried
     assert steps == 2
     assert set(run.environment(1, 0, 1).distribution.split_of(tasks)) == {"validation"}
@@ -214,33 +220,34 @@ def test_a_rate_that_gives_no_numbers_is_never_the_best(plan: Plan, monkeypatch:
     def broken(*arguments: Any) -> None:
         raise NotFiniteError("inner gradient of task 0 is not finite")
 
-    monkeypatch.setattr(training, "adaptation_rounds", broken)
-    run = training.with_inner(open_run(plan.folder("multitask", 0)), 0.1)
-    assert max(training.outcome(run)) == -math.inf
+    monkeypatch.setattr(fine_tuning, "adaptation_rounds", broken)
+    run = METHODS["sgd"].apply(open_run(plan.folder("multitask", 0)), {"rate": 0.1}, 3)
+    assert max(fine_tuning.outcome(run)) == -math.inf
 
 
 def test_the_plan_of_the_defaults() -> None:
     reach = Plan("reach", Path("runs/compare"), (0, 1, 2))
     assert reach.shared() == 250
     warm = "env=reach algo=in_context seed=1 budget.iterations=250 run_dir=runs/compare/reach/warm-1"
-    assert [job.commands() for job in reach.jobs("in_context", 1)] == [
+    assert [job.commands() for job in jobs_of(reach, "in_context", 1)] == [
         [f"python -m metarl.train {warm}"],
         [
             "cp -r runs/compare/reach/warm-1 runs/compare/reach/in_context-1",
             "python -m metarl.train resume=runs/compare/reach/in_context-1 budget.iterations=350",
         ],
     ]
-    (line,) = reach.jobs("maml", 1)[-1].commands()
+    (line,) = jobs_of(reach, MAML, 1)[-1].commands()
     assert "algo.warm_start.run=runs/compare/reach/warm-1 budget.iterations=100 " in line
     assert (reach.env_steps("maml"), reach.env_steps("in_context")) == (4_500_000, 3_500_000)
-    assert [reach.seeds_of(name) for name in ("maml", "in_context_equal", "fomaml")] == [(0, 1, 2), (0, 1, 2), (0,)]
+    seeds = [seeds_of(reach, name) for name in (MAML, "in_context_equal", "in_context+fomaml")]
+    assert seeds == [(0, 1, 2), (0, 1, 2), (0,)]
     ant = Plan("ant_goal", Path("runs"), (0,))
-    assert "agent.initial_std=0.25" in ant.jobs("multitask", 0)[0].settings  # as its recipes have it
+    assert "agent.initial_std=0.25" in jobs_of(ant, "multitask", 0)[0].settings  # as its recipes have it
     cheetah = Plan("cheetah_dir", Path("runs"), (0,))
     assert cheetah.shared() == 130
-    settings = cheetah.jobs("multitask", 0)[0].settings
+    settings = jobs_of(cheetah, "multitask", 0)[0].settings
     assert {"algo.tasks=64", "algo.gamma=0.97", "algo.outer.minibatches=8"} <= set(settings)
-    assert set(cheetah.names()) == {"in_context", "in_context_equal", "maml", "multitask"}
+    assert {"in_context", "in_context_equal", "multitask"} < set(contenders(cheetah))
 
 
 def test_a_warm_start_by_other_settings_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +260,7 @@ def test_a_warm_start_by_other_settings_is_not_shared(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Plan, "config", changed)
     assert reach.shared() == 0
-    assert [job.contender for job in reach.jobs("maml", 0)] == ["maml"]
+    assert [job.contender for job in jobs_of(reach, MAML, 0)] == [MAML]
 
 
 @pytest.mark.parametrize(("episodes", "horizon", "updates"), [(10, 50, 5), (20, 10, 2)])
@@ -261,8 +268,8 @@ def test_ppo_gets_its_episodes_and_no_more(episodes: int, horizon: int, updates:
     config = compose(["env=reach", f"env.horizon={horizon}", "threads=1", "algo=in_context"])
     result = scratch.learn(config, 1, episodes)
     assert result["env_steps"] == episodes * horizon
-    assert result["gradient_steps"] == updates * scratch.EPOCHS * scratch.MINIBATCHES
-    env = scratch.task_env(config, 1, 0)
+    assert result["gradient_steps"] == updates * scratch.GRID[0]["n_epochs"] * scratch.MINIBATCHES
+    env = scratch.task_env(config, "test", 1, 0)
     env.reset()
     published = env.environment.distribution.published("test", 2)
     assert env.environment.tasks is not None
@@ -274,8 +281,8 @@ def test_ppo_gets_its_episodes_and_no_more(episodes: int, horizon: int, updates:
 def test_tasks_that_ppo_has_learned_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned = []
 
-    def learn(settings: TrainSettings, task: int, episodes: int) -> dict[str, Any]:
-        learned.append(task)
+    def learn(settings: TrainSettings, task: int, episodes: int, tuned: Any, split: str = "test") -> dict[str, Any]:
+        learned.append((split, task, tuned["learning_rate"]))
         before, after = ({"success": s, "success_any_step": s, "return": s} for s in (0.0, 0.1 * task))
         known = {"task": {}, "env_steps": 50, "seconds": 2.0, "gradient_steps": 8}
         return known | {"before": before, "after": after}
@@ -284,7 +291,10 @@ def test_tasks_that_ppo_has_learned_are_kept(tmp_path: Path, monkeypatch: pytest
     config = compose(["env=reach", "algo=in_context"])
     for tasks in (2, 3):
         content = scratch.evaluation(config, tmp_path / "ppo", 10, tasks, Console(quiet=True))
-    assert learned == [0, 1, 2]
+    # The rate is chosen on validation tasks, once for each of the numbers of tasks.
+    assert [split for split, *_ in learned].count("validation") == 2 * len(scratch.GRID)
+    best = json.loads((tmp_path / "ppo" / "tuning.json").read_bytes())["chosen"]
+    assert [each for each in learned if each[0] == "test"] == [("test", n, best["learning_rate"]) for n in range(3)]
     assert content["curve"][1]["success"]["mean"] == pytest.approx(0.1)
     assert [(entry["step"], entry["episodes"]) for entry in content["curve"]] == [(0, 0), (8, 10)]
 
@@ -294,7 +304,7 @@ def test_tasks_that_ppo_has_learned_are_kept(tmp_path: Path, monkeypatch: pytest
     [
         (["env=reachh"], "env=reachh: unknown environment; did you mean 'reach'"),
         (["env=reach", "onlly=maml"], "onlly=maml: unknown argument; did you mean 'only'"),
-        (["env=reach", "only=mamle"], "only=mamle: is not a contender on reach; did you mean 'maml'"),
+        (["env=reach", "only=oracel"], "only=oracel: is not a contender on reach; did you mean 'oracle'"),
         (["env=push", "only=oracle"], "only=oracle: is not a contender on push"),
         (["env=reach", "seeds=a"], "seeds=a: must be integers"),
         (["env=reach", "steps=0"], "steps=0: must be one integer from 1"),
@@ -311,8 +321,8 @@ def test_a_mistake_is_one_line(arguments: list[str], text: str, capsys: pytest.C
 
 
 def test_what_is_asked_for() -> None:
-    asked = read(["env=grasp", "only=maml"])
-    assert (asked.plan.seeds, asked.chosen, asked.quick) == ((0, 1, 2), ("maml",), False)
+    asked = read(["env=grasp", "only=multitask"])
+    assert (asked.plan.seeds, asked.chosen, asked.quick) == ((0, 1, 2), ("multitask",), False)
     assert asked.command == "python -m experiments.compare env=grasp"
     assert read(["env=push"]).plan.seeds == (0,)
     assert asked.plan.steps is None and read(["env=grasp", "steps=5"]).plan.steps == 5

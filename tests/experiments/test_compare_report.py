@@ -9,34 +9,31 @@ from typing import Any
 
 import pytest
 
-from experiments import summary
-from experiments.compare.report import (
-    Result,
-    curve_over_seeds,
-    difference,
-    document,
-    markdown,
-    rows,
-    sentences,
-    table,
-    write,
-)
+from experiments.compare.contrasts import Contrast, Result, Side, sentences
+from experiments.compare.per_task import read
+from experiments.compare.report import document, markdown, step_table, table, write
 
 
-def crafted(contender: str, seed: int, tasks: list[list[float]], env_steps: float = 4e6) -> Result:
-    """A result whose tasks have these success rates, and returns ten times as large, by adaptation step."""
+def crafted(
+    contender: str, seed: int, tasks: list[list[float]], env_steps: float = 4e6, trial: int = 1, root: str = ""
+) -> Result:
+    """A result whose tasks have these success rates, and returns ten times as large, by adaptation step.
+
+    Args:
+        trial: how many of these entries are episodes of one trial.
+    """
     measures = {"success": 1.0, "success_any_step": 1.0, "return": 10.0}
     count = len(tasks[0])
     curve: list[dict[str, Any]] = []
     for step in range(count):
-        entry: dict[str, Any] = {"step": step, "episodes": 10 * step}
+        entry: dict[str, Any] = {"step": step // trial, "episodes": 10 * (step // trial) + step % trial}
         for name, scale in measures.items():
             mean = scale * sum(task[step] for task in tasks) / len(tasks)
             entry[name] = {"mean": mean, "ci95": [mean - 0.05 * scale, mean + 0.05 * scale]}
         curve.append(entry)
     per_task = [{name: [scale * value for value in task] for name, scale in measures.items()} for task in tasks]
-    evaluation = {"tasks": len(tasks), "curve": curve, "per_task": per_task}
-    return Result(contender, seed, env_steps, 60.0, {"test": evaluation}, [f"train {contender} {seed}"])
+    evaluation = {"tasks": len(tasks), "curve": curve, "per_task": per_task, "trial_episodes": trial}
+    return Result(contender, seed, env_steps, 60.0, {"test": evaluation}, [f"train {contender} {seed}"], root=root)
 
 
 def beyond(result: Result, tasks: list[list[float]]) -> Result:
@@ -45,68 +42,111 @@ def beyond(result: Result, tasks: list[list[float]]) -> Result:
     return replace(result, evaluations={**result.evaluations, "ood": other})
 
 
-def test_differences_are_paired() -> None:
-    one = {0: crafted("maml", 0, [[0.1, 0.3], [0.7, 0.9]])}
-    gap = difference(one, one, "success", before=True)
+def by_seed(*results: Result) -> dict[int, Result]:
+    return {result.seed: result for result in results}
+
+
+def test_contrasts_are_paired_by_task() -> None:
+    one = by_seed(crafted("maml", 0, [[0.1, 0.3], [0.7, 0.9]]))
+    gap = Contrast("", Side(one), Side(one, 0)).interval("success")
     assert list(gap) == pytest.approx([0.2] * 3)  # although the tasks differ by far more
-    three = {seed: crafted("maml", seed, [[0.5, 0.6 + 0.1 * seed]]) for seed in (0, 1, 2)}
-    rival = {seed: crafted("multitask", seed, [[0.2, 0.5]]) for seed in (0, 1, 3)}
-    gap = difference(three, rival, "return")  # seeds 0 and 1: 1.0 and 2.0
-    assert gap.mean == pytest.approx(1.5)
-    assert gap.high == pytest.approx(1.5 + 12.706 * 0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("root", ["", "warm"])
+def test_seeds_are_paired_where_they_have_the_same_beginning(root: str) -> None:
+    # The seeds differ by far more than the contenders, and alike.
+    ours = [crafted("a", seed, [[0.1 * seed + 0.01 * t + 0.2] for t in range(3)], root=root) for seed in (0, 1, 2)]
+    theirs = [crafted("b", seed, [[0.1 * seed + 0.01 * t] for t in range(3)], root=root) for seed in (0, 1, 3)]
+    contrast = Contrast("", Side(by_seed(*ours)), Side(by_seed(*theirs)))
+    assert contrast.paired == bool(root)
+    assert contrast.seeds == (([0, 1], [0, 1]) if root else ([0, 1, 2], [0, 1, 3]))
+    gap = contrast.interval("success")
+    assert gap.mean == pytest.approx(0.2 if root else 0.2 - 0.1 / 3)
+    assert (gap.high - gap.low < 1e-6) == bool(root)
+
+
+def test_a_lone_seed_is_compared_with_itself() -> None:
+    ours = by_seed(*(crafted("a", seed, [[0.5 + 0.1 * seed], [0.5]]) for seed in (0, 1, 2)))
+    theirs = by_seed(crafted("b", 1, [[0.2], [0.3]]))
+    contrast = Contrast("", Side(ours), Side(theirs))
+    assert contrast.alone and contrast.seeds == ([1], [1])
+    assert contrast.interval("success").mean == pytest.approx(0.3)
+
+
+def test_the_episodes_of_a_trial_stand_side_by_side() -> None:
+    rising = [[0.1, 0.3, 0.6, 0.2, 0.5, 0.9], [0.3, 0.5, 0.8, 0.2, 0.5, 0.9]]
+    results = [crafted("in_context", 0, [task[:3] for task in rising], trial=3)]
+    results += [crafted("in_context_episode", 0, [[0.4], [0.5]]), crafted("in_context+sgd", 0, rising, trial=3)]
+    content = document("reach_search", results, False, "")
+    cells = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table(content).splitlines()}
+    head = cells["contender"]
+    assert head[5:8] == ["success, episode 1", "success, episode 2", "success, episode 3"]
+    assert [cell[:5] for cell in cells["in_context"][5:8]] == ["0.200", "0.400", "0.700"]
+    assert [cell[:5] for cell in cells["in_context_episode"][5:8]] == ["0.450"] * 3
+    assert cells["in_context+sgd"][4] == "10 / 1" and cells["in_context"][4] == "0 / 0"
+    assert cells["in_context+sgd"][7] == "0.700 [0.650, 0.750]* -> 0.900 [0.850, 0.950]*"
+    head, gain, memory, tuned = sentences("reach_search", results)
+    assert "intervals at 98.33%, as there are 3 contrasts" in head
+    assert "episode 3 minus episode 1 (seed 0): +0.500 [" in gain
+    assert "memory of the trial minus memory of the episode" in memory and ": +0.250 [" in memory
+    assert tuned.startswith("in_context+sgd after adaptation minus in_context (") and "+0.200 [" in tuned
+
+
+def test_more_contrasts_are_wider() -> None:
+    noisy = [[0.1, 0.5], [0.3, 0.4], [0.2, 0.9], [0.4, 0.6]]
+    few = [crafted("maml", seed, noisy[seed:] + noisy[:seed]) for seed in (0, 1, 2)]
+    many = [*few, *(replace(result, contender=name) for result in few for name in ("fomaml", "reptile", "multitask"))]
+
+    def width(results: list[Result]) -> float:
+        low, high = sentences("cheetah_dir", results)[1].split("[")[1].split("]")[0].split(", ")
+        return float(high) - float(low)
+
+    assert width(many) > 1.2 * width(few)
+
+
+def test_every_gradient_step_has_its_column() -> None:
+    results = [crafted("maml", 0, [[0.0, 0.9, 0.8, 0.7]]), crafted("in_context", 0, [[0.5]])]
+    row = step_table(document("cheetah_dir", results, False, "")).splitlines()[-1]
+    assert row.startswith("| maml |")
+    assert [cell.split(" [")[0] for cell in row.split(" | ")[1:]] == [
+        *("0.000", "0.900", "0.800", "0.700"),
+        *("0.00", "9.00", "8.00", "7.00"),
+    ]
+    assert step_table(document("reach", results[1:], False, "")) == ""
 
 
 def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
-    results = [crafted("in_context", 0, [[0.5], [0.5]], 3.5e6), crafted("maml", 0, [[0.5, 0.75], [0.7, 0.95]])]
+    results = [crafted("in_context", 0, [[0.5], [0.5]], 3.5e6)]
+    results.append(crafted("in_context+maml", 0, [[0.5, 0.75], [0.7, 0.95]]))
     results.append(crafted("multitask", 0, [[0.0, 0.4], [0.2, 0.6]]))
-    first, second = sentences("reach", results)
-    assert "by +0.250 [+0.250, +0.250] in success at the end and +2.50 [+2.50, +2.50] in return" in first
-    assert "(seed 0; 4.00M and 3.50M environment steps) is +0.350 [" in first
-    assert "(seed 0; 4.00M and 4.00M environment steps) is +0.350 [" in second
+    said = sentences("reach", results)
+    assert "before it took any (seed 0): +0.250 [+0.250, +0.250]* in success and +2.50 [+2.50, +2.50]*" in said[1]
+    assert "minus in_context (seed 0; 4.00M and 3.50M environment steps): +0.350 [" in said[2]
+    assert "minus multitask, both adapted (seed 0; 4.00M and 4.00M environment steps): +0.350 [" in said[3]
     content = document("reach", results, False, "compare env=reach")
-    row = next(line for line in table(content).splitlines() if line.startswith("| maml"))
+    row = next(line for line in table(content).splitlines() if line.startswith("| in_context+maml"))
     assert "| 0 | 4.0M | 1.0 min | 10 / 1 | 0.600 [0.550, 0.650]* -> 0.850 [0.800, 0.900]* |" in row
-    files = write(tmp_path, content)
-    assert {path.name for path in files} == {"reach.json", "reach.csv", "reach.md", "reach.png"}
+    files = write(tmp_path, content, results)
+    assert {path.name for path in files} == {"reach.json", "reach.csv", "reach.md", "reach.png", "reach-tasks.json.gz"}
     stored = json.loads((tmp_path / "reach.json").read_bytes())
-    assert stored["contenders"]["maml"]["commands"] == ["train maml 0"]
-    assert stored["sentences"] == [first, second]
+    assert stored["contenders"]["in_context+maml"]["commands"] == ["train in_context+maml 0"]
+    assert stored["sentences"] == said
     assert len((tmp_path / "reach.csv").read_text().splitlines()) == 1 + 3 * (1 + 2 + 2)
     assert (tmp_path / "reach.png").read_bytes()[:4] == b"\x89PNG"
-    assert first in markdown(content)
+    assert said[1] in markdown(content)
+    tasks = tmp_path / "reach-tasks.json.gz"
+    assert read(tasks)["in_context+maml"]["0"]["test"]["success"] == [[0.5, 0.75], [0.7, 0.95]]
+    before = tasks.read_bytes()
+    write(tmp_path, content, results)
+    assert tasks.read_bytes() == before
 
 
-def test_a_comparison_is_of_the_seeds_that_both_have() -> None:
-    maml = [crafted("maml", seed, [[0.5, 0.6]], (4 + seed) * 1e6) for seed in (0, 1, 2)]
-    equal, alone = crafted("in_context_equal", 0, [[0.5]]), [crafted("in_context", seed, [[0.4]]) for seed in (0, 1)]
-    (one,) = sentences("reach", [*maml, equal, alone[0]])
-    assert "(seed 0; 4.00M and 4.00M environment steps) is +0.100 [" in one
-    (one,) = sentences("reach", [*maml, equal, *alone])  # as many steps are worth less than a second seed
-    assert "(seeds 0 1; 4.50M and 4.00M environment steps) is +0.200 [" in one
-    assert "beyond" not in one
-    (one,) = sentences("reach", [beyond(maml[0], [[0.1, 0.4]])])
-    assert "by +0.100 [" in one and "beyond the training ranges by +0.300 [" in one
-    (one,) = sentences("reach", [*maml, crafted("multitask", 3, [[0.0, 0.4]]), crafted("in_context", 3, [[0.4]])])
-    assert "minus" not in one
+def test_what_lies_beyond_the_ranges_is_said_besides() -> None:
+    (_, one) = sentences("reach", [beyond(crafted("maml", 0, [[0.5, 0.6]]), [[0.1, 0.4]])])
+    assert ": +0.100 [" in one and "beyond the training ranges +0.300 [" in one
 
 
 def test_seeds_are_joined_in_one_row() -> None:
     results = [crafted("maml", seed, [[0.5, 0.6 + 0.1 * seed]]) for seed in (0, 1, 2)]
     row = table(document("reach", results, False, "")).splitlines()[-1]
-    assert "| 0 1 2 |" in row and "-> 0.700 [0.452, 0.948] |" in row  # 0.1 * 4.303 / sqrt(3)
-
-
-def test_older_evaluations_lack_the_time_to_success() -> None:
-    value = {"mean": 0.5, "ci95": [0.4, 0.6]}
-    old: dict[str, Any] = {"step": 0, "episodes": 1, **dict.fromkeys(("success", "success_any_step", "return"), value)}
-    new = old | {"episode": 2, "time_to_success": {"mean": 2.0, "ci95": [1.5, 2.5]}}
-    (both,) = curve_over_seeds([[new], [new]])
-    assert (both["episode"], both["time_to_success"]["mean"]) == (2, 2.0)
-    assert curve_over_seeds([[old], [new]])[0].keys() == old.keys()
-    content = {"contenders": {"in_context": {"curves": {"test": [old, new]}, "seeds": [0]}}}
-    assert [row[4] for row in rows(content)[1:]].count("time_to_success") == 1
-    run = {"env_steps": 1e6, "seconds": 60.0}
-    groups = {("reach", "in_context"): [run | {"curve": [old, new]}]}
-    head, _, before, after = summary.table(groups).splitlines()
-    assert head.endswith("| return | time to success (s) |")
-    assert before.endswith("|  |") and after.endswith("| 2.00 [1.50, 2.50]* |")
+    assert "| 0 1 2 |" in row and "-> 7.00 [4.5" in row  # 1 * 4.303 / sqrt(3) to either side

@@ -142,3 +142,13 @@ def test_success_is_given_before_and_after_the_last_step() -> None:
     entries: list[Any] = [{"success": {"mean": mean, "ci95": [mean, mean]}} for mean in (0.1, 0.2, 0.3)]
     assert results_page.success(entries) == "0.100 [0.100, 0.100] -> 0.300 [0.300, 0.300]"
     assert results_page.success(entries[:1]) == "0.100 [0.100, 0.100]"
+
+
+def test_a_result_of_an_earlier_version_says_so_and_names_its_warm_start(results: Path) -> None:
+    path = results / "compare" / "reach.json"
+    content = json.loads(path.read_bytes())
+    content["contenders"]["maml"]["commands"] = ["python -m metarl.train algo=maml algo.warm_start.run=x"]
+    path.write_text(json.dumps(content))
+    text = "\n".join(results_page.comparisons(results / "compare"))
+    assert "| in_context+maml | 0 |" in text and "| maml |" not in text
+    assert text.count("Measured by an earlier version") == 1 and text.count("Brackets in tables are") == 1

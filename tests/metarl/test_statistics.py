@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from metarl.errors import MetaRLError
 from metarl.evaluation.statistics import (
+    crossed_interval,
     mean_interval,
     seeds_interval,
     student_quantile,
@@ -238,3 +239,64 @@ def test_coverage_over_seeds() -> None:
     runs = np.random.default_rng(8).normal(0.7, 0.1, (2000, 5))
     held = sum(low <= 0.7 <= high for _, low, high in map(seeds_interval, runs))
     assert 0.935 <= held / 2000 <= 0.965
+
+
+def two_way(seeds: float, tasks: float, rest: float, shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """Experiments (n, S, M) of mean 0 whose seeds, tasks and pairs of both scatter by these deviations."""
+    generator, (count, runs, met) = np.random.default_rng(seed), shape
+    by_seed, by_task = generator.normal(0, seeds, (count, runs, 1)), generator.normal(0, tasks, (count, 1, met))
+    return by_seed + by_task + generator.normal(0, rest, shape)
+
+
+@pytest.mark.parametrize(
+    ("scatter", "least"),
+    [((1.0, 0.0, 0.3), 0.92), ((0.1, 1.0, 1.0), 0.92), ((1.0, 3.0, 3.0), 0.89), ((0.0, 0.0, 1.0), 0.95)],
+)
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_coverage_over_seeds_and_tasks_together(scatter: tuple[float, float, float], least: float, seeds: int) -> None:
+    experiments = two_way(*scatter, (EXPERIMENTS, seeds, 50), seed=16)
+    intervals = [crossed_interval([values], resamples=500, seed=i) for i, values in enumerate(experiments)]
+    assert sum(low <= 0.0 <= high for _, low, high in intervals) / EXPERIMENTS >= least
+    # Over the tasks alone, with as many values, other seeds are forgotten.
+    if scatter[0] == 1.0 and scatter[1] == 0.0:
+        naive = [mean_interval(values.mean(0), resamples=500) for values in experiments]
+        assert sum(low <= 0.0 <= high for _, low, high in naive) / EXPERIMENTS < 0.5
+
+
+def test_coverage_of_the_difference_of_independent_runs_on_the_same_tasks() -> None:
+    ours = two_way(0.5, 0.0, 1.0, (EXPERIMENTS, 5, 50), seed=17)
+    theirs = two_way(1.0, 0.0, 1.0, (EXPERIMENTS, 3, 50), seed=18)
+    tasks = np.random.default_rng(19).normal(0, 5.0, (EXPERIMENTS, 1, 50))  # hard for both
+    pairs = zip(ours + tasks, theirs + tasks, strict=True)
+    intervals = [crossed_interval([a, -b], resamples=500) for a, b in pairs]
+    assert 0.91 <= sum(low <= 0.0 <= high for _, low, high in intervals) / EXPERIMENTS <= 0.99
+    assert (
+        np.mean([high - low for _, low, high in intervals]) < 5.0
+    )  # 2 * 2.8 * sqrt(1 / 3 + 0.25 / 5), and not the tasks'
+
+
+def test_pairing_by_seed_removes_what_the_seeds_share() -> None:
+    shared = two_way(3.0, 1.0, 0.1, (1, 3, 40), seed=20)[0]
+    gain = shared + 0.5 + np.random.default_rng(21).normal(0, 0.1, shared.shape)
+    paired, unpaired = crossed_interval([gain - shared]), crossed_interval([gain, -shared])
+    assert paired.mean == pytest.approx(unpaired.mean)
+    assert 0.3 < paired.low < paired.high < 0.7
+    assert unpaired.high - unpaired.low > 5 * (paired.high - paired.low)
+
+
+def test_one_seed_is_an_interval_over_its_tasks() -> None:
+    rates = np.random.default_rng(22).binomial(10, 0.5, (2, 30)) / 10
+    assert crossed_interval([rates[:1]], bounded=True, episodes=10) == mean_interval(rates[0], episodes=10)
+    assert crossed_interval([rates[:1], -rates[1:]]) == mean_interval(rates[0] - rates[1], bounded=False)
+
+
+def test_seeds_that_always_succeed_are_not_certainty() -> None:
+    assert crossed_interval([np.ones((3, 20))], bounded=True, episodes=10) == mean_interval(np.ones(20), episodes=10)
+    mean, low, high = crossed_interval([np.repeat([[0.9], [1.0], [1.0]], 20, 1)], bounded=True)
+    assert low < mean < high == 1.0
+
+
+def test_values_without_seeds_are_refused() -> None:
+    for groups in ([], [np.ones(3)]):
+        with pytest.raises(MetaRLError, match="in two dimensions"):
+            crossed_interval(groups)

@@ -1,0 +1,89 @@
+"""Who is compared where: the families that need adapting, gradients alone, and rows that are called what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.compare import contenders as module
+from experiments.compare.contenders import contenders, jobs_of, note
+from experiments.compare.plan import Plan, composed
+from metarl.config.composition import compose
+from metarl.config.settings import TrainSettings
+
+
+@pytest.fixture
+def search(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """navigate_search with a recipe of three episodes."""
+    sound = Plan.config
+
+    def config(self: Plan, algo: str, *overrides: str) -> TrainSettings:
+        recipe = ("algo.trial_episodes=3", "algo.gamma=0.98", "budget.iterations=100") if algo == "in_context" else ()
+        return sound(self, algo, *recipe, *overrides)
+
+    monkeypatch.setattr(Plan, "config", config)
+    return Plan("navigate_search", Path("runs"), (0, 1))
+
+
+def settings(plan: Plan, name: str) -> TrainSettings:
+    return compose(jobs_of(plan, name, 0)[-1].start)
+
+
+@pytest.mark.parametrize("name", ["memoryless", "reactive", "oracle"])
+def test_those_without_memory_are_trained_as_in_context_is(search: Plan, name: str) -> None:
+    ours, model = settings(search, name), search.config("in_context")
+    wanted, found = model.algo.flat(), ours.algo.flat()
+    assert {key for key in wanted if wanted[key] != found[key] and not key.startswith("inner.")} == {"name"}
+    assert (ours.algo.trial_episodes, ours.algo.gamma, ours.budget.iterations) == (3, 0.98, 100)
+    assert ours.evaluate.steps == 0
+    assert getattr(ours.agent, "context", None) == ("step" if name == "memoryless" else "none")
+    assert ours.env.goal_visible == (name == "oracle")
+
+
+def test_memory_of_an_episode_meets_as_many_environment_steps(search: Plan) -> None:
+    ours, model = settings(search, "in_context_episode"), search.config("in_context")
+    assert (ours.algo.trial_episodes, getattr(ours.agent, "context", None)) == (1, "episode")
+    assert ours.algo.tasks == 3 * model.algo.tasks and ours.budget == model.budget
+
+
+def test_fine_tuning_begins_from_the_run_in_context(search: Plan) -> None:
+    first, copy = jobs_of(search, "in_context+ppo", 1)
+    assert first == jobs_of(search, "in_context", 1)[0]
+    assert copy.copy_of == first.folder and copy.folder == Path("runs/navigate_search/in_context+ppo-1")
+    assert copy.budget == first.budget  # nothing more is learned
+    assert contenders(search)["in_context+ppo"].tuned == "ppo"
+
+
+def test_rows_are_called_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = Plan("reach", Path("runs"), (0,))
+    assert {"in_context+maml", "in_context+fomaml", "in_context+reptile"} < set(contenders(reach))
+    assert "maml" not in contenders(reach) and "maml_mlp" not in contenders(reach)
+    alone = ("algo.warm_start.iterations=0", "agent.context=none", "algo.tasks=7", "algo.episodes=9")
+    monkeypatch.setitem(module.ALONE, "reach", alone)
+    both = contenders(reach)
+    assert {"in_context+maml", "maml", "maml_mlp", "fomaml", "reptile"} < set(both)
+    assert settings(reach, "maml").algo.label() == "maml" and settings(reach, "maml").algo.tasks == 7
+    assert composed(("env=reach", "algo=maml")).algo.label() == "in_context+maml"
+    assert note("in_context+maml") == note("maml") != ""
+    mlp = settings(reach, "maml_mlp")
+    assert mlp.agent.name == "mlp" and not mlp.agent.remembers()
+    wanted = {key: value for key, value in settings(reach, "maml").flat().items() if not key.startswith("agent.")}
+    found = mlp.flat()
+    assert {key for key in wanted if wanted[key] != found.get(key)} == {"run_dir"}
+
+
+def test_a_run_to_begin_from_is_in_the_label() -> None:
+    algo = compose(["env=reach", "algo=reptile", "algo.warm_start.run=x"]).algo
+    assert algo.label() == "in_context+reptile"
+    origin = {"algo": "multitask", "iteration": 3}
+    begun = algo.model_copy(update={"warm_start": algo.warm_start.model_copy(update={"origin": origin})})
+    assert begun.label() == "multitask+reptile"
+
+
+def test_a_small_setting_that_a_policy_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.ALONE, "reach", ("algo.warm_start.iterations=0", "agent.context=none"))
+    plan = Plan("reach", Path("runs"), (0,), ("agent.width=8", "algo.tasks=2"), 1)
+    (job,) = jobs_of(plan, "maml_mlp", 0)
+    assert "algo.tasks=2" in job.settings and "agent.width=8" not in job.settings
+    assert job.budget == "budget.iterations=2"
