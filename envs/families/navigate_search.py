@@ -11,7 +11,7 @@ from torch import Tensor
 from envs.core.tasks import TaskDistribution
 from envs.families.navigate import GOALS, UPRIGHT, Navigate
 
-RECOGNISED = 1.0  # m, and no obstacle in between
+RECOGNISED = 0.8  # m, and no obstacle in between
 
 
 class NavigateSearch(Navigate):
@@ -21,7 +21,7 @@ class NavigateSearch(Navigate):
     parameters, the reward for training and the success. The horizon is enough to drive straight to any dock, or to
     search half of the region where docks stand.
 
-    The camera looks all around, from the lidar's place. It recognises the dock's marker within 1 m, unless an obstacle
+    The camera looks all around, from the lidar's place. It recognises the dock's marker within 80 cm, unless an obstacle
     stands in between, and says where it is from the robot.
 
     Observation (D = 43, with `goal_visible` 45; float32):
