@@ -83,6 +83,10 @@ class ReachWorn(Reach):
         "stuck_joint": Categories(("none", "joint3", "joint5"), ood=("joint1", "joint4", "joint6")),
     }
 
+    def bind(self) -> None:
+        super().bind()
+        self.marker = self.simulator.field("mocap_pos")  # the state says where the goal is, whoever set it
+
     def apply_tasks(self) -> None:
         self.gain, self.bias = self.assigned["drive_gain"], self.assigned["drive_bias"]
         names = self.distribution.parameters["stuck_joint"]
@@ -94,12 +98,12 @@ class ReachWorn(Reach):
 
     def initial_state(self) -> dict[str, Tensor]:
         low, high = torch.tensor(GOAL_LOW), torch.tensor(GOAL_HIGH)
-        self.drawn = low + (high - low) * torch.rand(self.num_simulations, 3, generator=self.generator)
-        return super().initial_state() | {"mocap_pos": self.drawn[:, None].double()}
+        goal = low + (high - low) * torch.rand(self.num_simulations, 3, generator=self.generator)
+        return super().initial_state() | {"mocap_pos": goal[:, None].double()}
 
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)
-        self.goal[mask] = self.drawn[mask]
+        self.goal[mask] = self.marker[mask, 0].float()
         self.pending[:, mask] = 0.0
 
     def control(self, action: Tensor) -> None:
