@@ -49,7 +49,7 @@ def test_the_dock_is_recognised_from_near_by() -> None:
 
 def test_an_obstacle_hides_what_is_behind_it_alone() -> None:
     goal = [[0.78, 0.0], [0.78, 0.0], [-0.78, 0.0], [0.4, 0.6]]
-    given = {"goal": goal, "obstacles": ahead(0.3), "obstacle_count": [[1.0], [0.0], [1.0], [1.0]]}
+    given = {"goal": goal, "obstacles": ahead(0.25), "obstacle_count": [[1.0], [0.0], [1.0], [1.0]]}
     assert seen(0.0, 0.0, 0.0, 4, **given)[:, 2].tolist() == [0.0, 1.0, 1.0, 1.0]
     assert torch.equal(seen(0.0, 0.0, 0.0, 4, **given)[0], torch.zeros(3))
     beyond = seen(0.0, 0.0, 0.0, goal=[0.4, 0.0], obstacles=ahead(0.95), obstacle_count=[1.0])
