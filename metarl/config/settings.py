@@ -389,9 +389,7 @@ class RenderSettings(OnARun):
         "(of pretrained/x: pretrained-x/videos)",
     )
     steps: ShownSteps | None = setting(
-        None,
-        "inner gradient steps to show, such as [0,1,3]; a number n: before the first and after n; null: as many as the "
-        "run's configuration says",
+        None, "inner gradient steps to show, such as [0,1,3]; n: [0,n]; null: 0 and as many as an evaluation takes"
     )
     width: Pixels = setting(480, "pixels, even; more than two panels beside each other are smaller")
     height: Pixels = setting(360, "pixels, even, likewise")
