@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -60,8 +59,7 @@ class AntDir(Ant):
     Success (ours; the paper quotes returns): the torso is 5 m or more from the origin, measured along the direction.
 
     Task parameters (hidden): `heading` (rad, the whole turn), `mass_scale` (multiplies all masses and inertias). ood:
-    lighter and heavier bodies; there is no direction beyond the whole turn. Headings are held out in blocks: -108 to
-    -36 degrees for test, 36 to 108 degrees for validation.
+    lighter and heavier bodies; there is no direction beyond the whole turn.
 
     Source: arXiv 1903.08254, section 6.1, with rlkit/envs/ant_dir.py of katerakelly/oyster, which draws headings from
     the whole turn unless it is told to have two (the paper's Ant-Fwd-Back). Deviations: (1) `mass_scale` is ours;
@@ -72,7 +70,7 @@ class AntDir(Ant):
     name = "ant_dir"
     success_criterion = "torso at least 5 m from the start along the task's direction at the end of the episode"
     observation_size = 27
-    parameters = {"heading": replace(TURN, semantic=True), "mass_scale": MASS_SCALE}
+    parameters = {"heading": TURN, "mass_scale": MASS_SCALE}
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = gymnasium_spec("ant.xml")

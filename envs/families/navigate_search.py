@@ -21,8 +21,8 @@ class NavigateSearch(Navigate):
     parameters, the reward for training and the success. The horizon is enough to drive straight to any dock, or to
     search half of the region where docks stand.
 
-    The camera looks all around, from the lidar's place. It recognises the dock's marker within 80 cm, unless an obstacle
-    stands in between, and says where it is from the robot.
+    The camera looks all around, from the lidar's place. It recognises the dock's marker within 80 cm, unless an
+    obstacle stands in between, and says where it is from the robot.
 
     Observation (D = 43, with `goal_visible` 45; float32):
 

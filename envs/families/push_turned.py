@@ -56,7 +56,7 @@ class PushTurned(Push):
     feedback = "sparse"
     horizon, observation_size, hidden_size = 45, 16, 4
     parameters = {
-        "turn": Range(-math.pi, math.pi, unit="rad", semantic=True),
+        "turn": Range(-math.pi, math.pi, unit="rad", within=(-2 * math.pi, 2 * math.pi), semantic=True),
         "mass_shift": Range(
             (-SHIFT, -SHIFT),
             (SHIFT, SHIFT),
