@@ -11,7 +11,7 @@ FELT_DISTANCE = 0.06  # m, in which the goal is felt
 
 
 class ReachSearch(Reach):
-    """The arm of `Reach` searches a shelf for a goal that it feels only when the hand is there; horizon 30 (1.5 s).
+    """The arm of `Reach` searches a shelf for a goal that it feels only when the hand is there; horizon 25 (1.25 s).
 
     Observation, action, reward terms and success are those of `Reach`: D = 24, with `goal_visible` 27; A = 7.
 
@@ -32,7 +32,7 @@ class ReachSearch(Reach):
 
     name = "reach_search"
     feedback = "sparse"
-    horizon = 30
+    horizon = 25
     parameters = {
         **Reach.parameters,
         "goal": Range(

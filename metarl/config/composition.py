@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.settings import Settings
 from metarl.config import help
-from metarl.config.hydra_nodes import CONF, RECIPE_OF, recipe, register, register_own
+from metarl.config.hydra_nodes import CONF, RECIPE_OF, preferred_algorithm, recipe, register, register_own
 from metarl.config.memory import check_training
 from metarl.config.overrides import (
     OWN,
@@ -63,7 +63,7 @@ def prepare(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     Raises:
         ConfigError, EnvsError: for an override that cannot be used, or something of one's own that cannot.
     """
-    given = write_out(overrides, sweep)
+    given = preferred_algorithm(write_out(overrides, sweep))
     for group, entry in own_entries(given):
         register_own(group, entry)
     return given

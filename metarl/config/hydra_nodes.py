@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,13 @@ TRAIN = [
 ]
 
 
+def preferred_algorithm(overrides: Sequence[str]) -> list[str]:
+    """The overrides, and the algorithm that suits the environment among them if they choose none."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    wanted = ENVIRONMENTS.get(given.get("env", ""), {}).get("algo")
+    return [*overrides, *([f"algo={wanted}"] if wanted and "algo" not in given else [])]
+
+
 @functools.cache
 def register() -> None:
     """Tell Hydra of all commands and choices; the second time nothing happens."""
@@ -42,7 +49,8 @@ def register() -> None:
     for name, kind in COMMANDS.items():
         put(name=name, node=_node(_defaults(kind), TRAIN if kind is TrainSettings else ["_self_", "command"]))
     for name, options in ENVIRONMENTS.items():
-        node = {"name": name, "feedback": "reward", **options, "tasks": {}}
+        own = {key: value for key, value in options.items() if key != "algo"}
+        node = {"name": name, "feedback": "reward", **own, "tasks": {}}
         put(group="env", name=name, node=_preferring(options.get("agent"), node))
     for name, algorithm in ALGORITHMS.items():
         agent = "transformer" if name == "in_context" else None  # the context has to be remembered

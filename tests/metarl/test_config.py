@@ -64,7 +64,7 @@ def test_the_definitions_allow_what_the_packages_know() -> None:
 def test_the_families_have_the_options_and_defaults_that_the_settings_say(name: str) -> None:
     from envs.registry import make
 
-    options = {key: value for key, value in ENVIRONMENTS[name].items() if key != "agent"}
+    options = {key: value for key, value in ENVIRONMENTS[name].items() if key not in ("agent", "algo")}
     told, silent = make(name, 1, **options), make(name, 1)
     assert told.horizon == silent.horizon == options.pop("horizon")
     assert told.observation_size == silent.observation_size  # an oracle's is longer
@@ -367,3 +367,10 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(DeviceError, match="device=cuda:2: there are 2 CUDA devices, counted from 0"):
         resolve_device("cuda:2")
+
+
+def test_a_family_may_prefer_an_algorithm() -> None:
+    assert compose(["env=reach_search"]).algo.name == "in_context"
+    assert compose(["env=reach_search"]).algo.trial_episodes == 3  # from the recipe of the pair
+    assert compose(["env=reach_search", "algo=maml"]).algo.name == "maml"
+    assert compose(["env=reach"]).algo.name == "maml"
