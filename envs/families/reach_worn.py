@@ -86,6 +86,9 @@ class ReachWorn(Reach):
     def bind(self) -> None:
         super().bind()
         self.marker = self.simulator.field("mocap_pos")  # the state says where the goal is, whoever set it
+        # Not in `apply_tasks`: others may get a task while an episode runs here.
+        self.goal = torch.zeros(self.num_simulations, 3)
+        self.pending = torch.zeros(LATENCY, self.num_simulations, JOINTS)
 
     def apply_tasks(self) -> None:
         self.gain, self.bias = self.assigned["drive_gain"], self.assigned["drive_bias"]
@@ -93,8 +96,6 @@ class ReachWorn(Reach):
         assert isinstance(names, Categories)
         flags = torch.tensor([[name == f"joint{index + 1}" for index in range(JOINTS)] for name in names.names])
         self.stuck = flags[self.assigned["stuck_joint"][:, 0].long()]
-        self.goal = torch.zeros(self.num_simulations, 3)
-        self.pending = torch.zeros(LATENCY, self.num_simulations, JOINTS)
 
     def initial_state(self) -> dict[str, Tensor]:
         low, high = torch.tensor(GOAL_LOW), torch.tensor(GOAL_HIGH)

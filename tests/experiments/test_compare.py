@@ -243,11 +243,12 @@ def test_the_plan_of_the_defaults() -> None:
     assert seeds == [(0, 1, 2), (0, 1, 2), (0,)]
     ant = Plan("ant_goal", Path("runs"), (0,))
     assert "agent.initial_std=0.25" in jobs_of(ant, "multitask", 0)[0].settings  # as its recipes have it
-    cheetah = Plan("cheetah_dir", Path("runs"), (0,))
-    assert cheetah.shared() == 130
-    settings = jobs_of(cheetah, "multitask", 0)[0].settings
+    assert ant.shared() == 300
+    settings = jobs_of(ant, "multitask", 0)[0].settings
     assert {"algo.tasks=64", "algo.gamma=0.97", "algo.outer.minibatches=8"} <= set(settings)
-    assert {"in_context", "in_context_equal", "multitask"} < set(contenders(cheetah))
+    cheetah = Plan("cheetah_dir", Path("runs"), (0,))
+    assert cheetah.shared() == 0  # MAML alone begins with nothing
+    assert {"in_context", "maml", "multitask"} < set(contenders(cheetah))
 
 
 def test_a_warm_start_by_other_settings_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,26 @@ def test_the_numbers_of_the_table_are_those_of_the_results() -> None:
         assert cells.replace("†", "").split(" | ") == expected, env
 
 
+FIRST = {
+    "reach_search": ("in_context", "success", ".3f"),
+    "navigate_search": ("in_context", "success", ".3f"),
+    "cheetah_dir": ("maml", "return", ".0f"),
+}
+
+
+@pytest.mark.parametrize("env", FIRST)
+def test_what_the_first_table_says_is_what_the_shipped_policy_did(env: str) -> None:
+    algo, measure, form = FIRST[env]
+    path = ROOT / "metarl" / "run_folder" / "shipped" / f"{env}-{algo}" / "evaluation" / "test.json"
+    curve = [f"{entry[measure]['mean']:{form}}" for entry in json.loads(path.read_bytes())["curve"]]
+    (row,) = re.findall(rf"^\| {env}: .*$", README, re.MULTILINE)
+    before, after = row.split(" | ")[1:3]
+    assert before.split()[0] == curve[0]
+    assert [each.rstrip(",") for each in after.split() if each[0].isdigit() and "." in each or each in curve] == (
+        curve[1:] if measure == "success" else curve[1:2]
+    )
+
+
 def test_the_example_in_python_runs() -> None:
     example = code("## In Python", "python")
     assert "metarl.load" in example
