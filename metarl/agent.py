@@ -75,7 +75,8 @@ class Agent:
         warn_of_differences(vector, self.run.horizon, stacklevel=2)
         simulations = VectorSimulations(vector, self.run.horizon)
         generator = torch.Generator().manual_seed(self.run.settings.seed)
-        play = partial(explore, episodes=episodes, trial_episodes=learner.settings.trial_episodes, generator=generator)
+        fed, trial = self.run.feedback == "reward", learner.settings.trial_episodes
+        play = partial(explore, episodes=episodes, trial_episodes=trial, fed_the_reward=fed, generator=generator)
 
         def experience(adapted: Parameters | None) -> Batch:
             return learner.prepare(play(simulations, policy, adapted))
@@ -121,6 +122,8 @@ class Agent:
             raise MetaRLError(f"{count} observations, but the state is for another number")
         starts = np.asarray(False if episode_start is None else episode_start, bool)
         begins = np.broadcast_to(starts | (state is None), (count,))
+        if feedback is None and reward is not None and self.run.feedback != "reward":
+            raise MetaRLError("this policy was not fed the reward: give predict feedback=info['feedback'] in its place")
         told = reward if feedback is None else feedback
         felt = None if told is None else _feedback(told, count)
         choose = attrgetter("mean") if deterministic else partial(sample, generator=self.generator)

@@ -233,6 +233,10 @@ class GymnasiumTasks(Environment):
         feedback = self.felt(reward, lambda: success)
         return Step(observation, reward, {"reward": reward}, success, over | failed, failed, feedback)
 
+    @property
+    def privileged_size(self) -> int:
+        raise EnvsError(f"{self.name}: a critic cannot see its tasks, which are numbered: agent.critic_sees_task=false")
+
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         if self.vector.render_mode != "rgb_array":
             reason = "has no render mode 'rgb_array'" if self.num_simulations == 1 else "is drawn only if it is alone"

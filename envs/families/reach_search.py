@@ -27,7 +27,9 @@ class ReachSearch(Reach):
     | `payload_mass`  | a sphere of 3 cm at the grip point | kg   | 0.05 to 1.5                   | 1.5 to 3         |
     | `damping_scale` | multiplies every joint's damping   | 1    | 0.5 to 2                      | 2 to 4           |
 
-    From one place the hand feels less than a tenth of the shelf, and an episode is too short to search all of it.
+    Goals are held out in blocks of 6 x 14 x 0.8 cm, so that no test goal is further than 2 cm from one that may be
+    trained on: what is new of a task is which goal it has, not that region. From one place the hand feels less than a
+    tenth of the shelf, and an episode is too short to search all of it.
     """
 
     name = "reach_search"

@@ -26,13 +26,13 @@ COLUMNS = (
 INTERVALS = "over seeds and tasks together"
 STEPS = range(4)  # gradient steps of the table of these
 LEGEND = (
-    "On the published lists of held-out tasks, with sampled actions; ppo_scratch on the first of them, by its mean"
-    " action in 10 fresh episodes of each. `a -> b`: before and after the gradient steps of adaptation; who forgets a"
-    " task when its episode ends has the same value in all episodes. Brackets in tables are 95% intervals over seeds"
-    " and tasks together (a bootstrap with Student's t for few seeds), or, marked *, over the tasks of a single seed."
-    " Contrasts are paired by task, and by seed where runs share a beginning; their intervals are corrected for their"
-    " number (Bonferroni), for each measure and split by itself. Every task's values are in `<env>-tasks.json.gz`"
-    " (`experiments.compare.per_task.read`)."
+    "On the published lists of held-out tasks, with sampled actions, or by mean actions where a recipe says"
+    " `evaluate.deterministic`; ppo_scratch on the first of them, by its mean action in 10 fresh episodes of each."
+    " `a -> b`: before and after the gradient steps of adaptation; who forgets a task when its episode ends has the"
+    " same value in all episodes. Brackets in tables are 95% intervals over seeds and tasks together (a bootstrap with"
+    " Student's t for few seeds), or, marked *, over the tasks of a single seed. Contrasts are paired by task, and by"
+    " seed where runs share a beginning; their intervals are corrected for their number (Bonferroni), for each measure"
+    " and split by itself. Every task's values are in `<env>-tasks.json.gz` (`experiments.compare.per_task.read`)."
 )
 EARLIER = (
     "Measured by an earlier version: of several seeds the brackets are over seeds alone (Student's t), contrasts are"

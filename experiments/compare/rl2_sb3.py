@@ -139,8 +139,9 @@ def measure(settings: TrainSettings, policy: Policy, split: str) -> dict[str, An
     tasks = env.distribution.published(split, protocol.tasks)
     env.set_tasks(tasks)
     generator = torch.Generator().manual_seed(seed + 1)
-    episodes = collect(env, policy, generator=generator, trial_episodes=settings.algo.trial_episodes)
-    return report([episodes], tasks, env=env, algo="rl2_sb3", split=split, seed=settings.seed, deterministic=False)
+    trial, mean = settings.algo.trial_episodes, protocol.deterministic
+    episodes = collect(env, policy, generator=generator, trial_episodes=trial, deterministic=mean)
+    return report([episodes], tasks, env=env, algo="rl2_sb3", split=split, seed=settings.seed, deterministic=mean)
 
 
 def evaluations(settings: TrainSettings, folder: Path, seconds: float, console: Console) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Learner(ABC):
     Settings: ClassVar[type[AlgorithmSettings]] = AlgorithmSettings
     rounds: int = 1
     attention = "math"
+    critic_adapts: ClassVar[bool] = False  # whether inner steps move the critic too
 
     def __init__(self, policy: Policy, settings: AlgorithmSettings, generator: torch.Generator) -> None:
         self.policy = policy
@@ -82,15 +83,12 @@ class Learner(ABC):
         advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.gamma, settings.gae_lambda)
         dims = (1, 2) if episodes.tokens.shape[1] > 1 else (0, 1, 2)
         normalised = normalise(advantage, episodes.valid, dims)
-        # From the feedback alone: no critic knows its value.
-        inner = (
-            normalised
-            if episodes.fed_the_reward
-            else normalise(episode_baseline_advantage(episodes.feedback, valid, gamma), valid, dims)
-        )
-        batch = Batch(
-            episodes.tokens, episodes.actions, episodes.log_probability, normalised, advantage + value, valid, inner
-        )
+        inner, target = normalised, advantage + value
+        # A robot that adapts has neither the reward nor the task that a critic was told: feedback is all.
+        if not episodes.fed_the_reward or self.policy.layout.privileged_size:
+            inner = normalise(episode_baseline_advantage(episodes.feedback, valid, gamma), valid, dims)
+            target = value if self.critic_adapts else target
+        batch = Batch(episodes.tokens, episodes.actions, episodes.log_probability, normalised, target, valid, inner)
         return batch.valid_first() if episodes.trial_episodes > 1 else batch
 
     def outputs(self, parameters: Parameters, batch: Batch) -> Output:

@@ -31,6 +31,7 @@ class Reptile(Learner):
     """
 
     Settings = ReptileSettings
+    critic_adapts = True
 
     def __init__(self, policy: Policy, settings: ReptileSettings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)

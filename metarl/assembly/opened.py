@@ -35,6 +35,7 @@ class Run:
     policy: Policy
     learner: Learner
     horizon: int  # control steps of an episode
+    feedback: str  # what the policy is fed, see `envs.core.environment.Environment`
     device: torch.device
 
     def __repr__(self) -> str:
@@ -112,7 +113,7 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", t
         learner.load(part(tensors, f"learner.{len(learners) - 1}."))
         env_steps = int(numbers["env_steps"])
     policy.set_attention(learner.attention)
-    return Run(folder, settings, iteration, env_steps, policy, learner, env.horizon, where)
+    return Run(folder, settings, iteration, env_steps, policy, learner, env.horizon, env.feedback, where)
 
 
 def check_fit(policy: Policy, tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -207,7 +207,7 @@ def _check_feedback(settings: TrainSettings) -> None:
         ConfigError: if that is nothing.
     """
     steps = max(phase.settings.inner.steps for phase in settings.phases())
-    if settings.env.feedback == "none" and steps and not isinstance(settings.algo, InContextSettings):
+    if settings.env.feedback == "none" and steps:
         algo = settings.algo.entry or settings.algo.name
         raise ConfigError(f"env.feedback=none: the inner steps of algo={algo} have nothing to learn from")
 

@@ -25,13 +25,9 @@ class Episodes:
     steps_to_success: Tensor  # (M, E, R) int64, control steps until the criterion first held; H if it never did
     returns: Tensor  # (M, E, R) undiscounted
     terms: dict[str, Tensor]  # reward term -> (M, E, R) summed over the episode
+    fed_the_reward: bool  # whether the feedback is the reward that training maximises
     failures: int  # simulations whose physics failed
     failure: str | None = None  # the first of them in words, with the episode of the trial and the control step
-
-    @property
-    def fed_the_reward(self) -> bool:
-        """Whether the feedback is the reward."""
-        return torch.equal(self.feedback, self.reward)
 
     @property
     def trial_episodes(self) -> int:

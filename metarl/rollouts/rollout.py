@@ -129,16 +129,22 @@ def collect(
             episode, step = divmod(t, env.horizon)
             failure = f"{_failure(env, transition.broken)}, episode {episode}, control step {step}"
         transitions.append(transition)
-    return summarise(transitions, len(env.tasks), env.horizon, policy.device, failure)
+    fed = env.feedback == "reward"
+    return summarise(transitions, len(env.tasks), env.horizon, policy.device, fed, failure)
 
 
 def summarise(
-    transitions: Sequence[Transition], tasks: int, horizon: int, device: torch.device, failure: str | None = None
+    transitions: Sequence[Transition],
+    tasks: int,
+    horizon: int,
+    device: torch.device,
+    fed_the_reward: bool,
+    failure: str | None = None,
 ) -> Episodes:
     """Episodes (M, E, T, ...) on `device` from T = R * H transitions of N = M * E simulations.
 
     Args:
-        tasks: M. horizon: H. failure: the first failure in words, if any.
+        tasks: M. horizon: H. fed_the_reward: see `Episodes`. failure: the first failure in words, if any.
     """
 
     def by_episode(name: str) -> Tensor:
@@ -170,6 +176,7 @@ def summarise(
         steps_to_success=by_task(torch.where(success.any(1), success.float().argmax(1) + 1, horizon).T),
         returns=by_task(by_episode("reward").sum(1).T),
         terms={name: by_task(total.T) for name, total in _summed(transitions, horizon).items()},
+        fed_the_reward=fed_the_reward,
         failures=int(broken.sum()),
         failure=failure,
     )

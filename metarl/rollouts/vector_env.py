@@ -70,6 +70,7 @@ def explore(
     *,
     episodes: int,
     trial_episodes: int = 1,
+    fed_the_reward: bool = True,
     generator: torch.Generator,
 ) -> Episodes:
     """At least `episodes` exploring episodes of H steps: Episodes with M = 1, on the policy's device.
@@ -80,6 +81,7 @@ def explore(
     Args:
         adapted: parameters with a leading M = 1; None: the policy's own.
         trial_episodes: R episodes that share one context.
+        fed_the_reward: whether the policy's feedback in training was the reward.
         generator: of the action noise (CPU).
 
     Raises:
@@ -89,7 +91,7 @@ def explore(
     count = -(-episodes // (simulations.num_simulations * trial_episodes))
     trials = [_trial(simulations, actor, choose, trial_episodes) for _ in range(count)]
     beside = [tree_map(lambda *parts: torch.cat(parts), *transitions) for transitions in zip(*trials, strict=True)]
-    return summarise(beside, 1, simulations.horizon, policy.device)
+    return summarise(beside, 1, simulations.horizon, policy.device, fed_the_reward)
 
 
 def _trial(simulations: VectorSimulations, actor: Actor, choose: Choose, episodes: int) -> list[Transition]:

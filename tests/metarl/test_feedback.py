@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import envs  # noqa: F401 - registers the Gymnasium ids
+import metarl
 from agents.mlp import MLPPolicy
 from agents.policy import Policy
 from agents.transformer import TransformerPolicy
@@ -19,10 +20,11 @@ from envs.errors import EnvsError
 from envs.registry import make
 from metarl.algorithms.advantages import episode_baseline_advantage
 from metarl.algorithms.maml import MAML
+from metarl.algorithms.reptile import Reptile
 from metarl.assembly.build import build_policy
 from metarl.config.composition import compose
-from metarl.config.settings import MAMLSettings
-from metarl.errors import ConfigError
+from metarl.config.settings import MAMLSettings, ReptileSettings
+from metarl.errors import ConfigError, MetaRLError
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.rollout import collect
 from metarl.rollouts.vector_env import VectorSimulations, feedback_of
@@ -59,6 +61,7 @@ class Felt(Environment):
 
 def collected(policy: Policy, env: Environment | None = None) -> Episodes:
     env = env or Felt()
+    env.feedback = "sparse"  # it is not the reward
     env.set_tasks(env.distribution.published("train", M))
     return collect(env, policy, generator=torch.Generator().manual_seed(0))
 
@@ -133,8 +136,44 @@ def test_inner_steps_learn_from_feedback_alone() -> None:
     assert torch.equal(one.inner_advantage, two.inner_advantage)
     adapted = [maml.adapt(None, batch) for batch in (one, two)]
     assert all(torch.equal(adapted[0][name], adapted[1][name]) for name in adapted[0])
-    same = maml.prepare(replace(episodes, feedback=episodes.reward.clone()))
+    same = maml.prepare(replace(episodes, fed_the_reward=True))
     assert torch.equal(same.inner_advantage, same.advantage)
+
+
+def test_reptiles_critic_does_not_tell_its_inner_steps_the_reward() -> None:
+    policy = transformer()
+    reptile = Reptile(policy, ReptileSettings(), torch.Generator().manual_seed(0))
+    episodes = collected(policy)
+    other = replace(episodes, feedback=torch.rand_like(episodes.feedback))
+    adapted = [
+        reptile.adapt(None, reptile.prepare(replace(other, reward=factor * other.reward))) for factor in (1.0, 3.0)
+    ]
+    assert all(torch.equal(adapted[0][name], adapted[1][name]) for name in adapted[0])
+
+
+def test_inner_steps_do_not_use_a_critic_that_was_told_the_task() -> None:
+    policy = transformer(privileged=2)
+    episodes, maml = replace(collected(policy), fed_the_reward=True), learner(policy)
+    batch = maml.prepare(episodes)
+    blind = maml.prepare(replace(episodes, value=torch.randn_like(episodes.value)))
+    assert torch.equal(batch.inner_advantage, blind.inner_advantage)
+    assert not torch.equal(batch.advantage, blind.advantage)
+
+
+def test_a_shipped_search_adapts_to_its_feedback_and_refuses_the_reward() -> None:
+    agent = metarl.load("reach_search")
+    assert agent.run.feedback == "sparse"
+    _, state = agent.predict(np.zeros(24, np.float32))
+    with pytest.raises(MetaRLError, match=r"was not fed the reward: give predict feedback=info\['feedback'\]"):
+        agent.predict(np.zeros(24, np.float32), state, reward=0.1)
+    agent.predict(np.zeros(24, np.float32), state, feedback=0.0)
+    seen = []
+    original = agent.run.learner.prepare
+    agent.run.learner.prepare = lambda episodes: seen.append(original(episodes)) or seen[-1]  # type: ignore[method-assign]
+    env = gymnasium.make("metarl/ReachSearch-v0")
+    adapted = agent.adapt(env, episodes=3, steps=1)
+    assert adapted.adapted is not None
+    assert not torch.equal(seen[0].inner_advantage, seen[0].advantage)
 
 
 def test_without_feedback_an_inner_step_changes_nothing() -> None:
