@@ -37,7 +37,7 @@ TRAIN = [
 
 def preferred_algorithm(overrides: Sequence[str]) -> list[str]:
     """The overrides, and the algorithm that suits the environment among them if they choose none."""
-    given = dict(override.partition("=")[::2] for override in overrides)
+    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     wanted = ENVIRONMENTS.get(given.get("env", ""), {}).get("algo")
     return [*overrides, *([f"algo={wanted}"] if wanted and "algo" not in given else [])]
 

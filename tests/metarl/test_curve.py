@@ -27,6 +27,7 @@ def episodes(first: Tensor = FIRST) -> Episodes:
         steps_to_success=first,
         returns=-first.float(),
         terms={},
+        fed_the_reward=True,
         failures=0,
     )
 
