@@ -187,6 +187,10 @@ def _check_memory(settings: TrainSettings) -> None:
     """
     algo, agent = (chosen.entry or chosen.name for chosen in (settings.algo, settings.agent))
     alone = isinstance(settings.algo, MultitaskSettings)
+    episodes = settings.algo.longest_trial()
+    if episodes > 1 and getattr(settings.agent, "context", None) == "episode":
+        remedy = "choose agent.context=trial, or algo.trial_episodes=1"
+        raise ConfigError(f"agent.context=episode: the {episodes} episodes of a trial share one memory; {remedy}")
     if isinstance(settings.algo, InContextSettings) and not alone and not settings.agent.remembers():
         remedy = "choose agent=transformer agent.context=auto, or algo=multitask"
         raise ConfigError(f"algo={algo}: needs a policy that remembers, which agent={agent} here does not; {remedy}")

@@ -374,3 +374,11 @@ def test_a_family_may_prefer_an_algorithm() -> None:
     assert compose(["env=reach_search"]).algo.trial_episodes == 3  # from the recipe of the pair
     assert compose(["env=reach_search", "algo=maml"]).algo.name == "maml"
     assert compose(["env=reach"]).algo.name == "maml"
+
+
+def test_a_memory_of_one_episode_cannot_span_a_trial() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^agent\.context=episode: the 3 episodes of a trial share one memory; choose "
+    ):
+        compose(["env=reach_search", "agent.context=episode"])
+    compose(["env=reach_search", "agent.context=episode", "algo.trial_episodes=1"])

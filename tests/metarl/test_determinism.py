@@ -23,7 +23,7 @@ SMALL += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1"
 @pytest.mark.parametrize("name", names())
 def test_every_family_goes_on_where_it_stopped(name: str) -> None:
     """What an environment remembers from one iteration to the next is in the state, whatever the physics' threads."""
-    config = compose([f"env={name}", "algo=in_context", *SMALL[:8], "agent.context=episode"])
+    config = compose([f"env={name}", "algo=in_context", *SMALL[:8]])
     whole = Trainer(config.model_copy(update={"threads": 2}), CPU)
     whole.iterate()
     resumed = Trainer(config.model_copy(update={"threads": 1}), CPU)
