@@ -25,7 +25,7 @@ SPLITS = ("train", "test", "ood", "validation")  # their order is part of the pu
 CELLS = 5
 RESIDUES = {"train": (1, 3, 4), "test": (0,), "validation": (2,)}
 SHIFT = 1  # of the slabs of semantic axes: what is held out of a lone axis lies inside of its range
-SEMANTIC_SEED = 4_001  # added to the seeds of published lists in which semantic parameters are held out
+SEMANTIC_SEED = 20_261  # added to the seeds of published lists in which semantic parameters are held out
 PUBLISHED_BLOCK = 100
 # Draws keep this fraction of a cell away from its walls, so that rounding to float32 cannot move a task across one.
 WALL = 1e-3
