@@ -194,6 +194,7 @@ def evaluate(
     threads: int,
     console: Console,
     out: str | None = None,
+    trial_episodes: int | None = None,
 ) -> dict[str, Any]:
     """Measure the adaptation curve of a run on tasks of a split, print it, and write it into the run folder.
 
@@ -201,16 +202,24 @@ def evaluate(
         steps: gradient steps (None: `Run.gradient_steps`). episodes: per step (None: as the run's configuration
             says).
         out: a .json file, or a folder, to write into instead.
+        trial_episodes: of a trial (None: as many as in training).
 
     Raises:
+        ConfigError: if gradient steps would have to learn from longer trials than the policy remembers.
         RunFolderError: if it cannot be written; it is printed before.
     """
     chosen = run.held_out(split, tasks)
     steps = run.gradient_steps if steps is None else steps
+    trained = run.learner.settings.trial_episodes
+    if steps and trial_episodes is not None and trial_episodes > trained:
+        raise ConfigError(
+            f"trial_episodes={trial_episodes}: gradient steps learn from no more than the policy remembers; it was"
+            f" trained on trials of {trained}; add steps=0"
+        )
     episodes = int(episodes or run.settings.evaluate.episodes_per_step)
     env = run.environment(tasks * episodes, stream_seed(seed, "evaluation"), threads)
     generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation") + 1)
-    rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator, deterministic)
+    rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator, deterministic, trial_episodes)
     algo = run.settings.algo.name
     result = report(rounds, chosen, env=env, algo=algo, split=split, seed=seed, deterministic=deterministic)
     commit, dirty = git_commit()

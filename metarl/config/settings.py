@@ -373,6 +373,9 @@ class EvaluateSettings(OnARun):
     tasks: Listed = setting(100, "of the split")
     episodes: Count | None = setting(None, "of each task, per gradient step; null: as the run's configuration says")
     steps: Steps | None = setting(None, "inner gradient steps; null: as the run's configuration says")
+    trial_episodes: Count | None = setting(
+        None, "of a trial, such as 10; null: as in training. What goes beyond takes the last one's place in memory"
+    )
     threads: Threads = setting(0, THREADS)
     deterministic: bool = setting(False, "act by the mean action")
 

@@ -43,11 +43,15 @@ def adaptation_rounds(
     steps: int,
     generator: torch.Generator,
     deterministic: bool = False,
+    trial_episodes: int | None = None,
 ) -> tuple[list[Episodes], list[Parameters | None]]:
     """Episodes before adaptation and after each of `steps` inner steps, and the parameters that acted in them.
 
     The episodes of one round are the data of the next inner step, unless `deterministic`: then rounds measure the mean
     action, and each inner step has exploring episodes of its own. Policy and learner do not change.
+
+    Args:
+        trial_episodes: of a trial; more than the policy remembers if it takes no inner step. None: as in training.
 
     Raises:
         NotFiniteError: if an inner step is not finite; names the task. Its episodes would all fail, and a failed
@@ -55,7 +59,9 @@ def adaptation_rounds(
     """
     env.set_tasks(tasks)
     names = [f"task {index} {tasks.describe(index)}" for index in range(len(tasks))]
-    play = partial(collect, env, policy, generator=generator, trial_episodes=learner.settings.trial_episodes)
+    play = partial(
+        collect, env, policy, generator=generator, trial_episodes=trial_episodes or learner.settings.trial_episodes
+    )
     rounds: list[Episodes] = []
     acting: list[Parameters | None] = []
 

@@ -76,6 +76,19 @@ class Actor:
         decision = Decision(token, action, density, output.value)
         return decision, Memory(state, memory.position + 1, action.clamp(-1.0, 1.0))
 
+    def next_episode(self, memory: Memory, felt: Tensor, horizon: int) -> tuple[Memory, Tensor]:
+        """Memory and last feedback (N,) with which the next episode of a trial, of `horizon` steps, begins.
+
+        Where the policy's context has no room left for it, it takes the place of the last episode there; a policy that
+        remembers one episode begins anew.
+        """
+        if self.policy.context == "episode":
+            return self.start(len(felt)), torch.zeros_like(felt)
+        room = max(self.policy.max_length - horizon, 0)
+        position = memory.position
+        place = min(position, room) if isinstance(position, int) else position.clamp(max=room)
+        return memory._replace(position=place), felt
+
     def without(self, void: Tensor, after: Memory, before: Memory) -> Memory:
         """The memory `after` a step; but where that step is `void` (N,) bool, the one `before` it.
 

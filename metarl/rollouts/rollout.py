@@ -60,7 +60,8 @@ def play(
     """Play `episodes` episodes that share one context, one after the other; yields every control step.
 
     An episode takes the whole horizon, even if it is over before in all simulations; to end it there, stop asking.
-    What comes after an early end leaves no trace in the episodes that follow.
+    What comes after an early end leaves no trace in the episodes that follow. There may be more episodes than the
+    context has room for, see `Actor.next_episode`.
 
     Args:
         listener: called with (0, None) after every reset and with (t + 1, step) after every step t of an episode.
@@ -68,6 +69,8 @@ def play(
     memory, felt = actor.start(env.num_simulations), torch.zeros(env.num_simulations)
     told = actor.policy.layout.privileged_size > 0
     for left in reversed(range(episodes)):
+        if left < episodes - 1:
+            memory, felt = actor.next_episode(memory, felt, env.horizon)
         observation, over = env.reset(), torch.zeros(env.num_simulations, dtype=torch.bool)
         task = env.privileged() if told else None
         if listener:

@@ -19,6 +19,7 @@ from envs.registry import make, names
 from metarl.assembly.build import STREAMS, stream_seed
 from metarl.assembly.opened import Run, open_run
 from metarl.config.composition import compose
+from metarl.errors import ConfigError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.run_folder import RunFolder
 from metarl.runs import evaluate, train
@@ -163,6 +164,15 @@ def test_the_curve_counts_the_environment_steps_that_a_task_has_cost(run_folder:
     assert result["environment_steps"] == 3 * 3 * 2 * 2 * 5
     with open(run_folder / "evaluation" / "test.csv", newline="") as file:
         assert [row["env_steps"] for row in csv.DictReader(file)] == ["0", "5", "20", "25", "40", "45"]
+
+
+def test_a_trial_may_be_longer_than_in_training(run_folder: Path) -> None:
+    result = measure(open_run(run_folder, "cpu"), steps=0, trial_episodes=5)
+    assert result["trial_episodes"] == 5
+    assert [entry["episode"] for entry in result["curve"]] == [1, 2, 3, 4, 5]
+    assert [entry["env_steps"] for entry in result["curve"]] == [0, 5, 10, 15, 20]
+    with pytest.raises(ConfigError, match="trained on trials of 2; add steps=0"):
+        measure(open_run(run_folder, "cpu"), steps=1, trial_episodes=5)
 
 
 def test_ood_is_told_by_moved_parameter(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from agents.errors import PolicyError
 from agents.mlp import MLPPolicy
 from agents.policy import Output, Policy, State, log_probability
 from agents.transformer import TransformerPolicy
@@ -20,7 +19,7 @@ from envs.core.tasks import Range, TaskDistribution, Tasks
 from envs.errors import TaskError
 from envs.families.reach import Reach
 from envs.registry import make
-from metarl.rollouts.acting import acting
+from metarl.rollouts.acting import Actor, acting
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.rollout import collect
 
@@ -222,10 +221,28 @@ def test_a_trial_starts_every_episode_anew_but_remembers() -> None:
     assert (forgotten - episodes.value[:, :, H:]).abs().max() > 1e-4
 
 
-def test_the_memory_of_an_episode_does_not_hold_a_trial() -> None:
-    env = point2d()
-    with pytest.raises(PolicyError, match="beyond the policy's context of 6"):
-        collect(env, transformer(env), generator=generator(), trial_episodes=2)
+@pytest.mark.parametrize(("context", "remembered"), [("trial", 1), ("episode", 0)])
+def test_a_longer_trial_takes_the_place_of_the_last_episode(context: str, remembered: int) -> None:
+    """The first episodes stay in memory, the newest are forgotten; a memory of an episode holds none."""
+    env = point2d([[0.9, 0.9], [-0.9, 0.9]])
+    policy = transformer(env, context, 2 if context == "trial" else 1)
+    episodes = collect(env, policy, generator=generator(), trial_episodes=4)
+    assert episodes.returns.shape == (M, E, 4)
+    kept = episodes.tokens[:, :, : remembered * H]
+    before = policy.layout.without_history(episodes.tokens) != episodes.tokens
+    assert bool(before[:, :, H::H, :-1].any()) == bool(remembered)
+    for number in range(remembered, 4):
+        own = slice(number * H, (number + 1) * H)
+        seen = torch.cat([kept, episodes.tokens[:, :, own]], 2)
+        value = policy(seen.flatten(0, 1)).value[:, -H:].unflatten(0, (M, E))
+        torch.testing.assert_close(episodes.value[:, :, own], value, atol=2e-5, rtol=2e-5)
+
+
+def test_only_sequences_without_room_give_up_an_episode() -> None:
+    policy = transformer(point2d(), "trial", 3)
+    actor = Actor(policy, None, 1)
+    memory = actor.start(2)._replace(position=torch.tensor([2 * H - 1, 3 * H - 1]))
+    assert actor.next_episode(memory, torch.zeros(2), H)[0].position.tolist() == [2 * H - 1, 2 * H]
 
 
 def test_deterministic_acting_is_the_mean() -> None:
