@@ -18,6 +18,7 @@ _NAMES = {
     "Push": "push",
     "PushTurned": "push_turned",
     "Reach": "reach",
+    "ReachCartesian": "reach_cartesian",
     "ReachSearch": "reach_search",
     "ReachWorn": "reach_worn",
 }

@@ -22,6 +22,7 @@ _FACTORIES: dict[str, Factory | str] = {
     "push": "envs.families.push:Push",
     "push_turned": "envs.families.push_turned:PushTurned",
     "reach": "envs.families.reach:Reach",
+    "reach_cartesian": "envs.families.reach_cartesian:ReachCartesian",
     "reach_search": "envs.families.reach_search:ReachSearch",
     "reach_worn": "envs.families.reach_worn:ReachWorn",
 }
