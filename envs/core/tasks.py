@@ -196,13 +196,21 @@ class TaskDistribution:
                 raise TaskError(f"task parameter '{name}': {error}") from None
         return TaskDistribution(parameters, self.seed)
 
-    def sample(self, n: int, split: str = "train") -> Tasks:
+    def sample(self, n: int, split: str = "train", share: float = 1.0) -> Tasks:
         """n tasks of a split, drawn from the distribution's own generator.
+
+        Args:
+            share: in (0, 1]; the n tasks are this share of those drawn, the ones nearest to the middle of the ranges of
+                semantic parameters (of all, where none is).
 
         Raises:
             TaskError: if the split is unknown or nothing can be drawn from it.
         """
-        return self._draw(n, split, self.generator)
+        tasks = self._draw(math.ceil(n / share), split, self.generator)
+        if len(tasks) == n:
+            return tasks
+        nearest = (self._gridded_unit(tasks) - 0.5).abs().amax(-1).argsort(stable=True)[:n]
+        return tasks.select(nearest.sort().values)
 
     def published(self, split: str, n: int = PUBLISHED_BLOCK) -> Tasks:
         """The first n tasks of the fixed list of a split: the same for every method, seed and machine.
@@ -253,14 +261,18 @@ class TaskDistribution:
 
     def split_of(self, tasks: Tasks) -> list[str]:
         """The split that each task belongs to."""
+        residues = _residues(self._gridded_unit(tasks), self.semantic)
+        splits = {residue: split for split, own in RESIDUES.items() for residue in own}
+        outside = torch.stack(list(self.moved(tasks).values())).any(0)
+        return ["ood" if o else splits[r] for o, r in zip(outside.tolist(), residues.tolist(), strict=True)]
+
+    def _gridded_unit(self, tasks: Tasks) -> Tensor:
+        """Where M tasks lie in the unit cube of the gridded axes, (M, P)."""
         unit = []
         for name, parameter in self._ranges.items():
             low, high = torch.tensor(parameter.low).double(), torch.tensor(parameter.high).double()
             unit.append((tasks[name].double() - low) / torch.where(high > low, high - low, 1.0))
-        residues = _residues(torch.cat(unit, -1)[:, self._gridded()], self.semantic)
-        splits = {residue: split for split, own in RESIDUES.items() for residue in own}
-        outside = torch.stack(list(self.moved(tasks).values())).any(0)
-        return ["ood" if o else splits[r] for o, r in zip(outside.tolist(), residues.tolist(), strict=True)]
+        return torch.cat(unit, -1)[:, self._gridded()]
 
     def _draw(self, n: int, split: str, generator: torch.Generator) -> Tasks:
         _known(split)

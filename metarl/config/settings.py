@@ -156,6 +156,9 @@ class AlgorithmSettings(Chosen):
     tasks: Count = setting(25, "of a meta-batch")
     episodes: Count = setting(8, "of each task, per rollout")
     trial_episodes: Count = setting(1, "episodes that share one context")
+    curriculum: Natural = setting(
+        0, "iterations in which tasks spread from the middle of the ranges of goals and the like to all; 0: at once all"
+    )
     gamma: Share = setting(0.95, "discount", formerly="discount")
     gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = setting(
         0.95, "of the generalised advantage", formerly="trace"

@@ -27,6 +27,14 @@ from metarl.training.failure import Failure
 # Iterations over which the share of skipped updates is taken: a run that breaks late must stop as early as one that
 # never worked.
 WINDOW = 20
+FIRST_SHARE = 0.05  # of a curriculum
+
+
+def curriculum_share(iteration: int, length: int) -> float:
+    """The share of drawn tasks that are trained on, see `TaskDistribution.sample`: grows evenly to 1 in `length`
+    iterations, as ranges grow in automatic domain randomisation (Akkaya et al. 2019, arXiv 1910.07113), by a schedule.
+    """
+    return min(1.0, FIRST_SHARE + (1.0 - FIRST_SHARE) * iteration / length) if length else 1.0
 
 
 class Trainer:
@@ -86,17 +94,22 @@ class Trainer:
     def ready_learner(self) -> Learner:
         """The learner of the next iteration, once its learning rate and the policy's attention are set."""
         _, learner = self.phase()
-        earlier = [phase.until for phase, _ in self.phases if phase.until is not None and phase.until <= self.iteration]
-        learner.set_learning_rate(self.iteration - max(earlier, default=0))
+        learner.set_learning_rate(self._within_phase())
         self.policy.set_attention(learner.attention)
         return learner
+
+    def _within_phase(self) -> int:
+        """The iterations of the present phase that are done."""
+        earlier = [phase.until for phase, _ in self.phases if phase.until is not None and phase.until <= self.iteration]
+        return self.iteration - max(earlier, default=0)
 
     def iterate(self) -> dict[str, float]:
         """One meta-iteration; returns its metrics."""
         learner = self.ready_learner()
         settings = learner.settings
         env = self.environments[settings.tasks * settings.episodes]
-        env.set_tasks(self.distribution.sample(settings.tasks))
+        share = curriculum_share(self._within_phase(), settings.curriculum)
+        env.set_tasks(self.distribution.sample(settings.tasks, share=share))
         rounds, seconds = self._rollouts(env, learner)
         update_start = time.perf_counter()
         batches = [batch for _, batch in rounds]

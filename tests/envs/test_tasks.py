@@ -330,6 +330,15 @@ def test_published_tasks_depend_on_nothing(name: str, split: str) -> None:
         assert not torch.equal(longer[key][100:], value[:50])
 
 
+def test_a_share_of_the_draws_is_the_one_nearest_to_the_middle() -> None:
+    few, drawn = (registered("reach_search") for _ in range(2))
+    chosen, pool = few.sample(10, "validation", share=0.1)["goal"], drawn.sample(100, "validation")["goal"]
+    goals = few.parameters["goal"]
+    low, high = torch.tensor(goals.low), torch.tensor(goals.high)
+    far = ((pool - low) / (high - low) - 0.5).abs().amax(-1)
+    assert torch.equal(chosen, pool[far <= far.sort().values[9]])
+
+
 def test_sampling_follows_the_distribution_s_own_seed() -> None:
     def draw(seed: int) -> Tensor:
         torch.manual_seed(0)

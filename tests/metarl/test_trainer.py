@@ -232,6 +232,21 @@ def test_training_draws_tasks_from_the_training_split_alone() -> None:
     assert len(torch.cat(seen).unique(dim=0)) == 4 + 4 + 2 + 2, "a task came twice"
 
 
+def test_a_curriculum_begins_in_the_middle_of_the_training_tasks_and_ends_at_all_of_them() -> None:
+    config = reach({"name": "in_context", "tasks": 40, "episodes": 1, "curriculum": 3})
+    config["env"]["name"] = "reach_search"
+    trainer = trainer_of(config)
+    widest, goals = [], trainer.distribution.parameters["goal"]
+    low, high = torch.tensor(goals.low), torch.tensor(goals.high)
+    for _ in range(4):
+        trainer.iterate()
+        tasks = trainer.environments[40].tasks
+        assert set(trainer.distribution.split_of(tasks)) == {"train"} and len(tasks) == 40
+        widest.append(float(((tasks["goal"] - low) / (high - low) - 0.5).abs().amax()) * 2)
+    # Of three axes and a share s of the draws, the middle is a cube whose side is the third root of s.
+    assert widest[0] < 0.45 < widest[1] < 0.8 < widest[2] < 0.95 < widest[3]
+
+
 def test_the_normaliser_sees_every_valid_token_once_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(point2d(inner={"steps": 1}))
     seen = []
