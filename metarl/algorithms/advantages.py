@@ -70,6 +70,11 @@ def episode_baseline_advantage(reward: Tensor, valid: Tensor, discount: float) -
 def normalise(advantage: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Advantages with mean 0 and standard deviation 1 over the valid steps of `dims`, and 0 elsewhere."""
     count = valid.sum(dims, keepdim=True).clamp(min=1.0)
-    mean = (advantage * valid).sum(dims, keepdim=True) / count
-    centred = (advantage - mean) * valid
-    return centred / (centred.square().sum(dims, keepdim=True) / count).sqrt().clamp(min=1e-6)
+    moved = centred(advantage, valid, dims)
+    return moved / (moved.square().sum(dims, keepdim=True) / count).sqrt().clamp(min=1e-6)
+
+
+def centred(advantage: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Advantages with mean 0 over the valid steps of `dims`, and 0 elsewhere."""
+    mean = (advantage * valid).sum(dims, keepdim=True) / valid.sum(dims, keepdim=True).clamp(min=1.0)
+    return (advantage - mean) * valid

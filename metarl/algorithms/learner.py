@@ -13,6 +13,7 @@ from torch.func import functional_call
 from agents.policy import Output, Policy
 from metarl.algorithms.adaptation import Parameters, Rates, inner_step, step_tasks
 from metarl.algorithms.advantages import (
+    centred,
     discounted_returns,
     episode_baseline_advantage,
     generalised_advantage,
@@ -71,22 +72,26 @@ class Learner(ABC):
     def prepare(self, episodes: Episodes) -> Batch:
         """Advantages and critic targets of episodes, normalised within each task that has several episodes.
 
+        Those of inner steps need not be (`inner.normalize_advantage`): a normalised gradient is as long where nearly
+        nothing is to be gained as where much is, and a step that it guides goes too far in one and not far enough in
+        the other. They are then in units of the returns' spread, which the critic follows; those of a feedback that is
+        not the reward stay in its own.
+
         What follows an early end is moved out of the sight of the trial's next episode, as it is in acting.
         """
-        settings = self.settings
-        value = episodes.value
+        settings, valid, value = self.settings, episodes.valid, episodes.value
+        gamma, alike = settings.gamma, settings.inner.normalize_advantage
         if settings.baseline == "linear":
             observation = self.policy.layout.observation(episodes.tokens)
-            returns = discounted_returns(episodes.reward, episodes.valid, settings.gamma)
-            value = linear_baseline(observation, returns, episodes.valid)
-        valid, gamma = episodes.valid, settings.gamma
-        advantage = generalised_advantage(episodes.reward, value, episodes.valid, settings.gamma, settings.gae_lambda)
+            value = linear_baseline(observation, discounted_returns(episodes.reward, valid, gamma), valid)
+        advantage = generalised_advantage(episodes.reward, value, valid, gamma, settings.gae_lambda)
         dims = (1, 2) if episodes.tokens.shape[1] > 1 else (0, 1, 2)
-        normalised = normalise(advantage, episodes.valid, dims)
-        inner, target = normalised, advantage + value
+        normalised, target = normalise(advantage, valid, dims), advantage + value
+        inner = normalised if alike else centred(advantage, valid, dims) / self.policy.critic.deviation
         # A robot that adapts has neither the reward nor the task that a critic was told: feedback is all.
         if not episodes.fed_the_reward or self.policy.layout.privileged_size:
-            inner = normalise(episode_baseline_advantage(episodes.feedback, valid, gamma), valid, dims)
+            felt = episode_baseline_advantage(episodes.feedback, valid, gamma)
+            inner = (normalise if alike else centred)(felt, valid, dims)
             target = value if self.critic_adapts else target
         batch = Batch(episodes.tokens, episodes.actions, episodes.log_probability, normalised, target, valid, inner)
         return batch.valid_first() if episodes.trial_episodes > 1 else batch

@@ -95,6 +95,9 @@ class InnerSteps(Settings):
     steps: Steps = setting(1, "inner gradient steps")
     rate: Positive = setting(0.001, "of the inner steps; where it is learned, the start")
     later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
+    normalize_advantage: bool = setting(
+        True, "in each task; false: in units of the spread of all returns, so that far from its goal a step is longer"
+    )
     adapt: Literal["all", "head", "body"] = setting(
         "all", "parameters that adapt; head: the action head alone, as in ANIL (arXiv 1909.09157), body: all but that"
     )

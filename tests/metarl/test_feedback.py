@@ -18,12 +18,12 @@ from agents.transformer import TransformerPolicy
 from envs.core.environment import Environment, Step
 from envs.errors import EnvsError
 from envs.registry import make
-from metarl.algorithms.advantages import episode_baseline_advantage
+from metarl.algorithms.advantages import episode_baseline_advantage, generalised_advantage
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.reptile import Reptile
 from metarl.assembly.build import build_policy
 from metarl.config.composition import compose
-from metarl.config.settings import MAMLSettings, ReptileSettings
+from metarl.config.settings import MAMLSettings, MetaInnerLoop, ReptileSettings
 from metarl.errors import ConfigError, MetaRLError
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.rollout import collect
@@ -138,6 +138,22 @@ def test_inner_steps_learn_from_feedback_alone() -> None:
     assert all(torch.equal(adapted[0][name], adapted[1][name]) for name in adapted[0])
     same = maml.prepare(replace(episodes, fed_the_reward=True))
     assert torch.equal(same.inner_advantage, same.advantage)
+
+
+@pytest.mark.parametrize("fed_the_reward", [True, False])
+def test_where_advantages_are_not_normalised_twice_the_reward_is_twice_the_step(fed_the_reward: bool) -> None:
+    policy = MLPPolicy(2, 2, hidden=[8])
+    policy.critic.deviation.fill_(4.0)
+    inner = MetaInnerLoop(normalize_advantage=False)
+    maml = MAML(policy, MAMLSettings(inner=inner), torch.Generator().manual_seed(0))
+    episodes = replace(collected(policy), fed_the_reward=fed_the_reward)
+    twice = {name: getattr(episodes, name) * 2.0 for name in ("reward", "value", "feedback")}
+    one, two = maml.prepare(episodes), maml.prepare(replace(episodes, **twice))
+    torch.testing.assert_close(two.inner_advantage, 2 * one.inner_advantage)
+    torch.testing.assert_close(two.advantage, one.advantage)
+    if fed_the_reward:
+        spread = generalised_advantage(episodes.reward, episodes.value, episodes.valid, 0.95, 0.95).std((1, 2))
+        torch.testing.assert_close(4.0 * one.inner_advantage.std((1, 2)), spread)
 
 
 def test_reptiles_critic_does_not_tell_its_inner_steps_the_reward() -> None:
