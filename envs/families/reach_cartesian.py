@@ -16,14 +16,15 @@ SLACK = 0.05  # m that the commanded point may run ahead of the grip point
 class ReachCartesian(Reach):
     """The arm of `Reach` with its hand commanded along x, y and z, at 20 Hz; horizon 50 (2.5 s).
 
-    Observation, reward terms, success and task parameters are those of `Reach`: D = 24, with `goal_visible` 27. Goals
-    are held out in blocks of 6 x 14 x 9 cm.
+    Observation, success and task parameters are those of `Reach`: D = 24, with `goal_visible` 27. Goals are held out in
+    blocks of 6 x 14 x 9 cm.
 
     Action (A = 3): change of the commanded grip point along x, y and z, 1 is 4 cm per control step. The joints follow
     by one step of damped least squares from where they are; how the hand is turned is left to them.
 
-    One gradient step has little to change here: where to, the same for every posture. With joint commands it has to
-    turn all seven of them, for each posture by another amount.
+    Reward terms: `distance` = -10 d^2 (d: grip to goal, m), `effort` = -0.005 |action|^2. The square is that of the
+    navigation in the MAML paper: its slope is the longer the further the goal is, so that the length of a gradient step
+    can be right as well. The slope of -d is the same everywhere.
     """
 
     name = "reach_cartesian"
@@ -44,6 +45,9 @@ class ReachCartesian(Reach):
         super().bind()
         self.axes, self.anchors = (self.simulator.field(name)[:, :ARM] for name in ("xaxis", "xanchor"))
         self.target = torch.zeros(self.num_simulations, 3, dtype=torch.float64)
+
+    def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
+        return {"distance": -10.0 * self.distance.square(), "effort": -0.005 * action.square().sum(-1)}
 
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)
