@@ -53,7 +53,8 @@ def linear_baseline(observation: Tensor, returns: Tensor, valid: Tensor, ridge: 
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     while True:
         weights, trouble = torch.linalg.solve_ex(gram + ridge * identity, moment)
-        if (not trouble.any() and torch.isfinite(weights).all()) or ridge > 1e3:
+        sound = (trouble == 0).all() & torch.isfinite(weights).all()
+        if bool(sound) or ridge > 1e3:
             break
         ridge *= 10.0
     weights = torch.nan_to_num(weights, 0.0, 0.0, 0.0)
