@@ -4,7 +4,7 @@ Training itself looks at one norm for each update, which costs next to nothing, 
 update began with. Only after a skip does this search repeat the update, up to the step that was skipped, and look there
 at everything in the order of causes: parameters, then the data of each round and the inner gradients on it, then what
 single tasks add to the outer step. It knows of an algorithm only `update`, `adapt` and two methods that need not be
-there: `apply`, which takes the outer step and returns False, or a tensor of it, if that is not finite, and `minibatches`.
+there: `apply`, which takes the outer step and returns what is false if that is not finite, and `minibatches`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from metarl.errors import CheckpointError, ConfigError, DeviceError
 FAULTS = (torch.OutOfMemoryError, torch.AcceleratorError)  # RuntimeErrors that say nothing about what was computed
 CPU = torch.device("cpu")
 # Accelerators, by the name that torch gives them, on which `python -m experiments.bench gpu` has trained faster than on
-# the CPU beside them: what `auto` takes. The physics stays on the CPU and the networks are small, so that an accelerator
-# has to prove itself; none has been measured yet.
+# the CPU beside them: what `auto` takes. The physics stays on the CPU and the networks are small, so an accelerator has
+# to prove itself. None has been measured yet.
 FASTER: frozenset[str] = frozenset()
 
 

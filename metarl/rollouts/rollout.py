@@ -147,7 +147,8 @@ def summarise(
     """Episodes (M, E, T, ...) from T = R * H transitions of N = M * E simulations.
 
     Args:
-        tasks: M. horizon: H. device: of the policy. fed_the_reward: see `Episodes`. failure: the first failure in words, if any.
+        tasks: M. horizon: H. device: of the policy. fed_the_reward: see `Episodes`.
+        failure: the first failure in words, if any.
     """
 
     def by_episode(name: str) -> Tensor:

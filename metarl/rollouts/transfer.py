@@ -1,4 +1,4 @@
-"""What goes from the CPU to the device that computes, in few transfers: each costs an accelerator as much as a kernel."""
+"""What goes from the CPU to the device that computes, in few transfers: an accelerator pays for each."""
 
 from __future__ import annotations
 

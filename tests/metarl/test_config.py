@@ -14,9 +14,8 @@ from agents.policy import ADAPT
 from agents.transformer import CONTEXTS
 from envs.core.tasks import SPLITS
 from envs.registry import names
-from metarl.assembly import build
+from metarl.assembly import build, device
 from metarl.assembly.build import LEARNERS
-from metarl.assembly import device
 from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import stored_settings
 from metarl.config.composition import compose
