@@ -4,8 +4,8 @@ A tensor of it says that it lies on `pretend:0`, holds its numbers on the CPU, a
 the CPU. Every transfer, and everything that would make the CPU wait for a real accelerator, is noted in a ledger with
 the line of the project that asks for it. Kernels run on the CPU, so that it says nothing about speed.
 
-It stands on PyTorch's backends in Python (`torch.utils.backend_registration`, experimental, seen with torch 2.13) and on
-a dispatch mode, which sees what such a backend is not asked: tensors that are made on a device or moved to it.
+It stands on PyTorch's backends in Python (`torch.utils.backend_registration`, experimental, seen with torch 2.13) and
+on a dispatch mode, which sees what such a backend is not asked: tensors that are made on a device or moved to it.
 """
 
 from __future__ import annotations
@@ -113,8 +113,9 @@ def _is_there(leaf: Any) -> bool:
 
 
 def _note(kind: Counter[str]) -> None:
-    frames = (frame for frame in reversed(traceback.extract_stack()) if frame.filename.startswith(OURS))
-    kind.update(f"{frame.filename.removeprefix(f'{ROOT}/')}:{frame.lineno}" for frame in [next(frames, None)] if frame)
+    ours = (frame for frame in reversed(traceback.extract_stack()) if frame.filename.startswith(OURS))
+    asking = next((frame for frame in ours if not frame.filename.endswith("transfer.py")), None)
+    kind[f"{asking.filename.removeprefix(f'{ROOT}/')}:{asking.lineno}" if asking else "elsewhere"] += 1
 
 
 def _run(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
