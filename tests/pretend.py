@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +43,18 @@ class Ledger:
     downloads: Counter[str] = field(default_factory=Counter)
     waits: Counter[str] = field(default_factory=Counter)  # for anything but a download
 
+    def clear(self) -> None:
+        """Begin anew."""
+        for kind in (self.uploads, self.downloads, self.waits):
+            kind.clear()
+
     def numbers(self) -> tuple[int, int, int]:
         """How many uploads, downloads and other waits there were."""
         return self.uploads.total(), self.downloads.total(), self.waits.total()
 
 
 _ledger = Ledger()
+_refused: frozenset[torch.dtype] = frozenset()
 
 
 class There(Tensor):
@@ -58,6 +64,8 @@ class There(Tensor):
 
     @staticmethod
     def __new__(cls, here: Tensor) -> There:
+        if here.dtype in _refused:
+            raise TypeError(f"{DEVICE} has no {here.dtype}")
         made = Tensor._make_wrapper_subclass(
             cls, here.size(), here.stride(), here.storage_offset(), dtype=here.dtype, device=DEVICE
         )
@@ -93,10 +101,10 @@ class Pretence(TorchDispatchMode):
 
 
 @contextmanager
-def accelerator() -> Iterator[Ledger]:
-    """An accelerator that torch finds as `pretend:0`, with a fresh ledger."""
-    global _ledger
-    _ledger = Ledger()
+def accelerator(refused: Collection[torch.dtype] = ()) -> Iterator[Ledger]:
+    """An accelerator that torch finds as `pretend:0`, with a fresh ledger; it does not know the `refused` numbers."""
+    global _ledger, _refused
+    _ledger, _refused = Ledger(), frozenset(refused)
     tensor = torch.tensor
 
     def made(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:

@@ -18,8 +18,8 @@ def threads() -> Iterator[None]:
 
 
 def test_the_gradient_is_that_of_a_loop_over_tasks() -> None:
-    policy, support, query = gradient._problem(3, 2, 5)
-    log_rates = gradient._learner(policy, support, compile=False).rate_parameters
-    ours = gradient._ours(policy, support, query, compile=False)()
+    policy, support, query = gradient.problem(3, 2, 5)
+    log_rates = gradient.learner_of(policy, support, compile=False).rate_parameters
+    ours = gradient.our_gradient(policy, support, query, compile=False)()
     theirs = by_loop(replica(policy, "math"), log_rates, support, query)
     assert gradient.TOLERANCE.met(gradient.difference(ours, theirs))
