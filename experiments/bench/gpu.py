@@ -42,6 +42,7 @@ MINUTES = 9.0  # for all of it
 RESERVE = 20.0  # seconds of these for the table
 WIDTHS = (32, 128, 512)
 SIMULATIONS = (200, 1000, 4000)
+LITTLE = ("algo.tasks=4", "algo.episodes=2", "env.horizon=10")
 ALGORITHMS = ("maml", "fomaml", "reptile", "in_context", "multitask")
 ROUNDING = Target("<=", 1e-3)  # of parameters after an iteration, relative to the largest of their tensor
 
@@ -63,10 +64,10 @@ class Bench:
         return {"there": self.device, "here": CPU}
 
     def faster(self, name: str, runs: Mapping[str, Run], target: Target | None = None) -> Row:
-        """The row of the work that both sides do, in rounds for some ten seconds."""
+        """The row of the work that both sides do, in rounds for some five seconds."""
         timed = {side: partial(_finished, run, self.places()[side]) for side, run in runs.items()}
         once = sum(sum(seconds) for seconds in interleave(timed, 1).values())
-        rounds = 1 if self.quick or self.left() < 60.0 else max(3, min(15, math.floor(10.0 / once)))
+        rounds = 1 if self.quick or self.left() < 60.0 else max(3, min(15, math.floor(5.0 / once)))
         seconds = interleave(timed, rounds, warm_up=False)
         here, there = (sorted(seconds[side])[rounds // 2] for side in ("here", "there"))
         return speedup(GROUP, name, seconds["there"], seconds["here"], target, f"{there:.4f} s against {here:.4f} s")
@@ -102,7 +103,8 @@ def correctness(bench: Bench) -> list[Row]:
     """Every algorithm after one iteration from the same seed: how far its parameters are from those of the CPU."""
     rows = []
     for algo in ALGORITHMS:
-        settings = _training(algo, "algo.tasks=4", "algo.episodes=2", "env.horizon=10", "agent.width=16")
+        epochs = () if algo == "reptile" else ("algo.outer.n_epochs=2", "algo.outer.minibatches=2")
+        settings = _training(algo, *LITTLE, "agent.width=16", *epochs)
         theirs, mine = (_iterated(settings, place) for place in (CPU, bench.device))
         worst = max(float((mine[n] - x).abs().max() / x.abs().max().clamp(min=1e-3)) for n, x in theirs.items())
         name = f"{algo}: parameters after an iteration differ from those of the CPU by"
@@ -147,8 +149,8 @@ def widths(bench: Bench) -> list[Row]:
 def iteration(bench: Bench) -> list[Row]:
     """Meta-iterations of default reach training, and their rollouts and updates by themselves."""
     rows = []
-    small = ("algo.tasks=4", "algo.episodes=2", "env.horizon=10") if bench.quick else ()
     for algo in ("maml", "in_context"):
+        small = (*LITTLE, "algo.outer.n_epochs=1", "algo.outer.minibatches=1") if bench.quick else ()
         trainers = {side: Trainer(_training(algo, *small), place) for side, place in bench.places().items()}
         parts: dict[str, dict[str, list[float]]] = {side: {"rollouts": [], "update": []} for side in trainers}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -28,21 +29,22 @@ from metarl.training.trainer import Trainer
 from tests import pretend
 
 CPU = torch.device("cpu")
-TINY = ["env.horizon=4", "algo.tasks=3", "algo.episodes=2", "budget.iterations=1", "checkpoint.every=1"]
+TINY = ["env.horizon=3", "algo.tasks=3", "algo.episodes=2", "budget.iterations=1", "checkpoint.every=1"]
 TINY += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1"]
 REACH = ["env=reach", "agent=transformer", "agent.width=8", "agent.layers=1", *TINY]
-ALONE = ["algo.warm_start.iterations=0", "algo.outer.minibatches=2"]
+ALONE = ["algo.warm_start.iterations=0"]
+ONCE = ["algo.outer.n_epochs=1", "algo.outer.minibatches=2"]
 ALGORITHMS = {
-    "maml": [*REACH, *ALONE],
-    "fomaml": [*REACH, *ALONE, "algo.inner.max_grad_norm=0.1"],
-    "reptile": [*REACH, "algo.warm_start.iterations=0"],
-    "in_context": REACH,
-    "multitask": REACH,
-    "maml of an mlp": ["env=point2d", *TINY],
-    "maml of two steps": [*REACH, *ALONE, "algo.inner.steps=2"],
-    "maml with a linear baseline": [*REACH, *ALONE, "algo.baseline=linear"],
-    "in_context over two episodes that end early": ["env=navigate", *REACH[1:], "algo.trial_episodes=2"],
-    "in_context with a critic that is told": ["env=reach_search", *REACH[1:], "agent.critic_sees_task=true"],
+    "maml": [*REACH, *ALONE, *ONCE],
+    "fomaml": [*REACH, *ALONE, *ONCE, "algo.inner.max_grad_norm=0.1"],
+    "reptile": [*REACH, *ALONE],
+    "in_context": [*REACH, *ONCE],
+    "multitask": [*REACH, *ONCE],
+    "maml of an mlp": ["env=point2d", *TINY, *ONCE],
+    "maml of two steps": [*REACH, *ALONE, *ONCE, "algo.inner.steps=2"],
+    "maml with a linear baseline": [*REACH, *ALONE, *ONCE, "algo.baseline=linear"],
+    "in_context over two episodes that end early": ["env=navigate", *REACH[1:], *ONCE, "algo.trial_episodes=2"],
+    "in_context with a critic that is told": ["env=reach_search", *REACH[1:], *ONCE, "agent.critic_sees_task=true"],
 }
 MEASURED: dict[str, Any] = {"split": "test", "tasks": 2, "steps": 1, "episodes": 3, "seed": 0, "threads": 1}
 MEASURED |= {"deterministic": False}
@@ -84,9 +86,9 @@ def test_an_iteration_waits_for_little_and_computes_what_the_cpu_does(name: str)
 
 @pytest.mark.parametrize("name", ["maml", "in_context", "reptile"])
 def test_waits_do_not_grow_with_tensors_and_minibatches(name: str) -> None:
-    more = [] if name == "reptile" else ["algo.outer.minibatches=3", "algo.outer.n_epochs=6"]
+    more = [] if name == "reptile" else ["algo.outer.minibatches=3", "algo.outer.n_epochs=2"]
     _, little = iterated(settings_of(name))
-    _, much = iterated(settings_of(name, "agent.layers=3", *more))
+    _, much = iterated(settings_of(name, "agent.layers=2", *more))
     assert much == little
 
 
@@ -138,20 +140,20 @@ def test_an_evaluation_there_is_that_of_the_cpu(run: Path) -> None:
 def test_an_agent_adapts_and_acts_there_as_on_the_cpu(run: Path) -> None:
     actions = []
     for device in ("cpu", "pretend"):
-        env = gymnasium.make("metarl/Reach-v0", horizon=4)
+        env = gymnasium.make("metarl/Reach-v0", horizon=3)
         env.reset(seed=0)
         env.unwrapped.set_task(env.unwrapped.sample_tasks(1)[0])
         with pretend.accelerator() as ledger:
             agent = metarl.load(run, device).adapt(env, episodes=2, steps=1)
             observation, state = env.reset(seed=1)[0], None
             ledger.clear()
-            for _ in range(4):
+            for _ in range(3):
                 action, state = agent.predict(observation, state, deterministic=False, reward=0.0)
                 actions.append(action)
                 observation = env.step(action)[0]
             uploads, downloads, waits = ledger.numbers()
-    assert (uploads, downloads, waits) == (8, 4, 0)  # what has been seen, and the noise
-    torch.testing.assert_close(torch.tensor(actions[:4]), torch.tensor(actions[4:]), rtol=1e-4, atol=1e-5)
+    assert (uploads, downloads, waits) == (6, 3, 0)  # what has been seen, and the noise
+    torch.testing.assert_close(*torch.tensor(np.stack(actions)).split(3), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_not_finite_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ def test_the_pretence_refuses_what_an_accelerator_would() -> None:
         linear, x = torch.nn.Linear(3, 2).to(pretend.DEVICE), torch.ones(4, 3)
         with pytest.raises(RuntimeError, match="mixed with one of the CPU"):
             linear(x)
-        with pytest.raises(TypeError):
+        with pytest.raises(RuntimeError):
             linear(x.to(pretend.DEVICE)).detach().numpy()
         ledger.clear()
         y = linear(x.to(pretend.DEVICE)).detach()
