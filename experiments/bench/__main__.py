@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(row.target is None or row.target.met(row.value) for row in judged) else 1
 
 
-def _measurements(groups: list[str], quick: bool, dry: bool) -> Iterable[Callable[[], list[Row]]]:
+def _measurements(groups: Sequence[str], quick: bool, dry: bool) -> Iterable[Callable[[], list[Row]]]:
     """What the groups measure, each announced before it begins."""
     for group in groups:
         print(f"measuring: {group}", file=sys.stderr, flush=True)

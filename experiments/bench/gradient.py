@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from agents.policy import Policy, log_probability
 from agents.transformer import TransformerPolicy
 from experiments.bench.gradient_peers import Gradients, by_higher, by_loop, replica
 from experiments.bench.measure import MissingPeer, Row, Target, interleave, speedup, summary
+from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.threads import cores
 from metarl.assembly.device import CPU
@@ -61,7 +62,7 @@ def synthetic(policy: Policy, tasks: int, episodes: int, steps: int, seed: int) 
     return Batch(tokens, *unflat, advantage, normal(), torch.ones(shape), advantage)
 
 
-def difference(ours: Gradients, theirs: Gradients) -> float:
+def difference(ours: Sequence[Parameters], theirs: Sequence[Parameters]) -> float:
     """The largest difference of any entry, relative to the largest entry; of parameters and log rates apart."""
     worst = 0.0
     for mine, peer in zip(ours, theirs, strict=True):

@@ -74,7 +74,7 @@ def by_learn2learn(policy: Policy, log_rates: Parameters, support: Batch, query:
         MissingPeer: without the package.
     """
     try:
-        from learn2learn.algorithms import MAML
+        from learn2learn.algorithms import MAML  # type: ignore[import-not-found]
     except ImportError:
         raise MissingPeer(
             "gradient: `learn2learn` is missing; `pip install learn2learn` builds on Python 3.10 and older alone"
