@@ -15,6 +15,7 @@ from agents.token import TokenLayout
 
 ADAPT = ("all", "head", "body")
 LOG_STD_RANGE = (-4.0, 1.0)
+WITHOUT_FLOAT64 = frozenset({"mps"})  # kinds of devices: Apple's GPUs
 
 # What a policy remembers between steps: any tree of tensors (a tensor, tuple, dictionary, NamedTuple, ...), with the
 # batch first in every leaf, so that it can be vmapped over tasks; () or None if it remembers nothing. Nobody but the
@@ -41,6 +42,11 @@ def log_probability(output: Output, action: Tensor) -> Tensor:
 def entropy(output: Output) -> Tensor:
     """Differential entropy of the action distribution, summed over the action dimensions; (...,)."""
     return (output.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The floating-point numbers with the most digits that a device has."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 class Normaliser(nn.Module):
@@ -72,14 +78,15 @@ class Normaliser(nn.Module):
         """
         if len(tokens) == 0:
             return True
-        batch = tokens.double()
+        wide = widest(tokens.device)
+        batch = tokens.to(wide)
         count, variance = batch.shape[0], batch.var(0, unbiased=False)
-        old, total = self.count.double(), self.count.double() + batch.shape[0]
-        shift = batch.mean(0) - self.mean.double()
-        merged = (self.variance.double() * old + variance * count + shift.square() * old * count / total) / total
+        old, total = self.count.to(wide), self.count.to(wide) + batch.shape[0]
+        shift = batch.mean(0) - self.mean.to(wide)
+        merged = (self.variance.to(wide) * old + variance * count + shift.square() * old * count / total) / total
         if not torch.isfinite(shift.sum() + merged.to(self.variance.dtype).sum()):
             return False
-        self.mean.copy_((self.mean.double() + shift * count / total) * self.scaled)
+        self.mean.copy_((self.mean.to(wide) + shift * count / total) * self.scaled)
         self.variance.copy_(torch.where(self.scaled > 0, merged, 1.0))
         self.count.copy_(total)
         return True

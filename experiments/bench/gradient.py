@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,8 +13,10 @@ from agents.policy import Policy, log_probability
 from agents.transformer import TransformerPolicy
 from experiments.bench.gradient_peers import Gradients, by_higher, by_loop, replica
 from experiments.bench.measure import MissingPeer, Row, Target, interleave, speedup, summary
+from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.threads import cores
+from metarl.assembly.device import CPU
 from metarl.config.settings import MAMLSettings, MetaInnerLoop
 from metarl.rollouts.episodes import Batch
 
@@ -60,7 +62,7 @@ def synthetic(policy: Policy, tasks: int, episodes: int, steps: int, seed: int) 
     return Batch(tokens, *unflat, advantage, normal(), torch.ones(shape), advantage)
 
 
-def difference(ours: Gradients, theirs: Gradients) -> float:
+def difference(ours: Sequence[Parameters], theirs: Sequence[Parameters]) -> float:
     """The largest difference of any entry, relative to the largest entry; of parameters and log rates apart."""
     worst = 0.0
     for mine, peer in zip(ours, theirs, strict=True):
@@ -72,12 +74,12 @@ def difference(ours: Gradients, theirs: Gradients) -> float:
 def _rows(size: tuple[int, int, int], eager: Target, compiled: Target | None, rounds: int) -> list[Row]:
     tasks, episodes, steps = size
     words = f"{tasks} x {episodes} x {steps}"  # tasks, episodes, steps
-    policy, support, query = _problem(tasks, episodes, steps)
-    log_rates = _learner(policy, support, compile=False).rate_parameters
-    ours: dict[str, Run] = {"ours": _ours(policy, support, query, compile=False)}
+    policy, support, query = problem(tasks, episodes, steps)
+    log_rates = learner_of(policy, support, compile=False).rate_parameters
+    ours: dict[str, Run] = {"ours": our_gradient(policy, support, query, compile=False)}
     rows: list[Row] = []
     if compiled:
-        ours["ours compiled"] = _ours(policy, support, query, compile=True)
+        ours["ours compiled"] = our_gradient(policy, support, query, compile=True)
         start = time.perf_counter()
         ours["ours compiled"]()
         rows.append(summary("gradient", f"{words}: first compiled call", [time.perf_counter() - start], "s"))
@@ -136,16 +138,25 @@ def _with_threads(run: Run, count: int) -> Run:
     return call
 
 
-def _problem(tasks: int, episodes: int, steps: int) -> tuple[TransformerPolicy, Batch, Batch]:
+def problem(
+    tasks: int, episodes: int, steps: int, device: torch.device = CPU
+) -> tuple[TransformerPolicy, Batch, Batch]:
+    """A policy with the sizes of reach on a device, with data before and after an inner step."""
     torch.manual_seed(0)
     policy = TransformerPolicy(OBSERVATION, ACTION, steps)
     # The small start of the action head would hide errors in the body's gradient.
     with torch.no_grad():
         policy.get_parameter("head.2.weight").mul_(30.0)
-    return policy, synthetic(policy, tasks, episodes, steps, 1), synthetic(policy, tasks, episodes, steps, 2)
+    before, after = (synthetic(policy, tasks, episodes, steps, seed) for seed in (1, 2))
+    return policy.to(device), _on(device, before), _on(device, after)
 
 
-def _learner(policy: Policy, support: Batch, compile: bool) -> MAML:
+def _on(device: torch.device, batch: Batch) -> Batch:
+    return Batch(*(x.to(device) for x in batch))
+
+
+def learner_of(policy: Policy, support: Batch, compile: bool) -> MAML:
+    """A learner that takes one inner step on such data."""
     tasks, episodes, _ = support.valid.shape
     inner = MetaInnerLoop(steps=1, rate=0.01, unadapted_weight=0.0, compile=compile)
     settings = MAMLSettings(tasks=tasks, episodes=episodes, inner=inner)
@@ -154,9 +165,10 @@ def _learner(policy: Policy, support: Batch, compile: bool) -> MAML:
     return learner
 
 
-def _ours(policy: Policy, support: Batch, query: Batch, compile: bool) -> Run:
+def our_gradient(policy: Policy, support: Batch, query: Batch, compile: bool) -> Run:
+    """Our meta-gradient as a function without arguments."""
     policy = replica(policy, "math")
-    learner = _learner(policy, support, compile)
+    learner = learner_of(policy, support, compile)
     learners = learner.twins()
 
     def run() -> Gradients:

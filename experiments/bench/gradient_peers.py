@@ -28,7 +28,7 @@ def by_loop(policy: Policy, log_rates: Parameters, support: Batch, query: Batch)
     tasks = support.tokens.shape[0]
     totals = None
     for task in range(tasks):
-        before, after = support.select(_only(task)), query.select(_only(task))
+        before, after = support.select(task), query.select(task)
         inner = surrogate(functional_call(policy, parameters, (before.tokens,)), before)
         gradient = torch.autograd.grad(inner, [parameters[name] for name in rates], create_graph=True)
         adapted = {n: parameters[n] - torch.exp(rates[n]) * g for n, g in zip(rates, gradient, strict=True)}
@@ -57,7 +57,7 @@ def by_higher(policy: Policy, log_rates: Parameters, support: Batch, query: Batc
     tasks = support.tokens.shape[0]
     policy.zero_grad()
     for task in range(tasks):
-        before, after = support.select(_only(task)), query.select(_only(task))
+        before, after = support.select(task), query.select(task)
         override = {"lr": [torch.exp(rate) for rate in rates.values()]}
         optimiser = torch.optim.SGD(groups, lr=0.0)
         with higher.innerloop_ctx(policy, optimiser, copy_initial_weights=False, override=override) as (model, inner):
@@ -67,8 +67,27 @@ def by_higher(policy: Policy, log_rates: Parameters, support: Batch, query: Batc
     return _named(parameters, rates, [torch.zeros(()) if g is None else g for g in gradients])
 
 
-def _only(task: int) -> Tensor:
-    return torch.tensor(task)
+def by_learn2learn(policy: Policy, log_rates: Parameters, support: Batch, query: Batch) -> Gradients:
+    """`learn2learn.algorithms.MAML` at the mean rate, for it has only one and does not learn it.
+
+    Raises:
+        MissingPeer: without the package.
+    """
+    try:
+        from learn2learn.algorithms import MAML  # type: ignore[import-not-found]
+    except ImportError:
+        raise MissingPeer(
+            "gradient: `learn2learn` is missing; `pip install learn2learn` builds on Python 3.10 and older alone"
+        ) from None
+    rate = float(torch.stack([torch.exp(rate).mean() for rate in log_rates.values()]).mean())
+    learner, tasks = MAML(policy, lr=rate, allow_unused=True), support.tokens.shape[0]
+    policy.zero_grad()
+    for task in range(tasks):
+        before, after = support.select(task), query.select(task)
+        adapted = learner.clone()
+        adapted.adapt(surrogate(adapted(before.tokens), before))
+        (ppo(adapted(after.tokens), after, CLIP, VALUE, 0.0) / tasks).backward()
+    return {name: value.grad for name, value in policy.named_parameters() if value.grad is not None}, {}
 
 
 def _named(parameters: Parameters, rates: Parameters, gradients: list[Tensor] | tuple[Tensor, ...]) -> Gradients:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from agents.policy import widest
+
 
 def discounted_returns(reward: Tensor, valid: Tensor, discount: float) -> Tensor:
     """Discounted sum of future rewards (..., T); steps that are not valid take no time."""
@@ -44,16 +46,18 @@ def linear_baseline(observation: Tensor, returns: Tensor, valid: Tensor, ridge: 
         observation: (M, E, T, D). returns: (M, E, T) discounted. valid: (M, E, T).
     """
     tasks, episodes, steps, _ = observation.shape
-    observation = observation.clamp(-10.0, 10.0).double()
-    time = (torch.arange(steps, device=observation.device).double() / 100.0).expand(tasks, episodes, steps)[..., None]
+    wide, device = widest(observation.device), observation.device
+    observation = observation.clamp(-10.0, 10.0).to(wide)
+    time = (torch.arange(steps, device=device).to(wide) / 100.0).expand(tasks, episodes, steps)[..., None]
     features = torch.cat([observation, observation**2, time, time**2, time**3, torch.ones_like(time)], -1)
     rows = (features * valid[..., None]).flatten(1, 2)
     gram = rows.transpose(1, 2) @ rows
-    moment = rows.transpose(1, 2) @ returns.double().flatten(1)[..., None]
+    moment = rows.transpose(1, 2) @ returns.to(wide).flatten(1)[..., None]
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     while True:
         weights, trouble = torch.linalg.solve_ex(gram + ridge * identity, moment)
-        if (not trouble.any() and torch.isfinite(weights).all()) or ridge > 1e3:
+        sound = (trouble == 0).all() & torch.isfinite(weights).all()
+        if bool(sound) or ridge > 1e3:
             break
         ridge *= 10.0
     weights = torch.nan_to_num(weights, 0.0, 0.0, 0.0)

@@ -15,6 +15,7 @@ from metarl.algorithms.learner import Learner
 from metarl.algorithms.threads import cores, twin
 from metarl.config.settings import AlgorithmSettings
 from metarl.rollouts.episodes import Batch
+from metarl.rollouts.transfer import on_cpu, upload
 
 
 class OuterGradient(NamedTuple):
@@ -39,8 +40,8 @@ class GradientLearner(Learner):
         self.optimiser = torch.optim.Adam(self.parameter_groups(), eps=1e-5, fused=True)
         self.first_learning_rates = [group["lr"] for group in self.optimiser.param_groups]
         self.device = policy.log_std.device
-        # On a GPU several threads are of no use.
-        self.workers = 1 if self.device.type == "cuda" else settings.inner.workers or cores()
+        # On an accelerator several threads are of no use.
+        self.workers = settings.inner.workers or cores() if on_cpu(self.device) else 1
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """What the optimiser moves."""
@@ -65,25 +66,27 @@ class GradientLearner(Learner):
 
     def minibatches(self, size: int) -> Iterator[Tensor]:
         """Numbers below `size` for every minibatch of every epoch."""
-        for _ in range(self.settings.outer.n_epochs):
-            order = torch.randperm(size, generator=self.generator)
-            yield from order.to(self.device).tensor_split(min(self.settings.outer.minibatches, size))
+        orders = [torch.randperm(size, generator=self.generator) for _ in range(self.settings.outer.n_epochs)]
+        for order in upload(orders, self.device):
+            yield from order.tensor_split(min(self.settings.outer.minibatches, size))
 
-    def apply(self, gradient: Parameters, rate_gradient: Parameters) -> bool:
+    def apply(self, gradient: Parameters, rate_gradient: Parameters) -> Tensor:
         """Clip the gradient of the parameters in place and step the optimiser.
 
         Returns:
-            False if either gradient is not finite: then nothing moves.
+            A bool on the device, for which nobody has waited: False if either gradient is not finite. Then nothing
+            moves.
         """
         for name, value in gradient.items():
             self.parameters[name].grad = value
         for name, value in rate_gradient.items():
             self.rate_parameters[name].grad = value
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.outer.max_grad_norm)
-        if not torch.isfinite(norm + torch.nn.utils.get_total_norm(rate_gradient.values())):
-            return False
+        finite = torch.isfinite(norm + torch.nn.utils.get_total_norm(rate_gradient.values()))
+        # The optimiser's own switch, made for gradients scaled in half precision: on the device, so without a wait.
+        self.optimiser.found_inf = (~finite).float()
         self.optimiser.step()
-        return True
+        return finite
 
     def descend(
         self, rounds: Sequence[Batch], gradient: Callable[[Sequence[Batch]], OuterGradient]
@@ -93,13 +96,17 @@ class GradientLearner(Learner):
         Returns:
             Metrics: the mean loss, and the numbers of updates and of those that were skipped.
         """
-        total, skipped, count = 0.0, 0, 0
+        losses: list[Tensor] = []
+        moved: list[Tensor] = []
         for index in self.minibatches(len(rounds[0].tokens)):
             parameters, rate_parameters, loss = gradient([batch.select(index) for batch in rounds])
-            skipped += not self.apply(parameters, rate_parameters)
-            total += float(loss)
-            count += 1
-        return {"loss": total / count, "updates": float(count), "skipped_updates": float(skipped)}
+            moved.append(self.apply(parameters, rate_parameters))
+            losses.append(loss)
+        # All at once: reading a number waits for an accelerator.
+        told = torch.stack(losses)
+        values, steps = torch.stack([told, torch.stack(moved).to(told)]).tolist()
+        count = len(values)
+        return {"loss": sum(values) / count, "updates": float(count), "skipped_updates": count - sum(steps)}
 
     def state(self) -> dict[str, Tensor]:
         """The learned rates and the optimiser's memory, by name."""

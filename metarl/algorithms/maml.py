@@ -21,6 +21,7 @@ from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient
 from metarl.algorithms.threads import run_all
 from metarl.config.settings import MAMLSettings
 from metarl.rollouts.episodes import Batch
+from metarl.rollouts.transfer import on_cpu
 
 # Steps (over all episodes of a chunk of tasks) for which the activations of a small network stay in a CPU's cache.
 CPU_CHUNK = 4096
@@ -103,7 +104,8 @@ def meta_gradient(
             a module of its own (see `metarl.algorithms.threads.twin`), to have as many threads share the tasks.
         rate_parameters: what the loss makes its inner rates of, such as their logarithms; of any shapes.
         support, query: batches with a leading M (objects with `select(slice)`).
-        tasks: M. chunk: tasks per vmap call; all on a GPU, few on a CPU, where larger ones fall out of the cache.
+        tasks: M. chunk: tasks per vmap call; all on an accelerator, few on a CPU, where larger ones fall out of the
+            cache.
         differentiate: `reverse` or `compiled`.
     """
     losses = [task_loss] if callable(task_loss) else task_loss
@@ -117,7 +119,7 @@ def meta_gradient(
     shares = [(loss, parts[number :: len(losses)]) for number, loss in enumerate(losses)]
     gradients, value = _sum(run_all([partial(share, loss, mine) for loss, mine in shares if mine]))
     mean, mean_of_rates = ({name: gradient / tasks for name, gradient in part.items()} for part in gradients)
-    return OuterGradient(mean, mean_of_rates, value.cpu() / tasks)
+    return OuterGradient(mean, mean_of_rates, value / tasks)
 
 
 def _sum(results: Sequence[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
@@ -185,8 +187,8 @@ class MAML(GradientLearner):
         """Tasks per vmap call: as set; else a worker's share, but on a CPU no more than the cache holds."""
         tasks, *rest = batch.valid.shape
         share = math.ceil(tasks / self.workers)
-        on_gpu = self.device.type == "cuda"
-        return self.settings.inner.chunk or (share if on_gpu else max(min(CPU_CHUNK // math.prod(rest), share), 1))
+        cached = max(min(CPU_CHUNK // math.prod(rest), share), 1)
+        return self.settings.inner.chunk or (cached if on_cpu(self.device) else share)
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         metrics = self.descend(rounds, partial(self.meta_gradient, learners=self.twins()))

@@ -4,7 +4,7 @@ Training itself looks at one norm for each update, which costs next to nothing, 
 update began with. Only after a skip does this search repeat the update, up to the step that was skipped, and look there
 at everything in the order of causes: parameters, then the data of each round and the inner gradients on it, then what
 single tasks add to the outer step. It knows of an algorithm only `update`, `adapt` and two methods that need not be
-there: `apply`, which takes the outer step and returns False if that is not finite, and `minibatches`.
+there: `apply`, which takes the outer step and returns what is false if that is not finite, and `minibatches`.
 """
 
 from __future__ import annotations
@@ -99,11 +99,12 @@ def _first_skipped(learner: Learner, rounds: Sequence[Batch]) -> Parameters | No
     """Update up to the first step that is skipped: what it would have stepped by, or None if there is none."""
     apply: Any = getattr(learner, "apply", None)  # an update without it does not call it either
 
-    def watched(*changes: Parameters) -> bool:
+    def watched(*changes: Parameters) -> Any:
         step = _named(*changes)
-        if not apply(*changes):
+        moved = apply(*changes)
+        if not moved:
             raise _Stop(step)
-        return True
+        return moved
 
     return _update_with(learner, rounds, apply=watched)
 
@@ -111,11 +112,11 @@ def _first_skipped(learner: Learner, rounds: Sequence[Batch]) -> Parameters | No
 def _broken_alone(learner: Learner, rounds: Sequence[Batch]) -> Parameters:
     """The outer step from all of these data at once if its entries are not finite, else nothing; it is not taken."""
 
-    def seen(*changes: Parameters) -> bool:
+    def seen(*changes: Parameters) -> Tensor:
         step = _named(*changes)
         if not all_finite(step):
             raise _Stop(step)
-        return True
+        return torch.tensor(True)
 
     return _update_with(learner, rounds, apply=seen, minibatches=lambda size: [torch.arange(size)]) or {}
 

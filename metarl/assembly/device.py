@@ -4,38 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from metarl.config.settings import DEVICES
 from metarl.errors import CheckpointError, ConfigError, DeviceError
 
 FAULTS = (torch.OutOfMemoryError, torch.AcceleratorError)  # RuntimeErrors that say nothing about what was computed
+CPU = torch.device("cpu")
+# Accelerators, by the name that torch gives them, on which `python -m experiments.bench gpu` has trained faster than on
+# the CPU beside them: what `auto` takes. The physics stays on the CPU and the networks are small, so an accelerator has
+# to prove itself. None has been measured yet.
+FASTER: frozenset[str] = frozenset()
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a setting names; `auto` is the GPU if there is one.
+    """The device that a setting names, in the words of torch; `auto` is the CPU unless an accelerator is known to be
+    faster.
 
     Raises:
         ConfigError: if it names none.
         DeviceError: if the machine does not have it.
     """
-    kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
-        raise ConfigError(f"device={name}: must be auto, cpu, cuda or cuda:<number>")
-    if kind == "cpu":
-        return torch.device("cpu")
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "auto":
-        return torch.device("cuda" if found else "cpu")
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found if found is not None and device_name(found) in FASTER else CPU
+    kind, colon, index = name.partition(":")
+    module = _module(kind)
+    if module is None or (colon and (kind == CPU.type or not index.isdecimal())):
+        raise ConfigError(f"device={name}: must be {DEVICES}")
+    if kind == CPU.type:
+        return CPU
+    found = module.device_count() if module.is_available() else 0
     if found <= int(index or 0):
-        there = "CUDA is not available here" if not found else f"there are {found} CUDA devices, counted from 0"
+        there = f"of {kind} there are {found}, counted from 0" if found else f"there is no {kind} here"
         raise DeviceError(f"device={name}: {there}; choose device=cpu or device=auto")
     return torch.device(name)
 
 
+def _module(kind: str) -> Any:
+    """What torch has for a kind of device; None: nothing."""
+    try:
+        return torch.get_device_module(torch.device(kind))
+    except RuntimeError:
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """What torch calls the very device, such as `NVIDIA H100 80GB HBM3`; else its kind."""
+    tell = getattr(_module(device.type), "get_device_name", None)
+    return tell(device) if tell else device.type
+
+
 def gpu_memory(device: torch.device) -> int | None:
-    """Bytes of memory that a GPU has, used or not; None for a CPU."""
-    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+    """Bytes of memory that an accelerator has of its own, used or not; None for a CPU and what shares its memory."""
+    tell = getattr(_module(device.type), "mem_get_info", None)
+    return tell(device)[1] if tell else None
 
 
 @contextmanager

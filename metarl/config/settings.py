@@ -31,7 +31,8 @@ LISTED = 100_000  # tasks of a published list, which is drawn whole
 # What several commands say of a setting.
 SPLIT = "a fixed list of tasks: test, ood and validation (to choose by) hold out theirs, train does not"
 SEED = "of everything that is drawn"
-DEVICE = "auto, cpu, cuda or cuda:1; of policy and gradients, the physics runs on the CPU"
+DEVICES = "auto, cpu or an accelerator that torch has, such as cuda, cuda:1, mps or xpu"
+DEVICE = f"{DEVICES}; of policy and gradients, the physics runs on the CPU"
 THREADS = "of the physics; 0: all cores"
 TRUST = "modules outside of metarl that a run may name, such as trust=my_robots: their code will run"
 
@@ -59,12 +60,12 @@ Ranges = Annotated[dict[str, Any], said("a group of ranges, such as env.tasks.go
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+    if not re.fullmatch(r"[a-z]+(:\d+)?", value):
         raise ValueError
     return value
 
 
-Device = Annotated[str, AfterValidator(_device), said("auto, cpu, cuda or cuda:<number>")]
+Device = Annotated[str, AfterValidator(_device), said(DEVICES)]
 
 
 class EnvironmentSettings(Chosen):

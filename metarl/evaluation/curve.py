@@ -109,8 +109,8 @@ def curve(
 
 
 def per_task(values: Tensor) -> Tensor:
-    """Mean over the episodes of each task: (M, E, R) to (M, R), on the CPU."""
-    return values.double().mean(1).cpu()
+    """Mean over the episodes of each task: (M, E, R) to (M, R)."""
+    return values.double().mean(1)
 
 
 def measures(episodes: Episodes, control_period: float) -> dict[str, Tensor]:

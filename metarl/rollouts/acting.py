@@ -11,6 +11,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
 from agents.policy import Output, Policy, Position, State, log_probability
+from metarl.rollouts.transfer import on_cpu, upload
 
 Parameters = Mapping[str, Tensor]
 PolicyStep = Callable[[Tensor, State, Position], tuple[Output, State]]
@@ -21,14 +22,14 @@ class Memory(NamedTuple):
     """What N acting sequences carry from one step to the next."""
 
     state: State  # the policy's own memory
-    position: Position  # of the next token in the sequence; (N,) on the policy's device once sequences differ in it
+    position: Position  # of the next token in the sequence; (N,) on the CPU once sequences differ in it
     action: Tensor  # (N, A) the previous one, clipped to [-1, 1], on the CPU; 0 at the start
 
 
 class Decision(NamedTuple):
     """What was seen and decided in one step."""
 
-    token: Tensor  # (N, F) on the CPU
+    token: Tensor  # (N, F) on the policy's device
     action: Tensor  # (N, A) before clipping, on the CPU
     log_probability: Tensor  # (N,) of the action, on the policy's device
     value: Tensor  # (N,) on the policy's device
@@ -69,12 +70,24 @@ class Actor:
         """
         token = self.policy.layout.join(observation, memory.action, feedback, first, task)
         with torch.inference_mode():  # has less overhead than `no_grad`
-            output, state = self._step(token.to(self.policy.device), memory.state, memory.position)
+            token, position = self._there(token, memory.position)
+            output, state = self._step(token, memory.state, position)
             chosen = choose(output)
             density = log_probability(output, chosen)
         action = chosen.to("cpu", copy=True)  # tensors of inference mode cannot be written to outside of it
         decision = Decision(token, action, density, output.value)
         return decision, Memory(state, memory.position + 1, action.clamp(-1.0, 1.0))
+
+    def _there(self, token: Tensor, position: Position) -> tuple[Tensor, Position]:
+        """Tokens (N, F) and their position on the policy's device.
+
+        An accelerator is given the position of each sequence, which makes the shapes of every step the same.
+        """
+        device = self.policy.device
+        if on_cpu(device):
+            return token, position
+        token, places = upload([token, torch.as_tensor(position).to(token).expand(len(token))], device)
+        return token, places.long()
 
     def next_episode(self, memory: Memory, felt: Tensor, horizon: int) -> tuple[Memory, Tensor]:
         """Memory and last feedback (N,) with which the next episode of a trial, of `horizon` steps, begins.
@@ -95,32 +108,32 @@ class Actor:
         What a policy writes into its memory in place stays, until the next token, which has the same position, takes
         its place.
         """
-        there = void.to(self.policy.device)
 
         def chosen(new: Any, old: Any) -> Any:
             if not isinstance(new, Tensor) or new.data_ptr() == old.data_ptr():
                 return new
-            return torch.where(there.view(-1, *[1] * (new.dim() - 1)), old, new)
+            return torch.where(void.to(new.device).view(-1, *[1] * (new.dim() - 1)), old, new)
 
         state = tree_map(chosen, after.state, before.state)
-        return Memory(state, after.position - there.long(), torch.where(void[:, None], before.action, after.action))
+        return Memory(state, after.position - void.long(), torch.where(void[:, None], before.action, after.action))
 
 
 def sample_with(noise: Tensor) -> Choose:
-    """Choose actions by standard normal noise (T, N, A), one row for each step."""
+    """Choose actions by standard normal noise (T, N, A) on the policy's device, one row for each step."""
     rows = iter(noise)
 
     def choose(output: Output) -> Tensor:
-        return torch.addcmul(output.mean, next(rows).to(output.mean.device), torch.exp(output.log_std))
+        return torch.addcmul(output.mean, next(rows), torch.exp(output.log_std))
 
     return choose
 
 
 def sample(output: Output, generator: torch.Generator) -> Tensor:
     """Actions drawn by a generator."""
-    noise = torch.randn(output.mean.shape, generator=generator, device=generator.device)
+    noise = torch.randn(output.mean.shape, generator=generator)
+    (noise,) = upload([noise], output.mean.device)
     # Not `addcmul`: it rounds once less, and what an agent does and adapts to would change in the last bit.
-    return output.mean + noise.to(output.mean.device) * torch.exp(output.log_std)
+    return output.mean + noise * torch.exp(output.log_std)
 
 
 def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> PolicyStep:

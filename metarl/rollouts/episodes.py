@@ -11,7 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes of M tasks: E sequences per task, T = R * H steps per sequence of R episodes (R = 1 without trials)."""
+    """Episodes of M tasks: E sequences per task, T = R * H steps per sequence of R episodes (R = 1 without trials).
+
+    What there is of every control step lies on the policy's device, what there is of an episode on the CPU.
+    """
 
     tokens: Tensor  # (M, E, T, F) what the policy saw
     actions: Tensor  # (M, E, T, A) as sampled, before clipping

@@ -14,6 +14,7 @@ from envs.core.environment import Environment, Step
 from envs.errors import TaskError
 from metarl.rollouts.acting import Actor, Choose, Parameters, sample_with
 from metarl.rollouts.episodes import Episodes
+from metarl.rollouts.transfer import upload
 
 Listener = Callable[[int, Step | None], None]
 
@@ -41,10 +42,10 @@ class Simulations(Protocol):
 class Transition(NamedTuple):
     """What happened to N simulations in one control step."""
 
-    token: Tensor  # (N, F) what the policy saw
+    token: Tensor  # (N, F) what the policy saw, on its device
     action: Tensor  # (N, A) as sampled, before clipping
-    log_probability: Tensor  # (N,)
-    value: Tensor  # (N,)
+    log_probability: Tensor  # (N,) on the policy's device
+    value: Tensor  # (N,) likewise
     reward: Tensor  # (N,) 0 where not valid
     feedback: Tensor  # (N,) likewise
     valid: Tensor  # (N,) 1.0 where the episode still ran and nothing failed, else 0.0
@@ -115,7 +116,7 @@ def collect(
         listener: see `play`.
 
     Returns:
-        Episodes with T = R * H, on the policy's device.
+        Episodes with T = R * H.
 
     Raises:
         TaskError: if the environment has no tasks.
@@ -124,7 +125,9 @@ def collect(
         raise TaskError(f"{env.name}: set tasks before collecting episodes")
     actor = Actor(policy, adapted, len(env.tasks))
     shape = (trial_episodes * env.horizon, env.num_simulations, env.action_size)
-    choose = attrgetter("mean") if deterministic else sample_with(torch.randn(shape, generator=generator))
+    choose: Choose = attrgetter("mean")
+    if not deterministic:
+        choose = sample_with(*upload([torch.randn(shape, generator=generator)], policy.device))
     transitions: list[Transition] = []
     failure: str | None = None
     for t, transition in enumerate(play(env, actor, choose, trial_episodes, listener)):
@@ -144,10 +147,11 @@ def summarise(
     fed_the_reward: bool,
     failure: str | None = None,
 ) -> Episodes:
-    """Episodes (M, E, T, ...) on `device` from T = R * H transitions of N = M * E simulations.
+    """Episodes (M, E, T, ...) from T = R * H transitions of N = M * E simulations.
 
     Args:
-        tasks: M. horizon: H. fed_the_reward: see `Episodes`. failure: the first failure in words, if any.
+        tasks: M. horizon: H. device: of the policy. fed_the_reward: see `Episodes`.
+        failure: the first failure in words, if any.
     """
 
     def by_episode(name: str) -> Tensor:
@@ -156,7 +160,7 @@ def summarise(
 
     def by_task(x: Tensor) -> Tensor:
         """(N, ...) to (M, E, ...)."""
-        return x.unflatten(0, (tasks, -1)).to(device)
+        return x.unflatten(0, (tasks, -1))
 
     def in_sequence(name: str) -> Tensor:
         """A field of all transitions (M, E, T, ...)."""
@@ -166,14 +170,16 @@ def summarise(
     # Valid steps come first in an episode; one that broke ended without success.
     count = by_episode("valid").sum(1).long()
     last = success.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
+    actions, *told = upload([in_sequence(name) for name in ("action", "reward", "feedback", "valid")], device)
+    reward, feedback, valid = told
     return Episodes(
         tokens=in_sequence("token"),
-        actions=in_sequence("action"),
+        actions=actions,
         log_probability=in_sequence("log_probability"),
         value=in_sequence("value"),
-        reward=in_sequence("reward"),
-        feedback=in_sequence("feedback"),
-        valid=in_sequence("valid"),
+        reward=reward,
+        feedback=feedback,
+        valid=valid,
         success_at_end=by_task((last & ~broken.any(1)).T),
         success_any_step=by_task(success.any(1).T),
         steps_to_success=by_task(torch.where(success.any(1), success.float().argmax(1) + 1, horizon).T),

@@ -73,7 +73,7 @@ def explore(
     fed_the_reward: bool = True,
     generator: torch.Generator,
 ) -> Episodes:
-    """At least `episodes` exploring episodes of H steps: Episodes with M = 1, on the policy's device.
+    """At least `episodes` exploring episodes of H steps: Episodes with M = 1.
 
     Their reward is the feedback: at deployment nothing else exists. All environments begin together, and rest as soon
     as the episodes of all are over. They do not tell success: it is False.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -113,7 +113,7 @@ class Trainer:
         rounds, seconds = self._rollouts(env, learner)
         update_start = time.perf_counter()
         batches = [batch for _, batch in rounds]
-        self.policy.critic.rescale(torch.cat([batch.target[batch.valid > 0] for batch in batches]))
+        self.policy.critic.rescale(_valid([(batch.target, batch.valid) for batch in batches]))
         start = snapshot(learner)
         metrics = learner.update(batches)
         if lacking := {"updates", "skipped_updates"} - metrics.keys():
@@ -123,7 +123,7 @@ class Trainer:
             message = search_update(learner, start, batches).text(_names(env))
             self.failure = Failure(message, self.iteration, _names(env), start, batches)
             self.troubles.append(self.failure.message)
-        tokens = torch.cat([episodes.tokens[episodes.valid > 0] for episodes, _ in rounds])
+        tokens = _valid([(episodes.tokens, episodes.valid) for episodes, _ in rounds])
         if not self.policy.normaliser.update(tokens):
             self.troubles.append(search_data(learner, batches).text(_names(env)))
         self.iteration += 1
@@ -214,6 +214,15 @@ def _names(env: Environment) -> list[str]:
     """All tasks of an environment in words, for messages."""
     assert env.tasks is not None
     return [f"task {index} {env.tasks.describe(index)}" for index in range(len(env.tasks))]
+
+
+def _valid(rounds: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The entries at the valid steps (n, ...) of all rounds of values (M, E, T, ...) and whether these are valid.
+
+    How many these are an accelerator has to be asked, and that is waited for: once, and not in each round.
+    """
+    values, valid = zip(*rounds, strict=True)
+    return torch.cat([value.flatten(0, 2) for value in values])[torch.cat([each.flatten() for each in valid]) > 0]
 
 
 def _outcome(episodes: Episodes, when: str) -> dict[str, float]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from experiments.bench import gradient
+from experiments.bench import gpu, gradient
+from experiments.bench.__main__ import main
 from experiments.bench.gradient_peers import by_loop, replica
 
 
@@ -18,8 +19,51 @@ def threads() -> Iterator[None]:
 
 
 def test_the_gradient_is_that_of_a_loop_over_tasks() -> None:
-    policy, support, query = gradient._problem(3, 2, 5)
-    log_rates = gradient._learner(policy, support, compile=False).rate_parameters
-    ours = gradient._ours(policy, support, query, compile=False)()
+    policy, support, query = gradient.problem(3, 2, 5)
+    log_rates = gradient.learner_of(policy, support, compile=False).rate_parameters
+    ours = gradient.our_gradient(policy, support, query, compile=False)()
     theirs = by_loop(replica(policy, "math"), log_rates, support, query)
     assert gradient.TOLERANCE.met(gradient.difference(ours, theirs))
+
+
+def test_an_accelerator_is_compared_with_the_cpu() -> None:
+    """With the CPU on both sides: the same work, so that neither can be far ahead, and the same numbers."""
+    bench = gpu.Bench(torch.device("cpu"), quick=True)
+    rows = [row for measure in (gpu.acting, gpu.widths) for row in measure(bench)]
+    assert [row.name for row in rows] == [
+        "acting in 8 simulations",
+        "width 32: acting in 4 simulations",
+        "width 32: gradient of 4 x 5 steps",
+    ]
+    assert all(row.group == "gpu" and row.unit == "x" and 0.0 < row.low <= row.value for row in rows)
+
+
+def test_what_is_computed_on_both_sides_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = gpu.Bench(torch.device("cpu"), quick=True)
+    monkeypatch.setattr(gpu, "ALGORITHMS", ("reptile",))
+    (row,) = gpu.correctness(bench)
+    assert row.value == 0.0 and row.target == gpu.ROUNDING
+    seeds = iter((0, 1))
+    monkeypatch.setattr(gpu, "_iterated", lambda settings, device: {"x": torch.tensor([2.0 + next(seeds)])})
+    (row,) = gpu.correctness(bench)
+    assert row.value == pytest.approx(0.5) and row.target is not None and not row.target.met(row.value)
+
+
+def test_time_runs_out_and_the_rest_is_shorter() -> None:
+    late = gpu.Bench(torch.device("cpu"), quick=False, began=-1e9)
+    calls: list[str] = []
+    late.faster("name", {side: lambda side=side: calls.append(side) for side in ("there", "here")})
+    assert calls.count("there") == calls.count("here") == 3  # to warm up, to see how long it takes, and one that counts
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here")
+def test_without_an_accelerator_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["gpu"], "torch finds no accelerator here; --dry sees on the CPU whether everything runs"),
+        (["gpu", "memory"], "gpu stands alone"),
+        (["memory", "--dry"], "--dry belongs to gpu"),
+        (["gpo"], "unknown group 'gpo' (valid: environment, acting, gradient, memory, gpu)"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2 and words in capsys.readouterr().err

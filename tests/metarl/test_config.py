@@ -14,7 +14,7 @@ from agents.policy import ADAPT
 from agents.transformer import CONTEXTS
 from envs.core.tasks import SPLITS
 from envs.registry import names
-from metarl.assembly import build
+from metarl.assembly import build, device
 from metarl.assembly.build import LEARNERS
 from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import stored_settings
@@ -282,7 +282,7 @@ TOP = (
         (["resume=runs/x", "seed=3"], "seed=3: a resumed run keeps its own settings; only budget, device and trust"),
         (["resume=runs/x", "budget.iterations=0"], "budget.iterations=0: must be an integer, 1 or more, or null"),
         (["resume=runs/x", "budget=null"], "budget=null: is a group of settings (env_steps, iterations, minutes)"),
-        (["resume=runs/x", "device=null"], "device=null: must be auto, cpu, cuda or cuda:<number>"),
+        (["resume=runs/x", "device=null"], "device=null: must be auto, cpu or an accelerator"),
         (["algo=reptile", "algo.inner.workers=2"], "algo.inner.workers=2: unknown key; "),
         (["algo.inner.rat=1"], "algo.inner.rat=1: unknown key; did you mean 'algo.inner.rate'? (valid in algo.inner: "),
         (["resume=runs/x", "budget.minutes=1", "budget.iterations=2"], "budget: must have exactly one of "),
@@ -311,7 +311,7 @@ def defaults() -> dict[str, Any]:
         ("algo.warm_start.settings.tasks", 0, "algo.warm_start.settings.tasks=0: must be an integer, 1 or more"),
         ("algo.inner", 3, "algo.inner=3: is a group of settings ("),
         ("budget.minutes", -1, "budget.minutes=-1: must be a number above 0, or null"),
-        ("device", "gpu", "device=gpu: must be auto, cpu, cuda or cuda:<number>"),
+        ("device", "cuda:x", "device=cuda:x: must be auto, cpu or an accelerator that torch has, such as cuda, cuda:1"),
         ("env.goal_visible", 2, "env.goal_visible=2: must be true or false"),
         ("env.tasks", 3, "env.tasks=3: must be a group of ranges"),
         ("agent.hidden", 64, "agent.hidden=64: must be a list [a, b, ...]; each entry an integer, 1 or more"),
@@ -351,22 +351,37 @@ def test_mistakes_in_the_other_commands(command: str, overrides: list[str], text
 
 
 def test_devices() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ConfigError, match="device=gpu: must be"):
-        resolve_device("gpu")
+    assert resolve_device("cpu") == resolve_device("auto") == torch.device("cpu")
+    for word in ("gpu", "meta", "hpu", "cpu:0", "auto:1", "cuda:", "cuda:x", ""):
+        with pytest.raises(
+            ConfigError, match=f"^device={word}: must be auto, cpu or an accelerator that torch has, such"
+        ):
+            resolve_device(word)
 
 
-def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_a_device_that_is_not_there(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = torch.get_device_module(kind)
+    monkeypatch.setattr(module, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=f"device={kind}: there is no {kind} here; choose device=cpu or device=auto"):
+        resolve_device(kind)
+    monkeypatch.setattr(module, "is_available", lambda: True)
+    monkeypatch.setattr(module, "device_count", lambda: 2)
+    assert resolve_device(kind) == torch.device(kind)
+    assert resolve_device(f"{kind}:1") == torch.device(f"{kind}:1")
+    for number in (2, 2**40):  # torch itself takes the latter for none
+        with pytest.raises(DeviceError, match=f"device={kind}:{number}: of {kind} there are 2, counted from 0"):
+            resolve_device(f"{kind}:{number}")
+
+
+def test_an_accelerator_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` takes one only if the bench has seen that very kind be faster."""
+    found = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Quick 3000")
     assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(DeviceError, match="device=cuda: CUDA is not available here; choose device=cpu or device=auto"):
-        resolve_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(DeviceError, match="device=cuda:2: there are 2 CUDA devices, counted from 0"):
-        resolve_device("cuda:2")
+    monkeypatch.setattr(device, "FASTER", frozenset({"Quick 3000"}))
+    assert resolve_device("auto") == found
 
 
 def test_a_family_may_prefer_an_algorithm() -> None:
