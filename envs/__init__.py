@@ -18,8 +18,8 @@ _NAMES = {
     "Push": "push",
     "PushTurned": "push_turned",
     "Reach": "reach",
-    "ReachCartesian": "reach_cartesian",
     "ReachSearch": "reach_search",
+    "ReachSquared": "reach_squared",
     "ReachWorn": "reach_worn",
 }
 

@@ -22,8 +22,8 @@ _FACTORIES: dict[str, Factory | str] = {
     "push": "envs.families.push:Push",
     "push_turned": "envs.families.push_turned:PushTurned",
     "reach": "envs.families.reach:Reach",
-    "reach_cartesian": "envs.families.reach_cartesian:ReachCartesian",
     "reach_search": "envs.families.reach_search:ReachSearch",
+    "reach_squared": "envs.families.reach_squared:ReachSquared",
     "reach_worn": "envs.families.reach_worn:ReachWorn",
 }
 

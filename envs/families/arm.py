@@ -43,18 +43,6 @@ def scene(gripper: bool, kinds: tuple[str, ...]) -> mujoco.MjSpec:
     return spec
 
 
-def damped_least_squares(jacobian: Tensor, twist: Tensor) -> Tensor:
-    """The joint angles' change (N, J) in rad that moves a hand by `twist` (N, K), damped near singular postures.
-
-    J^T (J J^T + lambda^2 I)^-1 twist (Buss 2004, "Introduction to inverse kinematics", eq. 11).
-
-    Args:
-        jacobian: (N, K, J).
-    """
-    normal = jacobian @ jacobian.mT + DAMPING * torch.eye(twist.shape[-1], dtype=twist.dtype)
-    return (jacobian.mT @ torch.cholesky_solve(twist[..., None], torch.linalg.cholesky(normal)))[..., 0]
-
-
 class ArmEnvironment(MujocoFamily):
     """An arm that moves its hand in straight steps, and one object whose shape, extents, mass and friction vary.
 
@@ -148,7 +136,7 @@ class ArmEnvironment(MujocoFamily):
     def move(self, step: Tensor) -> None:
         """Command the arm: move the target point by step (N, 3) in m, inside `bounds`, the hand still pointing down.
 
-        One step of damped least squares from the present joint angles.
+        One step of damped least squares (Buss 2004, eq. 11) from the present joint angles.
         """
         target = torch.clamp(self.target + step, self.grip - SLACK, self.grip + SLACK)
         self.target = torch.clamp(target, *self.bounds)
@@ -156,5 +144,7 @@ class ArmEnvironment(MujocoFamily):
         w, x, y, z = self.grip_quat.unbind(-1)
         turn = 2 * ORIENTATION_GAIN * torch.sign(x)[:, None] * torch.stack([w, z, -y], -1)
         twist = torch.cat([self.target - self.grip, turn], -1)
-        change = damped_least_squares(self.jacobian(), twist)
-        self.ctrl[:, :ARM] = torch.clamp(self.qpos[:, :ARM] + change, self.low, self.high)
+        jacobian = self.jacobian()
+        normal = jacobian @ jacobian.mT + DAMPING * torch.eye(6, dtype=torch.float64)
+        change = jacobian.mT @ torch.cholesky_solve(twist[..., None], torch.linalg.cholesky(normal))
+        self.ctrl[:, :ARM] = torch.clamp(self.qpos[:, :ARM] + change[..., 0], self.low, self.high)

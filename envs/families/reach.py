@@ -88,7 +88,7 @@ class Reach(MujocoFamily):
         self.goal = self.assigned["goal"]
 
     def initial_state(self) -> dict[str, Tensor]:
-        spread = 0.02 * self.noise(self.num_simulations, len(self.home)).double()
+        spread = 0.02 * self.noise(self.num_simulations, self.action_size).double()
         start = self.home + spread
         goal = self.goal[:, None].double()
         return {"qpos": start, "ctrl": start, "mocap_pos": goal, "xfrc_applied": self.force}

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from envs.core.tasks import Tasks
 from envs.families.reach import DELTA
-from envs.families.reach_cartesian import ReachCartesian
 from envs.families.reach_search import ReachSearch
+from envs.families.reach_squared import ReachSquared
 from envs.families.reach_worn import GOAL_HIGH, GOAL_LOW, ReachWorn
 from tests.envs.controllers.reach import knows, reacts
 
@@ -32,29 +32,16 @@ def test_every_goal_of_the_shelf_is_soon_reached_and_felt_nowhere_else(split: st
     assert step.success.all()
 
 
-@pytest.mark.parametrize("split", ["test", "ood"])
-def test_the_hand_moves_straight_to_any_goal(split: str) -> None:
-    env = ReachCartesian(COUNT, threads=1)
-    env.set_tasks(env.distribution.published(split, COUNT))
+def test_the_squared_reward_is_steeper_further_from_the_goal() -> None:
+    env = ReachSquared(COUNT, threads=1)
+    env.set_tasks(env.distribution.published("test", COUNT))
     env.reset()
-    start, goal, aside = env.grip.clone(), env.goal.double(), []
-    line = torch.nn.functional.normalize(goal - start, dim=-1)
     for _ in range(env.horizon):
-        step = env.step((5.0 * (goal - env.grip)).float())
-        way = env.grip - start
-        aside.append((way - (way * line).sum(-1, keepdim=True) * line).norm(dim=-1))
-    assert step.success.all()
-    assert torch.stack(aside).amax(0).median() < 0.06
-
-
-def test_a_command_is_four_centimetres_along_one_axis() -> None:
-    env = ReachCartesian(3, threads=1)
-    env.set_tasks(env.distribution.published("test", 3))
-    env.reset()
-    start = env.grip.clone()
-    for action in (*[torch.eye(3)] * 3, *[torch.zeros(3, 3)] * 12):
-        env.step(action)
-    torch.testing.assert_close(env.grip - start, 0.12 * torch.eye(3).double(), atol=0.02, rtol=0.0)
+        step = env.step(reacts(env, 0.3))
+        distance = (env.grip.float() - env.assigned["goal"]).norm(dim=-1)
+        torch.testing.assert_close(step.terms["distance"], -10.0 * distance**2)
+        torch.testing.assert_close(step.reward, sum(step.terms.values()))
+    assert step.success.all() and torch.equal(step.feedback, step.reward)
 
 
 @pytest.mark.parametrize(("split", "least"), [("test", 0.97), ("ood", 0.8)])

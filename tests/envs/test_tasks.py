@@ -223,15 +223,15 @@ PUBLISHED = {
         },
         2952.2850008524183,
     ),
-    ("reach_cartesian", "test"): (
+    ("reach_squared", "test"): (
         {"goal": [0.422881, 0.097364, 0.38663], "payload_mass": [0.811592], "damping_scale": [0.536444]},
         4113.955940534423,
     ),
-    ("reach_cartesian", "validation"): (
+    ("reach_squared", "validation"): (
         {"goal": [0.522994, -0.23616, 0.305122], "payload_mass": [1.169289], "damping_scale": [1.22649]},
         4289.659075856842,
     ),
-    ("reach_cartesian", "ood"): (
+    ("reach_squared", "ood"): (
         {"goal": [0.374548, -0.127025, 0.514799], "payload_mass": [2.559103], "damping_scale": [0.608434]},
         7683.6528965242105,
     ),

@@ -1,0 +1,36 @@
+"""Reach with the squared distance as its reward: how steep it is tells a gradient step how far to go."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from envs.core.tasks import Range
+from envs.families.reach import Reach
+
+
+class ReachSquared(Reach):
+    """The arm of `Reach` with a reward that a gradient step can follow to its end; horizon 50 (2.5 s).
+
+    Observation, action, success and task parameters are those of `Reach`: D = 24, with `goal_visible` 27; A = 7. Goals
+    are held out in blocks of 6 x 14 x 9 cm.
+
+    Reward terms: `distance` = -10 d^2 (d: grip to goal, m), `effort` = -0.005 |action|^2. The square is that of the
+    navigation in the MAML paper: the further the goal, the steeper it is, so that the length of a gradient step can be
+    right as well as its direction. The slope of -d is the same everywhere.
+    """
+
+    name = "reach_squared"
+    parameters = {
+        **Reach.parameters,
+        "goal": Range(
+            (0.35, -0.35, 0.15),
+            (0.65, 0.35, 0.60),
+            ood=Reach.parameters["goal"].ood,
+            unit="m",
+            within=((-0.9, -0.9, 0.0), (0.9, 0.9, 1.2)),
+            semantic=True,
+        ),
+    }
+
+    def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
+        return {"distance": -10.0 * self.distance.square(), "effort": -0.005 * action.square().sum(-1)}
