@@ -127,6 +127,10 @@ class Grasp(ArmEnvironment):
         self.touching = torch.stack([force.square().sum(-1) > self.touch_force**2 for force in self.forces], -1)
         self.grasped = self.touching.all(-1)
 
+    def safe(self) -> Tensor:
+        """(N,) bool: whether the object is in the gripper as it should be."""
+        return self.grasped
+
     def sense(self) -> None:
         noise = self.noise(self.num_simulations, 7).double()
         position, quat = self.camera()
@@ -134,7 +138,7 @@ class Grasp(ArmEnvironment):
         self.noisy_quat = quat + TURN_NOISE * noise[:, 3:]
         self.feel()
         self.error = (self.object_position[:, 2] - HEIGHT).abs()
-        self.held = self.grasped & (self.error < TOLERANCE)
+        self.held = self.safe() & (self.error < TOLERANCE)
         self.last_loose = torch.where(self.held, self.last_loose, self.elapsed)
 
     def seen(self) -> list[Tensor]:

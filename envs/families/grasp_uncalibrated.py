@@ -13,6 +13,7 @@ from envs.families.shapes import KINDS
 SHIFT, TURN = 0.06, 0.4  # m and rad, largest errors of the camera
 CENTRE = (0.5, 0.0)  # m, about which the camera's view is turned
 WEAKEST, STRONGEST = 0.4, 30.0  # N, with which a finger may close
+REGULATION = 0.2  # of the way to the commanded force that the fingers' drives go in a control step
 
 
 class GraspUncalibrated(Grasp):
@@ -32,15 +33,18 @@ class GraspUncalibrated(Grasp):
     | 38    | natural logarithm of the breaking force    | ln N     |
 
     Action (A = 5): as in grasp, and the force with which each finger closes at most: -1 is 0.4 N, 1 is 30 N, and the
-    logarithm is linear between them.
+    logarithm is linear between them. The drives go a fifth of the way there in a control step, from 0 at the start: a
+    pressure that is regulated, which averages what shakes the command.
 
     The object breaks when both pads touch it and the fingers' drives press with more than its breaking force, which is
     `strength` times what just holds it at rest, mass * 9.81 / (2 friction) N; to lift it swiftly takes some 1.7 times
     that. An episode in which it broke cannot succeed.
 
-    Reward terms: as in grasp, though a broken object counts as neither grasped nor lifted, and `broken` = -2 in the
-    step in which it breaks. Success: as in grasp, and unbroken. Feedback: 1 while it is held at the target height, -1
-    in the step in which it breaks.
+    Reward terms: as in grasp, though `lifted` is a third of it once the object is broken: whoever cannot lift learns to
+    lift first, and then to be gentle; `close` = 0.3 (1 - tanh(25 d)); `force` = 0.3 (1 - tanh(2 e)) with e the difference
+    of the logarithms of the force and of 0.85 times what breaks the object; `broken` = -0.5 in the step in which it
+    breaks. Success: as in grasp, and unbroken. Feedback: 1 while it is held at the target height,
+    -1 in the step in which it breaks.
 
     Task parameters (hidden): `camera_shift` (2, m), `camera_turn` (rad, counterclockwise as seen from above),
     `strength`, and `object_shape`, `object_size`, `object_mass`, `friction` as in grasp, the latter two over wider
@@ -72,6 +76,7 @@ class GraspUncalibrated(Grasp):
         self.drive_limits = self.simulator.limits("actuator_forcerange")[:, ARM:]
         self.broken = torch.zeros(self.num_simulations, dtype=torch.bool)
         self.broken_before = self.broken.clone()
+        self.level = torch.zeros(self.num_simulations, dtype=torch.float64)
 
     def apply_tasks(self) -> None:
         super().apply_tasks()
@@ -83,12 +88,15 @@ class GraspUncalibrated(Grasp):
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)
         self.broken[mask] = self.broken_before[mask] = False
+        self.level[mask] = 0.0
 
     def control(self, action: Tensor) -> None:
         self.broken_before = self.broken.clone()
+        self.level += REGULATION * (action[:, 4].double() - self.level)
         middle, span = (WEAKEST * STRONGEST) ** 0.5, (STRONGEST / WEAKEST) ** 0.5
-        force = middle * span ** action[:, 4:].double()
-        self.drive_limits.copy_(torch.stack([-force, force], -1))
+        self.closing_force = middle * span**self.level
+        limit = self.closing_force[:, None].expand(-1, 2)
+        self.drive_limits.copy_(torch.stack([-limit, limit], -1))
         super().control(action[:, :4])
 
     def camera(self) -> tuple[Tensor, Tensor]:
@@ -107,14 +115,25 @@ class GraspUncalibrated(Grasp):
         super().feel()
         pressed = -self.drive.mean(-1)
         self.broken = self.broken | (self.grasped & (pressed > self.breaking_force))
-        self.grasped = self.grasped & ~self.broken
+
+    def safe(self) -> Tensor:
+        return self.grasped & ~self.broken
 
     def hidden(self) -> Tensor:
         camera = self.assigned["camera_shift"], self.assigned["camera_turn"]
         return torch.cat([super().hidden(), *camera, self.breaking_force.log()[:, None]], -1)
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        return {**super().reward_terms(action), "broken": -2.0 * self.breaks()}
+        distance = torch.linalg.vector_norm(self.object_position - self.grip, dim=-1).float()
+        error = (self.closing_force / (0.85 * self.breaking_force)).log().abs().float()
+        terms = super().reward_terms(action)
+        return {
+            **terms,
+            "lifted": torch.where(self.broken, terms["lifted"] / 3, terms["lifted"]),
+            "close": 0.3 * (1.0 - torch.tanh(25.0 * distance)),
+            "force": 0.3 * (1.0 - torch.tanh(2.0 * error)),
+            "broken": -0.5 * self.breaks(),
+        }
 
     def breaks(self) -> Tensor:
         """(N,) float32: 1 in the step in which the object breaks."""
