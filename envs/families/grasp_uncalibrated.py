@@ -40,10 +40,10 @@ class GraspUncalibrated(Grasp):
     `strength` times what just holds it at rest, mass * 9.81 / (2 friction) N; to lift it swiftly takes some 1.7 times
     that. An episode in which it broke cannot succeed.
 
-    Reward terms: as in grasp, though `lifted` is a third of it once the object is broken: whoever cannot lift learns to
-    lift first, and then to be gentle; `close` = 0.3 (1 - tanh(25 d)); `force` = 0.3 (1 - tanh(2 e)) with e the difference
-    of the logarithms of the force and of 0.85 times what breaks the object; `broken` = -0.5 in the step in which it
-    breaks. Success: as in grasp, and unbroken. Feedback: 1 while it is held at the target height,
+    Reward terms: as in grasp, though `lifted` is a third of it once the object is broken: whoever cannot lift learns
+    to lift first, and then to be gentle; `close` = 0.3 (1 - tanh(25 d)); `force` = 0.3 (1 - tanh(2 e)) with e the
+    difference of the logarithms of the force and of 0.85 times what breaks the object; `broken` = -0.5 in the step in
+    which it breaks. Success: as in grasp, and unbroken. Feedback: 1 while it is held at the target height,
     -1 in the step in which it breaks.
 
     Task parameters (hidden): `camera_shift` (2, m), `camera_turn` (rad, counterclockwise as seen from above),
