@@ -32,6 +32,10 @@ class RenderError(MetaRLError):
     """A picture or a video cannot be made."""
 
 
+class ExportError(MetaRLError):
+    """A policy cannot be written as a file for another program."""
+
+
 class TrainingError(MetaRLError):
     """Training makes no progress, for example because its gradients are not finite."""
 

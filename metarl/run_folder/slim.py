@@ -46,11 +46,20 @@ def keep_adapted(source: RunFolder, target: Path, checkpoint: Checkpoint) -> Run
     Raises:
         RunFolderError: if it cannot be written, or something else is there.
     """
+    check_free(target)
+    return _put(source, target, checkpoint)
+
+
+def check_free(target: Path) -> None:
+    """Refuse a place where something else is than a policy that was kept.
+
+    Raises:
+        RunFolderError: in one line.
+    """
     with guard(f"write {target}"):
         taken = target.exists() and not (target.is_dir() and all(map(left_over, target.iterdir())))
     if taken and not _is_kept(target):
         raise RunFolderError(f"{target} is there already, and is not a policy that was kept: give another name")
-    return _put(source, target, checkpoint)
 
 
 def _is_kept(folder: Path) -> bool:

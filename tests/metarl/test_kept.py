@@ -99,7 +99,14 @@ def test_the_commands_take_it(adapted: Agent, tmp_path: Path, capsys: pytest.Cap
     assert states(tmp_path)[path] == f"adapted, of {adapted.run.folder.path}"
     with pytest.raises(RunFolderError, match="arm7 is adapted to one task: training goes on in the run"):
         train(compose([f"resume={path}", "budget.iterations=2"]))
-    given = ["env=point2d", "algo=maml", "agent=transformer", "agent.width=8", "agent.context=trial", f"algo.warm_start.run={path}"]
+    given = [
+        "env=point2d",
+        "algo=maml",
+        "agent=transformer",
+        "agent.width=8",
+        "agent.context=trial",
+        f"algo.warm_start.run={path}",
+    ]
     with pytest.raises(ConfigError, match="is adapted to one task; begin from the run that it came from"):
         train(compose([*given, f"env.horizon={HORIZON}", f"run_dir={tmp_path / 'run'}"]))
 
