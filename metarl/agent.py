@@ -193,7 +193,7 @@ class Agent:
         choose = mean_action if deterministic else partial(sample, generator=self.generator)
         trial = self.run.learner.settings.trial_episodes
         actions, after = act(self._acting, recall, seen, felt, begins, trial, choose)
-        return actions[0] if np.ndim(observation) == 1 else actions, after
+        return actions[0] if np.asarray(observation).ndim == 1 else actions, after
 
     @cached_property
     def _acting(self) -> ActingStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 from functools import partial
 from pathlib import Path
@@ -114,7 +115,7 @@ def _recording(settings: AdaptSettings) -> object:
     if not recording.startswith(MINARI):
         return read_recording(Path(recording))
     try:
-        import minari
+        minari = importlib.import_module(MINARI[:-1])
     except ImportError:
         raise ConfigError("minari is missing: install the extra, pip install 'metarl[minari]'") from None
     try:

@@ -1,4 +1,4 @@
-"""python -m experiments.bench [environment acting gradient memory] [--quick] [--out FILE]"""
+"""python -m experiments.bench [environment acting latency gradient memory] [--quick] [--out FILE]"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import metarl  # noqa: F401  - first: it sets what torch reads at its import
 from experiments.bench.measure import MissingPeer, machine
 from experiments.bench.report import print_table, write_json
 
-GROUPS = ("environment", "acting", "gradient", "memory")
+GROUPS = ("environment", "acting", "latency", "gradient", "memory")
 OUT = Path(__file__).parents[1] / "results" / "bench.json"
 
 

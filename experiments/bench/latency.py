@@ -1,4 +1,4 @@
-"""Milliseconds from an observation to an action of one robot, on one thread: `Agent.predict` and the exported policy."""
+"""Milliseconds from an observation to an action of one robot, on one thread: `Agent.predict`, and exported."""
 
 from __future__ import annotations
 

@@ -23,7 +23,9 @@ class Robot:
 
     def forget(self) -> None:
         kinds = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
-        self.inputs = {put.name: np.zeros(put.shape, kinds[put.type]) for put in self.session.get_inputs()}
+        self.inputs: dict[str, np.ndarray] = {
+            put.name: np.zeros(put.shape, kinds[put.type]) for put in self.session.get_inputs()
+        }
         self.episode = 0
 
     def reset(self) -> None:
@@ -36,7 +38,7 @@ class Robot:
         self.inputs["observation"] = np.asarray(observation, np.float32)[None]
         if self.inputs["position"][0] > 0:
             self.inputs["feedback"] = np.array([feedback], np.float32)
-        action, *memory = self.session.run(None, self.inputs)
+        action, *memory = map(np.asarray, self.session.run(None, self.inputs))
         remembered = {f"memory.{index}": value for index, value in enumerate(memory)}
         now = {"previous_action": action, "first": np.zeros(1, np.float32), "position": self.inputs["position"] + 1}
         self.inputs |= now | remembered

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from envs.core.environment import Environment, MujocoEnvironment
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.kept import Kept
 from metarl.assembly.opened import Run
@@ -163,7 +164,7 @@ def _about(run: Run, kept: Kept) -> dict[str, Any]:
         "versions": versions(),
         "environment": {
             "name": env.name,
-            "interface": inspect.getdoc(type(env)) or "",
+            "interface": _interface(env),
             "control_period": {"value": period, "unit": "s"},
             "control_rate": {"value": 1.0 / period, "unit": "Hz"},
             "horizon": {"value": run.horizon, "unit": "control steps"},
@@ -182,3 +183,10 @@ def _about(run: Run, kept: Kept) -> dict[str, Any]:
         ),
         "meaning": MEANING,
     }
+
+
+def _interface(env: Environment) -> str:
+    """What an environment says of its observations and actions: its documentation, and that of what it inherits."""
+    kinds = type(env).__mro__[: type(env).__mro__.index(Environment)]
+    said = (inspect.cleandoc(kind.__doc__) for kind in kinds if kind.__doc__ and kind is not MujocoEnvironment)
+    return "\n\n".join(said)
