@@ -107,7 +107,7 @@ def test_a_state_is_copied_only_for_who_goes_back(agent: Agent) -> None:
     felt = np.zeros(1, np.float32)
     _, one = act(step, remember_nothing(policy, 1), rows(1), felt, begins, 2, mean_action)
     _, two = act(step, one, rows(1), felt, go_on, 2, mean_action)
-    assert two[0].memory.state.data_ptr() == one[0].memory.state.data_ptr(), "nothing was copied"
+    assert two[0].memory.state[0].data_ptr() == one[0].memory.state[0].data_ptr(), "nothing was copied"
     _, other = act(step, one, rows(1), felt, go_on, 2, mean_action)
-    assert other[0].memory.state.data_ptr() != one[0].memory.state.data_ptr()
-    assert blank(policy, 1).state.data_ptr() != one[0].memory.state.data_ptr()
+    assert other[0].memory.state[0].data_ptr() != one[0].memory.state[0].data_ptr()
+    assert blank(policy, 1).state[0].data_ptr() != one[0].memory.state[0].data_ptr()
