@@ -53,13 +53,14 @@ class TokenLayout:
         observation: Tensor,
         previous_action: Tensor,
         previous_feedback: Tensor,
-        first: bool,
+        first: bool | Tensor,
         task: Tensor | None = None,
     ) -> Tensor:
-        """Tokens (..., F) of observations (..., D), clipped actions (..., A), feedback (...,), and tasks (..., P), or
-        None if nobody knows them."""
+        """Tokens (..., F) of observations (..., D), clipped actions (..., A), feedback (...,), first flags, for all or
+        (...,), and tasks (..., P), or None if nobody knows them."""
         feedback = previous_feedback[..., None]
-        known = [observation, previous_action, feedback, torch.full_like(feedback, float(first))]
+        flag = first[..., None] if isinstance(first, Tensor) else torch.full_like(feedback, float(first))
+        known = [observation, previous_action, feedback, flag]
         if self.privileged_size:
             known.append(feedback.new_zeros(*feedback.shape[:-1], self.privileged_size) if task is None else task)
         return torch.cat(known, -1)

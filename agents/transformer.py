@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from agents.attention import causal_attention
 from agents.errors import PolicyError
@@ -17,13 +15,8 @@ from agents.settings import TransformerSettings
 DEFAULT = TransformerSettings()
 CONTEXTS = ("none", "step", "episode", "trial")
 ALONE = ("none", "step")  # contexts in which each step is a sequence of its own
-
-
-class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far; `step` writes into it."""
-
-    keys: Tensor  # (B, layers, heads, T, d)
-    values: Tensor  # (B, layers, heads, T, d)
+# Keys and values of the tokens seen so far, of each layer (B, 2, heads, T, d); `step` writes into them.
+Cache = tuple[Tensor, ...]
 
 
 class Norm(nn.LayerNorm):
@@ -34,7 +27,7 @@ class Norm(nn.LayerNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, F.layer_norm(input, self.normalized_shape, eps=self.eps), self.weight)
+        return torch.addcmul(self.bias, torch.layer_norm(input, self.normalized_shape, eps=self.eps), self.weight)
 
 
 class Block(nn.Module):
@@ -53,11 +46,10 @@ class Block(nn.Module):
         self.expand = orthogonal_linear(width, 4 * width)
         self.contract = orthogonal_linear(4 * width, width, (2 * layers) ** -0.5)
 
-    def split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, heads, T, d) of hidden states (B, T, width)."""
+    def split(self, hidden: Tensor) -> Tensor:
+        """Queries, keys and values, together (3, B, heads, T, d), of hidden states (B, T, width)."""
         joined = self.project_in(self.norm_attention(hidden))
-        query, key, value = joined.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return query, key, value
+        return joined.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def merge(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """The rest of the block, after attention (B, heads, T, d)."""
@@ -109,7 +101,7 @@ class TransformerPolicy(Policy):
         self.alone = context in ALONE
         self.embed = orthogonal_linear(self.layout.acting_size, width)
         self.position = nn.Parameter(0.02 * torch.randn(self.max_length, width))
-        self.cache_shape = (layers, heads, self.max_length, width // heads)
+        self.cache_shape = (heads, self.max_length, width // heads)
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = Norm(width)
         features = width + observation_size
@@ -128,7 +120,7 @@ class TransformerPolicy(Policy):
         tokens = self.normaliser(tokens)
         hidden = self.embed(self.visible(tokens)) + self.position[: tokens.shape[1]]
         for block in self.stack():
-            query, key, value = block.split(hidden)
+            query, key, value = block.split(hidden).unbind(0)
             attended = value if self.alone else causal_attention(query, key, value, self.attention)
             hidden = block.merge(hidden, attended)
         mean, log_std, value = self.outputs(hidden, tokens)
@@ -141,9 +133,9 @@ class TransformerPolicy(Policy):
             yield block
 
     def initial_state(self, batch: int) -> Cache:
-        # Layer by layer in memory: a layer's part is then one stack of matrices, which products take without a copy.
-        layers, *rest = self.cache_shape
-        return Cache(*(torch.zeros(layers, batch, *rest, device=self.device).movedim(0, 1) for _ in range(2)))
+        # All keys, then all values: each are one stack of matrices in memory, which products take without a copy.
+        shape = (2, batch, *self.cache_shape)
+        return tuple(torch.zeros(shape, device=self.device).transpose(0, 1) for _ in self.blocks)
 
     def step(self, token: Tensor, state: Cache, position: Position) -> tuple[Output, Cache]:
         if self.alone:
@@ -152,12 +144,12 @@ class TransformerPolicy(Policy):
             raise PolicyError(f"step {position + 1} is beyond the policy's context of {self.max_length}")
         token = self.normaliser(token)[:, None]
         hidden = self.embed(self.visible(token)) + self.position[position].unsqueeze(-2)
-        for index, block in enumerate(self.stack()):
-            query, key, value = block.split(hidden)
+        for block, memory in zip(self.stack(), state, strict=True):
+            joined = block.split(hidden)
             if self.alone:
-                hidden = block.merge(hidden, value)
+                hidden = block.merge(hidden, joined[2])
                 continue
-            keys, values, future = _remember(state.keys[:, index], key, state.values[:, index], value, position)
+            query, (keys, values, future) = joined[0], _remember(memory, joined[1:], position)
             scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
             weights = torch.softmax(scores if future is None else scores.masked_fill(future, -torch.inf), -1)
             hidden = block.merge(hidden, weights @ values)
@@ -179,17 +171,18 @@ class TransformerPolicy(Policy):
         return frozenset({"log_std"} | {name for name, _ in self.named_parameters() if name.startswith("head.")})
 
 
-def _remember(
-    keys: Tensor, key: Tensor, values: Tensor, value: Tensor, position: Position
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Write a token's key and value (B, heads, 1, d) into a layer's (B, heads, T, d).
+def _remember(memory: Tensor, token: Tensor, position: Position) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Write a token's key and value, together (2, B, heads, 1, d), into a layer's memory (B, 2, heads, T, d).
 
     Returns:
-        The keys and values to attend to, and which of these (B, 1, 1, T) lie beyond `position`; None: none does.
+        The keys and values (B, heads, t, d) to attend to, and which of these (B, 1, 1, T) lie beyond `position`; None:
+        none does.
     """
+    token = token.transpose(0, 1)
     if isinstance(position, int):
-        keys[:, :, position], values[:, :, position] = key[:, :, 0], value[:, :, 0]
-        return keys[:, :, : position + 1], values[:, :, : position + 1], None
-    rows = torch.arange(len(position), device=keys.device)
-    keys[rows, :, position], values[rows, :, position] = key[:, :, 0], value[:, :, 0]
+        memory[..., position, :] = token[..., 0, :]
+        keys, values = memory[..., : position + 1, :].unbind(1)
+        return keys, values, None
+    memory[torch.arange(len(position), device=memory.device), :, :, position] = token[..., 0, :]
+    keys, values = memory.unbind(1)
     return keys, values, torch.arange(keys.shape[2], device=keys.device) > position[:, None, None, None]

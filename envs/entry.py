@@ -60,21 +60,28 @@ def own_environment(entry: str) -> Factory:
     if entry.startswith(f"{ID}:"):
         return partial(_guarded, entry, partial(GymnasiumTasks, partial(_registered, entry), entry))
     found = load_entry(entry)
-    if isinstance(found, type) and not issubclass(found, Environment | gymnasium.Env):
-        kinds = "envs.environment.MujocoEnvironment (or Environment) nor gymnasium.Env"
-        raise ContractError(f"{entry}: is a subclass of neither {kinds}")
-    if isinstance(found, type):
-        batched = issubclass(found, Environment)
-    else:
-        try:
-            batched = "num_simulations" in inspect.signature(found).parameters
-        except (TypeError, ValueError):
-            raise ContractError(f"{entry}: is not a function that makes an environment") from None
-    if not batched:
+    if not is_batched(entry, found):
         return partial(_guarded, entry, partial(GymnasiumTasks, found, entry))
     if inspect.isabstract(found):
         raise ContractError(f"{entry}: lacks the methods {', '.join(sorted(found.__abstractmethods__))}")
     return partial(_guarded, entry, partial(_construct, found, entry))
+
+
+def is_batched(entry: str, found: Callable[..., Any]) -> bool:
+    """Whether what stands at an entry makes N simulations, and not one Gymnasium environment.
+
+    Raises:
+        ContractError: if it makes neither.
+    """
+    if isinstance(found, type) and not issubclass(found, Environment | gymnasium.Env):
+        kinds = "envs.environment.MujocoEnvironment (or Environment) nor gymnasium.Env"
+        raise ContractError(f"{entry}: is a subclass of neither {kinds}")
+    if isinstance(found, type):
+        return issubclass(found, Environment)
+    try:
+        return "num_simulations" in inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        raise ContractError(f"{entry}: is not a function that makes an environment") from None
 
 
 # The methods that are called while an environment is used.

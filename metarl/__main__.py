@@ -7,6 +7,8 @@ The commands, each with --help
   python -m metarl.train        meta-train a policy, or continue a run
   python -m metarl.evaluate     measure how it adapts to held-out tasks
   python -m metarl.render       film it before and after
+  python -m metarl.adapt        adapt a policy to one task, as on a robot, and keep it
+  python -m metarl.export       write a policy as an ONNX file
   python -m metarl.reproduce    see again why updates were skipped
 """
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from operator import attrgetter
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,15 @@ from gymnasium.vector import VectorEnv
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.rounds import finite_step, inner_loop
 from metarl.assembly.build import stream_seed
-from metarl.assembly.opened import Run, open_run
-from metarl.errors import MetaRLError
-from metarl.rollouts.acting import Actor, sample
-from metarl.rollouts.episodes import Batch
-from metarl.rollouts.presented import check_spaces, vector_of, warn_of_differences
+from metarl.assembly.kept import Kept
+from metarl.assembly.opened import Run, keep, open_run
+from metarl.errors import CollectionStopped, MetaRLError
+from metarl.rollouts.acting import ActingStep, mean_action, sample
+from metarl.rollouts.episodes import Batch, Episodes
+from metarl.rollouts.folded import folded, swift
+from metarl.rollouts.presented import check_spaces, name_of, vector_of, warn_of_differences
 from metarl.rollouts.recall import Recall, act, remember_nothing
+from metarl.rollouts.recorded import replay
 from metarl.rollouts.vector_env import VectorSimulations, explore
 from metarl.run_folder.pretrained import locate
 
@@ -32,11 +34,16 @@ class Agent:
     """A trained policy with the parameters that it has adapted so far (None: as it was trained).
 
     Attributes:
+        history: what it was adapted on: for each call of `adapt` the environment, episodes, steps, and the mean
+            feedback of an episode before each step. Plain data.
+        memory: what `controller` begins with; None: nothing.
         generator: what `predict` samples actions by; seeded by the run's seed, and anew by `generator.manual_seed(n)`.
     """
 
     run: Run
     adapted: Parameters | None = None
+    history: tuple[dict[str, Any], ...] = ()
+    memory: Recall | None = field(default=None, compare=False)
     generator: torch.Generator = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -47,16 +54,20 @@ class Agent:
         return f"Agent({self.run}, {'as trained' if self.adapted is None else 'adapted'})"
 
     def adapt(
-        self, env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], episodes: int = 10, steps: int = 1
+        self,
+        env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | None = None,
+        episodes: int | object = 10,
+        steps: int = 1,
     ) -> Agent:
-        """Adapt to the task that `env` presents; this agent is left unchanged.
+        """Adapt to the task that `env` presents, or to that of a recording; this agent is left unchanged.
 
         Warns if observations or rewards pass through a wrapper, or episodes have another length than in training.
 
         Args:
             env: a Gymnasium environment, or a vector of environments of the same task, with the trained sizes.
             episodes: to collect before each inner step; all are played with exploration. A policy whose context is a
-                trial plays whole trials, as in training: at least so many episodes.
+                trial plays whole trials, as in training: at least so many episodes. Or, without an environment,
+                episodes that this agent has played, see `metarl.rollouts.recorded`: each step learns from all of them.
             steps: inner gradient steps.
 
         Returns:
@@ -66,23 +77,76 @@ class Agent:
             MetaRLError: if the spaces do not fit, episodes or steps are out of range, or the environment tells that it
                 is not one task: its parts have different tasks, or it has another one after a reset.
             NotFiniteError: if an inner step is not finite; names the parameter.
+            CollectionStopped: if collecting is stopped, by Ctrl-C or an exception of the environment; it has what was
+                collected, and the agent as it had adapted before.
         """
-        if episodes < 1 or steps < 0:
+        if steps < 0 or (isinstance(episodes, int) and episodes < 1):
             raise MetaRLError(f"adapt needs episodes >= 1 and steps >= 0, got episodes={episodes}, steps={steps}")
-        learner, policy = self.run.learner, self.run.policy
-        vector = vector_of(env)
-        check_spaces(env, policy)
-        warn_of_differences(vector, self.run.horizon, stacklevel=2)
-        simulations = VectorSimulations(vector, self.run.horizon)
-        generator = torch.Generator().manual_seed(self.run.settings.seed)
-        fed, trial = self.run.feedback == "reward", learner.settings.trial_episodes
-        play = partial(explore, episodes=episodes, trial_episodes=trial, fed_the_reward=fed, generator=generator)
+        if (env is None) == isinstance(episodes, int):
+            raise MetaRLError("adapt needs an environment, or recorded episodes in its place: episodes=recording")
+        play = self._playing(env, episodes) if isinstance(episodes, int) else self._replayed(episodes)
+        place, rounds, agent = "a recording" if env is None else name_of(env), [], replace(self)
 
         def experience(adapted: Parameters | None) -> Batch:
-            return learner.prepare(play(simulations, policy, adapted))
+            rounds.append(play(adapted))
+            return self.run.learner.prepare(rounds[-1])
 
-        *_, adapted = inner_loop(finite_step(learner, ["this task"]), experience, steps, self.adapted)
-        return replace(self, adapted=adapted)
+        try:
+            for adapted in inner_loop(finite_step(self.run.learner, ["this task"]), experience, steps, self.adapted):
+                if rounds:
+                    entry = {"env": place, "steps": len(rounds)} | _told(rounds)
+                    agent = replace(self, adapted=adapted, memory=None, history=(*self.history, entry))
+        except CollectionStopped as stopped:
+            stopped.agent = agent
+            raise
+        return agent
+
+    def _playing(self, env: Any, episodes: int) -> Callable[[Parameters | None], Episodes]:
+        """Exploring episodes in an environment, by the parameters that act."""
+        run = self.run
+        vector = vector_of(env)
+        check_spaces(env, run.policy)
+        warn_of_differences(vector, run.horizon, stacklevel=3)
+        return partial(
+            explore,
+            VectorSimulations(vector, run.horizon),
+            run.policy,
+            episodes=episodes,
+            trial_episodes=run.learner.settings.trial_episodes,
+            fed_the_reward=run.feedback == "reward",
+            generator=torch.Generator().manual_seed(run.settings.seed),
+        )
+
+    def _replayed(self, recording: object) -> Callable[[Parameters | None], Episodes]:
+        """Recorded episodes, as they were for this agent: later steps know from whose actions they learn."""
+        run = self.run
+        trial, fed = run.learner.settings.trial_episodes, run.feedback == "reward"
+        past = replay(
+            recording, run.policy, self.adapted, horizon=run.horizon, trial_episodes=trial, fed_the_reward=fed
+        )
+        return lambda _: past
+
+    def save(self, path: str | Path, memory: Recall | None = None) -> Path:
+        """Keep what has adapted in a folder, which `load` gives back and the commands take as `run=`.
+
+        It has the policy, what adapted, on what (`history`), and no pickle.
+
+        Args:
+            path: a new folder, or one in which an adapted policy was kept, which this one replaces.
+            memory: of one robot, as `predict` returned it or a controller has it; None: that of this agent.
+
+        Returns:
+            The folder.
+
+        Raises:
+            MetaRLError: if nothing has adapted, or the memory cannot be kept.
+            RunFolderError: if the folder cannot be written, or holds something else.
+        """
+        run, memory = self.run, self.memory if memory is None else memory
+        if not self.adapted and memory is None:
+            raise MetaRLError(f"nothing has adapted: this is the policy as it was trained, run={run.name}")
+        origin = run.kept.origin if run.kept else run.name
+        return keep(run, Kept(self.adapted, self.history, memory, origin), Path(path))
 
     def predict(
         self,
@@ -116,36 +180,82 @@ class Agent:
         policy = self.run.policy
         seen = _observation(observation, policy.observation_size)
         count = len(seen)
-        actor = Actor(policy, self.adapted, 1)
-        recall = remember_nothing(actor, count) if state is None else state
+        recall = remember_nothing(policy, count) if state is None else state
         if sum(len(group.rows) for group in recall) != count:
             raise MetaRLError(f"{count} observations, but the state is for another number")
-        starts = np.asarray(False if episode_start is None else episode_start, bool)
-        begins = np.broadcast_to(starts | (state is None), (count,))
+        begins = np.full(count, state is None)
+        if episode_start is not None:
+            begins |= np.asarray(episode_start, bool)
         if feedback is None and reward is not None and self.run.feedback != "reward":
             raise MetaRLError("this policy was not fed the reward: give predict feedback=info['feedback'] in its place")
         told = reward if feedback is None else feedback
         felt = None if told is None else _feedback(told, count)
-        choose = attrgetter("mean") if deterministic else partial(sample, generator=self.generator)
+        choose = mean_action if deterministic else partial(sample, generator=self.generator)
         trial = self.run.learner.settings.trial_episodes
-        actions, after = act(actor, recall, seen, felt, begins, trial, choose)
-        return actions[0] if np.ndim(np.asarray(observation)) == 1 else actions, after
+        actions, after = act(self._acting, recall, seen, felt, begins, trial, choose)
+        return actions[0] if np.asarray(observation).ndim == 1 else actions, after
 
-    def listening(self) -> Listening:
-        """This agent for Stable-Baselines3's `evaluate_policy`, which does not pass feedback to `predict`:
+    @cached_property
+    def _acting(self) -> ActingStep:
+        """The step of a copy of the policy with the tensors of the run's own, where they have not adapted."""
+        return swift(ActingStep(folded(self.run.policy, self.adapted, critic=False)))
 
-        ears = agent.listening()
-        evaluate_policy(ears, env, callback=ears.hear)
+    def controller(self, deterministic: bool = True) -> Controller:
+        """This agent for a control loop, in which it remembers and counts episodes by itself."""
+        return Controller(self, deterministic)
+
+
+class Controller:
+    """An agent in a control loop, on one robot or on n side by side.
+
+        robot = agent.controller()
+        for _ in range(episodes):
+            observation, feedback = start(), ...
+            robot.reset()
+            while running:
+                action = robot.act(observation, feedback)
+                observation, feedback = ...
+
+    Stable-Baselines3's `evaluate_policy` takes it too, but passes no feedback on, which a callback then does:
+
+        evaluate_policy(robot, env, callback=robot.hear)
+
+    Attributes:
+        memory: what it remembers of this task; None: nothing.
+        episode: the number of the present episode on this task, from 1; 0 before the first.
+    """
+
+    def __init__(self, agent: Agent, deterministic: bool = True) -> None:
+        self.agent, self.deterministic = agent, deterministic
+        self.memory = agent.memory
+        self.episode = self.memory[0].episodes if self.memory else 0
+        self._begins = self.memory is None
+        self._heard: np.ndarray | None = None  # (n,) feedback on the last actions, told by `hear`
+
+    def reset(self) -> None:
+        """An episode begins. A policy whose context is a trial remembers those before, as `Agent.predict` says."""
+        self._begins = True
+
+    def forget(self) -> None:
+        """A new task begins: nothing is remembered."""
+        self.memory, self.episode, self._begins = None, 0, True
+
+    def act(self, observation: np.ndarray, feedback: np.ndarray | float | None = None) -> np.ndarray:
+        """The next action (A,) or (n, A), from -1 to 1.
+
+        Args:
+            observation: (D,) or (n, D).
+            feedback: on the action before, at the first step of an episode that on the last action of the one before;
+                None where there is none before.
+
+        Raises:
+            MetaRLError: as `Agent.predict`; then nothing is remembered of the step.
         """
-        return Listening(self)
-
-
-class Listening:
-    """An agent that is told its feedback by a callback."""
-
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
-        self.feedback: np.ndarray | None = None  # (n,) on the last actions
+        starts, deterministic = self._begins or None, self.deterministic
+        action, self.memory = self.agent.predict(observation, self.memory, starts, deterministic, feedback=feedback)
+        self.episode += self._begins
+        self._begins = False
+        return action
 
     def predict(
         self,
@@ -154,19 +264,19 @@ class Listening:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Recall]:
-        """As `Agent.predict`, with the feedback that it has heard.
+        """As `Agent.predict`, with the feedback that it has heard; what `act` remembers is another thing.
 
         Raises:
             MetaRLError: as `Agent.predict`.
         """
-        feedback = None if state is None else self.feedback
+        feedback = None if state is None else self._heard
         return self.agent.predict(observation, state, episode_start, deterministic, feedback=feedback)
 
     def hear(self, local: Mapping[str, Any], _: Mapping[str, Any]) -> None:
         """The callback of `evaluate_policy`, which it calls after every step with its variables."""
         # `evaluate_policy` hands over the infos of all environments after their step.
         told = zip(local["infos"], local["rewards"], strict=True)
-        self.feedback = np.array([info.get("feedback", reward) for info, reward in told], np.float32)
+        self._heard = np.array([info.get("feedback", reward) for info, reward in told], np.float32)
 
 
 def _observation(observation: object, size: int) -> np.ndarray:
@@ -184,15 +294,23 @@ def _observation(observation: object, size: int) -> np.ndarray:
 
 def _feedback(told: np.ndarray | float, count: int) -> np.ndarray:
     """Rewards or feedback (n,)."""
-    felt = np.broadcast_to(np.asarray(told, np.float32), (count,))
+    felt = np.empty(count, np.float32)
+    felt[:] = told
     if not np.isfinite(felt).all():
         raise MetaRLError(f"the reward is not finite: {felt[~np.isfinite(felt)][0]}")
     return felt
 
 
+def _told(rounds: Sequence[Episodes]) -> dict[str, Any]:
+    """The episodes before each inner step, and the mean feedback of each of these rounds' episodes."""
+    played = [episodes.valid.unflatten(-1, (episodes.trial_episodes, -1)).any(-1).sum() for episodes in rounds]
+    feedback = [float(e.feedback.sum() / count) for e, count in zip(rounds, played, strict=True)]
+    return {"episodes": int(played[-1]), "feedback": [round(value, 6) for value in feedback]}
+
+
 def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: str | Collection[str] = ()) -> Agent:
-    """An agent from a run folder, whoever made it (see `metarl.assembly.opened`), or a policy that comes with the
-    package: load("grasp") or load("grasp-in_context").
+    """An agent from a run folder, whoever made it (see `metarl.assembly.opened`), from one that `Agent.save` made, or
+    a policy that comes with the package: load("grasp") or load("grasp-in_context").
 
     Args:
         checkpoint: `last`, or `best` as far as training itself could tell.
@@ -201,4 +319,6 @@ def load(path: str | Path, device: str = "auto", checkpoint: str = "last", trust
     Raises:
         RunFolderError, CheckpointError, EnvsError: if the folder is not a usable run.
     """
-    return Agent(open_run(locate(path, bare=True), device, checkpoint, {trust} if isinstance(trust, str) else trust))
+    run = open_run(locate(path, bare=True), device, checkpoint, {trust} if isinstance(trust, str) else trust)
+    kept = run.kept or Kept()
+    return Agent(run, kept.parameters, kept.history, kept.memory)

@@ -1,7 +1,8 @@
 """The errors of `metarl`, and the bases that the commands catch to print one line instead of a traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from agents.errors import AgentsError
 from envs.errors import EnvsError
@@ -31,12 +32,29 @@ class RenderError(MetaRLError):
     """A picture or a video cannot be made."""
 
 
+class ExportError(MetaRLError):
+    """A policy cannot be written as a file for another program."""
+
+
 class TrainingError(MetaRLError):
     """Training makes no progress, for example because its gradients are not finite."""
 
 
 class NotFiniteError(MetaRLError):
     """A value that everything else depends on is infinite or not a number; the message names it and its task."""
+
+
+class CollectionStopped(MetaRLError):
+    """Collecting episodes was stopped: by Ctrl-C, or by an exception of the environment, which is the cause.
+
+    Attributes:
+        recording: what was collected, as `Agent.adapt(episodes=...)` takes it.
+        agent: with what had adapted before.
+    """
+
+    def __init__(self, message: str, recording: Sequence[Any] = (), agent: Any = None) -> None:
+        super().__init__(message)
+        self.recording, self.agent = recording, agent
 
 
 class Interrupted(MetaRLError):

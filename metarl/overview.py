@@ -8,8 +8,8 @@ from pathlib import Path
 from envs import registry
 from metarl.config.parsing import parse
 from metarl.config.settings import Budget
-from metarl.errors import ConfigError, RunFolderError
-from metarl.run_folder import RunFolder
+from metarl.errors import CheckpointError, ConfigError, RunFolderError
+from metarl.run_folder import ADAPTED, RunFolder
 from metarl.run_folder.lock import is_written
 from metarl.run_folder.pretrained import PREFIX, defaults, names
 
@@ -57,13 +57,15 @@ def state(run: RunFolder) -> str:
     try:
         budget = parse(Budget, run.read_config().get("budget") or {})
         rows = run.read_metrics()
+        if not rows and ADAPTED in (held := run.load_checkpoint().state):
+            return f"adapted, of {held[ADAPTED]['run']}"
         if is_written(run.path):
             return f"in training, {_progress(budget, rows)}"
         used = _used(budget, rows)
         if used < 1.0:
             return f"stopped, {_progress(budget, rows)}: continue with resume={run.path}"
         return f"trained, {_progress(budget, rows)}, success on test {success(run, 'test')}"
-    except (RunFolderError, ConfigError) as error:
+    except (RunFolderError, CheckpointError, ConfigError) as error:
         return f"damaged: {error}"
 
 

@@ -219,10 +219,15 @@ def evaluate(
     episodes = int(episodes or run.settings.evaluate.episodes_per_step)
     env = run.environment(tasks * episodes, stream_seed(seed, "evaluation"), threads)
     generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation") + 1)
-    rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator, deterministic, trial_episodes)
+    rounds, _ = adaptation_rounds(
+        env, run.policy, run.learner, chosen, steps, generator, deterministic, trial_episodes, run.adapted
+    )
     algo = run.settings.algo.name
     result = report(rounds, chosen, env=env, algo=algo, split=split, seed=seed, deterministic=deterministic)
     commit, dirty = git_commit()
+    if run.kept:
+        result |= {"adapted_on": list(run.kept.history)}
+        console.print(f"step 0 acts as it was adapted on {run.kept.told()}", markup=False)
     result |= {"iteration": run.iteration, "training_env_steps": run.env_steps}
     result |= {"versions": versions(), "git_commit": commit, "git_dirty": dirty}
     print_table(

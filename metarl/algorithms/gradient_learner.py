@@ -12,9 +12,10 @@ from torch import Tensor
 from agents.policy import Policy
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.learner import Learner
-from metarl.algorithms.threads import cores, twin
+from metarl.algorithms.threads import cores
 from metarl.config.settings import AlgorithmSettings
 from metarl.rollouts.episodes import Batch
+from metarl.rollouts.folded import twin
 from metarl.rollouts.transfer import on_cpu, upload
 
 
@@ -61,7 +62,7 @@ class GradientLearner(Learner):
         """This learner and others on the same tensors, one for each of the `workers` threads."""
         others = [copy.copy(self) for _ in range(self.workers - 1)]
         for other in others:
-            other.policy = twin(self.policy)
+            other.policy = twin(self.policy)  # `functional_call` writes into a module as it runs
         return [self, *others]
 
     def minibatches(self, size: int) -> Iterator[Tensor]:

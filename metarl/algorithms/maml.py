@@ -101,7 +101,7 @@ def meta_gradient(
 
     Args:
         task_loss: of (parameters, rate_parameters, support, query) of one task; or the same loss several times, each on
-            a module of its own (see `metarl.algorithms.threads.twin`), to have as many threads share the tasks.
+            a module of its own (see `metarl.rollouts.folded.twin`), to have as many threads share the tasks.
         rate_parameters: what the loss makes its inner rates of, such as their logarithms; of any shapes.
         support, query: batches with a leading M (objects with `select(slice)`).
         tasks: M. chunk: tasks per vmap call; all on an accelerator, few on a CPU, where larger ones fall out of the

@@ -6,7 +6,6 @@ each operation. Torch releases Python's lock inside its operations, so whole tas
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -14,21 +13,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
-from torch import nn
 
-Module = TypeVar("Module", bound=nn.Module)
 Result = TypeVar("Result")
 
 
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def twin(module: Module) -> Module:
-    """Another module with the same tensors, for another thread: `functional_call` writes into a module as it runs."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, shared)
 
 
 def run_all(functions: Sequence[Callable[[], Result]]) -> list[Result]:

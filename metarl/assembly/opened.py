@@ -12,15 +12,16 @@ from torch import Tensor
 from agents.policy import Policy
 from envs.core.environment import Environment
 from envs.core.tasks import Tasks
-from metarl.algorithms.adaptation import part
+from metarl.algorithms.adaptation import Parameters, part
 from metarl.algorithms.learner import Learner
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy
 from metarl.assembly.device import enough_memory, fitting, gpu_memory, resolve_device
+from metarl.assembly.kept import Kept, from_checkpoint, to_checkpoint
 from metarl.assembly.trust import check_factory, stored_settings
 from metarl.config.memory import check_rollout
 from metarl.config.settings import LISTED, TrainSettings
 from metarl.errors import CheckpointError, ConfigError
-from metarl.run_folder import RunFolder
+from metarl.run_folder import SLIM, Checkpoint, RunFolder, keep_adapted
 from metarl.run_folder.pretrained import PREFIX, is_shipped, locate
 
 
@@ -37,10 +38,22 @@ class Run:
     horizon: int  # control steps of an episode
     feedback: str  # what the policy is fed, see `envs.core.environment.Environment`
     device: torch.device
+    kept: Kept | None = None  # what has adapted, of a policy that was kept after adaptation
 
     def __repr__(self) -> str:
         env, algo = self.settings.env.name, self.settings.algo.name
         return f"Run('{self.folder.path}', env={env}, algo={algo}, iteration={self.iteration}, device={self.device})"
+
+    @property
+    def adapted(self) -> Parameters | None:
+        """The parameters (1, ...) from which adaptation goes on; None: from the policy as it was trained."""
+        return self.kept.parameters if self.kept else None
+
+    @property
+    def name(self) -> str:
+        """What `run=` calls it."""
+        path = self.folder.path
+        return f"{PREFIX}/{path.name}" if is_shipped(path) else str(path)
 
     @property
     def output(self) -> RunFolder:
@@ -113,7 +126,24 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", t
         learner.load(part(tensors, f"learner.{len(learners) - 1}."))
         env_steps = int(numbers["env_steps"])
     policy.set_attention(learner.attention)
-    return Run(folder, settings, iteration, env_steps, policy, learner, env.horizon, env.feedback, where)
+    kept = from_checkpoint(tensors, numbers, policy, learner, path)
+    return Run(folder, settings, iteration, env_steps, policy, learner, env.horizon, env.feedback, where, kept)
+
+
+def keep(run: Run, kept: Kept, path: Path) -> Path:
+    """Write a run's policy, with what has adapted, to a folder that `open_run` opens.
+
+    Raises:
+        MetaRLError: if the memory cannot be kept.
+        RunFolderError: if it cannot be written, or something else is there.
+    """
+    tensors, state = to_checkpoint(kept)
+    tensors |= {f"policy.{name}": value for name, value in run.policy.state_dict().items()}
+    number = len(run.settings.phases()) - 1
+    known = {name: value for name, value in run.learner.state().items() if not name.startswith("optimiser.")}
+    tensors |= {f"learner.{number}.{name}": value for name, value in known.items()}
+    state |= {"env_steps": run.env_steps, SLIM: True}
+    return keep_adapted(run.folder, path, Checkpoint(run.iteration, tensors, state)).path
 
 
 def check_fit(policy: Policy, tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -117,11 +117,11 @@ def _command(command: str, task: Callable[[Any], object]) -> None:
         text = answer(command, *overrides[:1])
         return print(text, end="") if text else _run(command, task, [*overrides, *flags])
     if arguments.help:
-        searched = [*prepare(arguments.overrides), *_search_path(arguments.config_dir)]
+        searched = [*prepare(arguments.overrides, command=command), *_search_path(arguments.config_dir)]
         introduction = sys.modules[task.__module__].__doc__ or ""
         return print(help_text(command, searched, arguments.config_name or command, introduction))
     sweep = arguments.multirun or "hydra.mode=MULTIRUN" in overrides
-    overrides = prepare(overrides, sweep)
+    overrides = prepare(overrides, sweep, command)
     name = arguments.config_name or command
     searched = [*overrides, *_search_path(arguments.config_dir)]
     try:

@@ -13,10 +13,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.settings import Settings
 from metarl.config import help
-from metarl.config.hydra_nodes import CONF, RECIPE_OF, preferred_algorithm, recipe, register, register_own
+from metarl.config.hydra_nodes import (
+    CONF,
+    RECIPE_OF,
+    family_options,
+    preferred_algorithm,
+    recipe,
+    register,
+    register_own,
+    takes_environment,
+)
 from metarl.config.memory import check_training
 from metarl.config.overrides import (
     OWN,
+    environment_by_key,
     hydra_text,
     is_own,
     key_of,
@@ -53,17 +63,23 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train", command: 
     Raises:
         ConfigError: for a name, a key or a value that does not exist or is not allowed.
     """
-    given = prepare(overrides)
+    given = prepare(overrides, command=command or config_name)
     return finish(_composed(given, config_name), command or config_name, given)
 
 
-def prepare(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+def prepare(overrides: Sequence[str], sweep: bool = False, command: str = "train") -> list[str]:
     """The overrides in Hydra's own words (see `overrides.write_out`), once Hydra knows what they name of one's own.
+
+    Args:
+        command: the one that they are for.
 
     Raises:
         ConfigError, EnvsError: for an override that cannot be used, or something of one's own that cannot.
     """
-    given = preferred_algorithm(write_out(overrides, sweep))
+    given = write_out(overrides, sweep)
+    if takes_environment(command):
+        return environment_by_key(given)
+    given = preferred_algorithm(given)
     for group, entry in own_entries(given):
         register_own(group, entry)
     return given
@@ -98,11 +114,21 @@ def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Set
         plain = _plain(config, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {hydra_text(error)}") from None
+    if takes_environment(command):
+        plain = _with_environment(plain)
     if command != "train":
         return parse_settings(COMMANDS[command], plain)
     if plain.get("resume") is not None:
         return _resumed(plain, given)
     return _training(plain, given)
+
+
+def _with_environment(plain: Plain) -> Plain:
+    """A family's options are those of training, where nothing else is said; no environment at all is left out."""
+    given = plain.get("env") or {}
+    if given.get("name") is None and given.get("entry") is None:
+        return {key: value for key, value in plain.items() if key != "env"}
+    return plain | {"env": family_options(str(given["name"])) | given}
 
 
 def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:

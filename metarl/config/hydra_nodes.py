@@ -42,15 +42,26 @@ def preferred_algorithm(overrides: Sequence[str]) -> list[str]:
     return [*overrides, *([f"algo={wanted}"] if wanted and "algo" not in given else [])]
 
 
+def takes_environment(command: str) -> bool:
+    """Whether it has an environment among its settings, and no groups that are chosen by name."""
+    return command != "train" and "env" in COMMANDS[command].model_fields
+
+
+def family_options(name: str) -> dict[str, Any]:
+    """The options of a task family."""
+    options = ENVIRONMENTS.get(name, {})
+    return {key: value for key, value in options.items() if key not in ("algo", "agent")}
+
+
 @functools.cache
 def register() -> None:
     """Tell Hydra of all commands and choices; the second time nothing happens."""
     put = ConfigStore.instance().store
     for name, kind in COMMANDS.items():
-        put(name=name, node=_node(_defaults(kind), TRAIN if kind is TrainSettings else ["_self_", "command"]))
+        node = _defaults(kind) | ({"env": {"name": None, "entry": None}} if takes_environment(name) else {})
+        put(name=name, node=_node(node, TRAIN if kind is TrainSettings else ["_self_", "command"]))
     for name, options in ENVIRONMENTS.items():
-        own = {key: value for key, value in options.items() if key != "algo"}
-        node = {"name": name, "feedback": "reward", **own, "tasks": {}}
+        node = {"name": name, "feedback": "reward", **family_options(name), "tasks": {}}
         put(group="env", name=name, node=_preferring(options.get("agent"), node))
     for name, algorithm in ALGORITHMS.items():
         agent = "transformer" if name == "in_context" else None  # the context has to be remembered

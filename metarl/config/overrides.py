@@ -63,6 +63,13 @@ def write_out(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     return lines + [f"{limit}=null" for limit in limits if given.intersection(limits) and limit not in given]
 
 
+def environment_by_key(lines: Sequence[str]) -> list[str]:
+    """The lines for a command without groups: the environment's name is a key, and its options may be new keys."""
+    chosen = [line for line in lines if line != "env=custom"]
+    named = [f"env.name={line.partition('=')[2]}" if key_of(line) == "env" else line for line in chosen]
+    return [f"++{line.lstrip('+')}" if key_of(line).startswith("env.") else line for line in named]
+
+
 def own_entries(overrides: Sequence[str]) -> list[tuple[str, str]]:
     """Group and `package.module:Class` of every algorithm and every policy of somebody's own."""
     chosen = [(override.key_or_group, override) for override in parse(overrides)]

@@ -11,6 +11,7 @@ from pydantic import SerializeAsAny, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from agents.settings import POLICIES, Chosen, PolicySettings, Settings
+from metarl.config.deployment import AdaptSettings, ExportSettings
 from metarl.config.settings import (
     ALGORITHMS,
     AlgorithmSettings,
@@ -31,6 +32,8 @@ COMMANDS: dict[str, type[Settings]] = {
     "evaluate": EvaluateSettings,
     "render": RenderSettings,
     "reproduce": ReproduceSettings,
+    "adapt": AdaptSettings,
+    "export": ExportSettings,
 }
 # What somebody's own must be a subclass of, and its settings.
 OWN: dict[str, tuple[str, type[Chosen]]] = {

@@ -44,6 +44,7 @@ def adaptation_rounds(
     generator: torch.Generator,
     deterministic: bool = False,
     trial_episodes: int | None = None,
+    adapted: Parameters | None = None,
 ) -> tuple[list[Episodes], list[Parameters | None]]:
     """Episodes before adaptation and after each of `steps` inner steps, and the parameters that acted in them.
 
@@ -52,6 +53,7 @@ def adaptation_rounds(
 
     Args:
         trial_episodes: of a trial; more than the policy remembers if it takes no inner step. None: as in training.
+        adapted: parameters (1, ...) with which each task begins; None: the policy's own.
 
     Raises:
         NotFiniteError: if an inner step is not finite; names the task. Its episodes would all fail, and a failed
@@ -73,9 +75,10 @@ def adaptation_rounds(
         rounds[-1] = replace(measured, failures=failures, failure=measured.failure or explored.failure)
         return learner.prepare(explored)
 
-    for adapted in inner_loop(finite_step(learner, names), experience, steps):
-        rounds.append(play(adapted, deterministic=deterministic))
-        acting.append(adapted)
+    start = adapted and {name: value.expand(len(tasks), *value.shape[1:]) for name, value in adapted.items()}
+    for current in inner_loop(finite_step(learner, names), experience, steps, start):
+        rounds.append(play(current, deterministic=deterministic))
+        acting.append(current)
     return rounds, acting
 
 

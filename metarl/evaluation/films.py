@@ -150,7 +150,7 @@ def render(
     sequences, base = run.settings.evaluate.episodes_per_step, stream_seed(seed, "evaluation")
     wide = run.environment(sequences, base, threads)
     generator = torch.Generator().manual_seed(base + 1)
-    _, acting = adaptation_rounds(wide, run.policy, run.learner, tasks, steps[-1], generator)
+    _, acting = adaptation_rounds(wide, run.policy, run.learner, tasks, steps[-1], generator, adapted=run.adapted)
     single, noise = run.environment(1, base, 1), torch.Generator()
     trials = {step: record(run, single, tasks, acting[step], noise.manual_seed(base + 2)) for step in steps}
     rows = layout(trials, sequences)

@@ -11,6 +11,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
 from agents.policy import Output, Policy, Position, State, log_probability
+from metarl.rollouts.folded import folded
 from metarl.rollouts.transfer import on_cpu, upload
 
 Parameters = Mapping[str, Tensor]
@@ -24,6 +25,45 @@ class Memory(NamedTuple):
     state: State  # the policy's own memory
     position: Position  # of the next token in the sequence; (N,) on the CPU once sequences differ in it
     action: Tensor  # (N, A) the previous one, clipped to [-1, 1], on the CPU; 0 at the start
+
+
+def blank(policy: Policy, count: int) -> Memory:
+    """The memory of N = `count` sequences before their first step."""
+    return Memory(policy.initial_state(count), 0, torch.zeros(count, policy.action_size))
+
+
+def mean_action(output: Output) -> Tensor:
+    """The actions (N, A) in the middle of the distribution."""
+    return output.mean
+
+
+class ActingStep(nn.Module):
+    """One step of acting, as a function of tensors: what `Agent.predict` computes, and what is exported."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self,
+        observation: Tensor,
+        previous_action: Tensor,
+        feedback: Tensor,
+        first: bool | Tensor,
+        state: State,
+        position: Position,
+        choose: Choose = mean_action,
+    ) -> tuple[Tensor, State]:
+        """Actions (N, A), clipped to [-1, 1], and the policy's memory after them.
+
+        Args:
+            observation: (N, D). previous_action: (N, A), clipped. feedback: (N,) on it.
+            first: whether an episode begins, for all or (N,).
+            state, position: the policy's memory, and the place of this step in it (see `Policy.step`).
+        """
+        token = self.policy.layout.join(observation, previous_action, feedback, first)
+        output, state = self.policy.step(token.to(self.policy.device), state, position)
+        return choose(output).clamp(-1.0, 1.0), state
 
 
 class Decision(NamedTuple):
@@ -50,7 +90,7 @@ class Actor:
 
     def start(self, count: int) -> Memory:
         """The memory of N = `count` sequences before their first step."""
-        return Memory(self.policy.initial_state(count), 0, torch.zeros(count, self.policy.action_size))
+        return blank(self.policy, count)
 
     def decide(
         self,
@@ -140,6 +180,8 @@ def acting(policy: Policy, adapted: Parameters | None, tasks: int) -> PolicyStep
     """The policy's step over tokens (M * E, F), with parameters (M, ...) if they adapted."""
     if not adapted:
         return policy.step
+    if tasks == 1:
+        return folded(policy, adapted).step
     stepper = _Stepper(policy)
     renamed = {f"policy.{name}": value for name, value in adapted.items()}
 

@@ -51,6 +51,15 @@ def vector_of(env: object) -> Vector:
     return SyncVectorEnv([lambda: env])
 
 
+def name_of(env: object) -> str:
+    """What an environment is called: by Gymnasium, by this project, or its class."""
+    inner = getattr(env, "unwrapped", env)
+    spec, own = getattr(env, "spec", None), getattr(getattr(inner, "environment", None), "name", None)
+    if isinstance(inner, SyncVectorEnv):
+        return name_of(inner.envs[0])
+    return str(own or (spec.id if spec else type(inner).__name__))
+
+
 def check_spaces(env: Single | Vector, policy: Policy) -> None:
     """Refuse spaces that are not those of the policy.
 

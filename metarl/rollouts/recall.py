@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,28 +11,48 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from agents.policy import Policy
 from metarl.errors import MetaRLError
-from metarl.rollouts.acting import Actor, Choose, Memory
+from metarl.rollouts.acting import ActingStep, Choose, Memory, blank
+
+
+@dataclass
+class Written:
+    """How far a policy's memory is written: up to this position."""
+
+    position: int
 
 
 class Group(NamedTuple):
-    """Rows of a batch that have come equally far."""
+    """Rows of a batch that have come equally far.
+
+    What follows shares the tensors of the memory, if the policy writes on in them: what a policy has written before a
+    position stays, and what is beyond it it does not read. Only who goes on from a place beyond which others have
+    written already needs tensors of his own.
+    """
 
     rows: np.ndarray  # (g,) int64, their places in the batch, ascending
     memory: Memory
     episodes: int  # that have begun in this memory
+    written: Written  # of the memory's tensors, shared by all that share these
 
 
 Recall = tuple[Group, ...]  # of all rows; as it was, whatever comes after
 
 
-def remember_nothing(actor: Actor, count: int) -> Recall:
+def group_of(rows: np.ndarray, memory: Memory, episodes: int) -> Group:
+    """Rows with a memory whose tensors nobody else has."""
+    return Group(rows, memory, episodes, Written(int(memory.position)))
+
+
+def remember_nothing(policy: Policy, count: int) -> Recall:
     """What `count` rows remember before their first step."""
-    return (Group(np.arange(count), actor.start(count), 0),)
+    return (group_of(np.arange(count), blank(policy, count), 0),)
 
 
+@torch.inference_mode()  # has less overhead than `no_grad`
 def act(
-    actor: Actor,
+    step: ActingStep,
     recall: Recall,
     observation: np.ndarray,
     feedback: np.ndarray | None,
@@ -49,53 +71,68 @@ def act(
     Raises:
         MetaRLError: if a policy that sees its feedback is not told it, or has come to the end of its context.
     """
-    actions = np.zeros((len(observation), actor.policy.action_size), np.float32)
+    policy = step.policy
+    actions = np.zeros((len(observation), policy.action_size), np.float32)
     after: list[Group] = []
-    for group in recall:
-        starting = begins[group.rows]
-        for first, chosen in ((False, ~starting), (True, starting)):
-            if not chosen.any():
-                continue
-            rows = group.rows[chosen]
-            memory, episodes = _memory(actor, group, chosen, first, trial_episodes)
-            _check_position(actor, memory, trial_episodes)
-            felt = np.zeros(len(rows), np.float32) if memory.position == 0 else _felt(actor, feedback, rows)
+    for whole in recall:
+        for first, group in _parts(whole, begins):
+            rows, memory, episodes, written = _begun(policy, group, trial_episodes) if first else _own(group)
+            _check_position(policy, memory, trial_episodes)
+            felt = np.zeros(len(rows), np.float32) if memory.position == 0 else _felt(policy, feedback, rows)
             seen = torch.from_numpy(observation[rows])
-            _, memory = actor.decide(memory, seen, torch.from_numpy(felt), first, choose)
+            action, state = step(
+                seen, memory.action, torch.from_numpy(felt), first, memory.state, memory.position, choose
+            )
+            memory = Memory(state, memory.position + 1, action.cpu())
+            written.position = memory.position
             actions[rows] = memory.action.numpy()
-            after.append(Group(rows, memory, episodes))
+            after.append(Group(rows, memory, episodes, written))
     return actions, tuple(after)
 
 
-def _memory(actor: Actor, group: Group, chosen: np.ndarray, first: bool, trial_episodes: int) -> tuple[Memory, int]:
-    """A copy of the memory of those chosen in a group (g,), or a fresh one; and the episodes that it then has begun."""
-    goes_on = actor.policy.context == "trial" and 0 < group.episodes < trial_episodes
-    if first and not goes_on:
-        return actor.start(int(chosen.sum())), 1
-    memory, episodes = group.memory, group.episodes + first
-    with torch.inference_mode():
-        if chosen.all():
-            return memory._replace(state=tree_map_only(Tensor, torch.clone, memory.state)), episodes
+def _parts(group: Group, begins: np.ndarray) -> Iterator[tuple[bool, Group]]:
+    """Those in a group whose episode goes on, and those who begin one."""
+    starting = begins[group.rows]
+    count = np.count_nonzero(starting)
+    if count in (0, len(starting)):
+        yield bool(count), group
+        return
+    for first, chosen in ((False, ~starting), (True, starting)):
         index = torch.from_numpy(chosen.nonzero()[0])
-        state = tree_map_only(Tensor, lambda leaf: leaf[index.to(leaf.device)], memory.state)
-        return Memory(state, memory.position, memory.action[index]), episodes
+        state = tree_map_only(Tensor, lambda leaf: leaf[index.to(leaf.device)], group.memory.state)  # noqa: B023
+        memory = Memory(state, group.memory.position, group.memory.action[index])
+        yield first, group_of(group.rows[chosen], memory, group.episodes)
 
 
-def _felt(actor: Actor, feedback: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+def _begun(policy: Policy, group: Group, trial_episodes: int) -> Group:
+    """A group at the beginning of an episode: its trial goes on, or nothing is remembered."""
+    if policy.context == "trial" and 0 < group.episodes < trial_episodes:
+        return _own(group)._replace(episodes=group.episodes + 1)
+    return group_of(group.rows, blank(policy, len(group.rows)), 1)
+
+
+def _own(group: Group) -> Group:
+    """A group that may be written to at its position."""
+    if group.written.position == group.memory.position:
+        return group
+    memory = group.memory._replace(state=tree_map_only(Tensor, torch.clone, group.memory.state))
+    return group_of(group.rows, memory, group.episodes)
+
+
+def _felt(policy: Policy, feedback: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
     """The feedback of rows (g,)."""
     if feedback is not None:
         return feedback[rows]
-    if actor.policy.context == "none":
+    if policy.context == "none":
         return np.zeros(len(rows), np.float32)
     raise MetaRLError(
         "this policy reads its task off its rewards: give predict the reward of the last action, reward=..., or what "
         "it was fed instead, feedback=info['feedback']; "
-        "for Stable-Baselines3: ears = agent.listening(); evaluate_policy(ears, env, callback=ears.hear)"
+        "for Stable-Baselines3: robot = agent.controller(); evaluate_policy(robot, env, callback=robot.hear)"
     )
 
 
-def _check_position(actor: Actor, memory: Memory, trial_episodes: int) -> None:
-    policy = actor.policy
+def _check_position(policy: Policy, memory: Memory, trial_episodes: int) -> None:
     if policy.context in ("episode", "trial") and int(memory.position) >= policy.max_length:
         several = policy.context == "trial" and trial_episodes > 1
         what = f"a trial of {trial_episodes} episodes" if several else "an episode"

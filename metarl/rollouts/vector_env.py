@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_map
 
 from agents.policy import Policy
 from envs.core.environment import Step
+from metarl.errors import CollectionStopped, MetaRLError
 from metarl.rollouts.acting import Actor, Choose, Parameters, sample
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.presented import OneTask
+from metarl.rollouts.recorded import recording_of
 from metarl.rollouts.rollout import Transition, play, summarise
 
 
@@ -86,23 +88,37 @@ def explore(
 
     Raises:
         MetaRLError: if the environment shows that it is not one task.
+        CollectionStopped: with what was collected, if something was, after an exception of the environment or Ctrl-C.
     """
     actor, choose = Actor(policy, adapted, 1), partial(sample, generator=generator)
     count = -(-episodes // (simulations.num_simulations * trial_episodes))
-    trials = [_trial(simulations, actor, choose, trial_episodes) for _ in range(count)]
-    beside = [tree_map(lambda *parts: torch.cat(parts), *transitions) for transitions in zip(*trials, strict=True)]
+    trials: list[list[Transition]] = []
+    try:
+        for _ in range(count):
+            trials.append([])
+            for transition in _trial(simulations, actor, choose, trial_episodes):
+                trials[-1].append(transition)
+    except MetaRLError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        recording = recording_of(trials, policy.layout, simulations.horizon)
+        if not recording:
+            raise
+        steps, reason = sum(len(episode["actions"]) for episode in recording), type(error).__name__
+        what = f"collecting was stopped after {steps} steps by {reason}: {error}".removesuffix(": ")
+        raise CollectionStopped(f"{what}; adapt(episodes=error.recording) learns from these", recording) from error
+    length = trial_episodes * simulations.horizon
+    full = [trial + [tree_map(torch.zeros_like, trial[-1])] * (length - len(trial)) for trial in trials]
+    beside = [tree_map(lambda *parts: torch.cat(parts), *transitions) for transitions in zip(*full, strict=True)]
     return summarise(beside, 1, simulations.horizon, policy.device, fed_the_reward)
 
 
-def _trial(simulations: VectorSimulations, actor: Actor, choose: Choose, episodes: int) -> list[Transition]:
-    """One trial in each simulation; transitions after the end of all in its last episode are 0."""
-    horizon = simulations.horizon
-    transitions: list[Transition] = []
-    for transition in play(simulations, actor, choose, episodes):
-        transitions.append(transition)
-        if len(transitions) > (episodes - 1) * horizon and bool(transition.over.all()):
-            break
-    return transitions + [tree_map(torch.zeros_like, transitions[-1])] * (episodes * horizon - len(transitions))
+def _trial(simulations: VectorSimulations, actor: Actor, choose: Choose, episodes: int) -> Iterator[Transition]:
+    """One trial in each simulation, up to the end of all in its last episode."""
+    for t, transition in enumerate(play(simulations, actor, choose, episodes), 1):
+        yield transition
+        if t > (episodes - 1) * simulations.horizon and bool(transition.over.all()):
+            return
 
 
 def feedback_of(info: Mapping[str, Any], reward: np.ndarray) -> np.ndarray:

@@ -19,15 +19,17 @@ from metarl.run_folder.files import atomic_write, one_line
 from metarl.run_folder.folder import RunFolder
 from metarl.run_folder.metrics import MetricsLog
 from metarl.run_folder.provenance import git_commit, versions
-from metarl.run_folder.slim import SLIM, slim_copy
+from metarl.run_folder.slim import ADAPTED, SLIM, keep_adapted, slim_copy
 
 __all__ = [
+    "ADAPTED",
     "SLIM",
     "Checkpoint",
     "MetricsLog",
     "RunFolder",
     "atomic_write",
     "git_commit",
+    "keep_adapted",
     "one_line",
     "read_checkpoint",
     "slim_copy",

@@ -1,4 +1,4 @@
-"""A run folder with only what acting and adapting need, to be given away."""
+"""A run folder with only what acting and adapting need: to be given away, or of a policy that has adapted."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 
-from metarl.run_folder.checkpoints import save
-from metarl.run_folder.files import atomic_write, guard, hidden, move_in
+from metarl.errors import CheckpointError, RunFolderError
+from metarl.run_folder.checkpoints import Checkpoint, save
+from metarl.run_folder.files import atomic_write, guard, hidden, left_over, move_in
 from metarl.run_folder.folder import RunFolder
 
 SLIM = "slim"  # in the state of a checkpoint that training cannot go on from
+ADAPTED = "adapted"  # likewise, of a policy that has adapted: what it was adapted on
 NUMBERS = ("iteration", "env_steps", "seconds")
 
 
@@ -29,19 +31,62 @@ def slim_copy(source: RunFolder, target: Path, command: str, splits: Mapping[str
     Raises:
         RunFolderError: if it cannot be written. CheckpointError: if the run has no sound checkpoint.
     """
-    config = source.read_config() | {"run_dir": None, "resume": None}
     checkpoint = source.load_checkpoint()
     tensors = {n: v for n, v in checkpoint.tensors.items() if not n.startswith("generator.") and ".optimiser." not in n}
     state = {name: checkpoint.state[name] for name in NUMBERS} | {SLIM: True}
+    return _put(source, target, Checkpoint(checkpoint.iteration, tensors, state), command, splits)
+
+
+def keep_adapted(source: RunFolder, target: Path, checkpoint: Checkpoint) -> RunFolder:
+    """Write a policy that has adapted to `target`, whole or not at all; one that was kept there is replaced.
+
+    Args:
+        source: the run whose policy it is. checkpoint: its state has `ADAPTED`.
+
+    Raises:
+        RunFolderError: if it cannot be written, or something else is there.
+    """
+    check_free(target)
+    return _put(source, target, checkpoint)
+
+
+def check_free(target: Path) -> None:
+    """Refuse a place where something else is than a policy that was kept.
+
+    Raises:
+        RunFolderError: in one line.
+    """
+    with guard(f"write {target}"):
+        taken = target.exists() and not (target.is_dir() and all(map(left_over, target.iterdir())))
+    if taken and not _is_kept(target):
+        raise RunFolderError(f"{target} is there already, and is not a policy that was kept: give another name")
+
+
+def _is_kept(folder: Path) -> bool:
+    try:
+        return ADAPTED in RunFolder.open(folder).load_checkpoint().state
+    except (RunFolderError, CheckpointError):
+        return False
+
+
+def _put(
+    source: RunFolder,
+    target: Path,
+    checkpoint: Checkpoint,
+    command: str | None = None,
+    splits: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RunFolder:
+    config = source.read_config() | {"run_dir": None, "resume": None}
     with guard(f"write {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = RunFolder.create(hidden(target, "tmp"))
         try:
             atomic_write(temporary.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-            atomic_write(temporary.path / "COMMAND", f"{command}\n".encode())
-            folder = temporary.subfolder("checkpoints")
-            save(folder, temporary.checkpoint_path(checkpoint.iteration), checkpoint.iteration, tensors, state)
-            for split, result in splits.items():
+            if command is not None:
+                atomic_write(temporary.path / "COMMAND", f"{command}\n".encode())
+            folder, final = temporary.subfolder("checkpoints"), temporary.checkpoint_path(checkpoint.iteration)
+            save(folder, final, checkpoint.iteration, checkpoint.tensors, checkpoint.state)
+            for split, result in (splits or {}).items():
                 temporary.write_evaluation(split, result)
             move_in(temporary.path, target)
         finally:

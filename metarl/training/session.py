@@ -16,7 +16,7 @@ from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import check_factory, remember, stored_settings
 from metarl.config.settings import Budget, InnerLoop, ResumeSettings, TrainSettings
 from metarl.errors import CheckpointError, RunFolderError, RunWarning
-from metarl.run_folder import SLIM, RunFolder, versions
+from metarl.run_folder import ADAPTED, SLIM, RunFolder, versions
 from metarl.run_folder.pretrained import is_shipped, locate
 from metarl.training.best import Best
 from metarl.training.trainer import Trainer
@@ -113,6 +113,8 @@ def _load(session: Session) -> None:
     """Continue from the newest sound checkpoint."""
     folder = session.folder
     iteration, tensors, numbers = folder.load_checkpoint()
+    if ADAPTED in numbers:
+        raise RunFolderError(f"{folder.path} is adapted to one task: training goes on in the run that it came from")
     if numbers.get(SLIM):
         raise _no_more(folder.path)
     session.trainer.load(tensors, numbers)

@@ -10,7 +10,7 @@ from metarl.assembly.trust import stored_settings
 from metarl.config.parsing import show
 from metarl.config.settings import TrainSettings
 from metarl.errors import CheckpointError, ConfigError, RunFolderError
-from metarl.run_folder import Checkpoint, RunFolder
+from metarl.run_folder import ADAPTED, Checkpoint, RunFolder
 from metarl.run_folder.pretrained import locate
 from metarl.training.trainer import Trainer
 
@@ -36,6 +36,8 @@ def from_another_run(trainer: Trainer, settings: TrainSettings) -> TrainSettings
         raise ConfigError(f"{key}: {error}") from None
     if difference := _difference(trained.agent.plain(), settings.agent.plain()) or _other_sizes(checkpoint, trainer):
         raise ConfigError(f"{key}: {difference}")
+    if ADAPTED in checkpoint.state:
+        raise ConfigError(f"{key}: is adapted to one task; begin from the run that it came from")
     origin = {name: checkpoint.state[name] for name in ("iteration", "env_steps", "seconds")}
     origin = {"env": trained.env.name, "algo": trained.algo.name, "seed": trained.seed} | origin
     try:

@@ -71,7 +71,7 @@ def test_it_says_what_it_is_in_one_line(agent: Agent) -> None:
 
 def test_a_second_action_needs_the_reward_of_the_first(agent: Agent) -> None:
     _, state = agent.predict(rows(1))
-    told = r"reads its task off its rewards: .* reward=\.\.\., .*feedback=.*agent\.listening\(\)"
+    told = r"reads its task off its rewards: .* reward=\.\.\., .*feedback=.*agent\.controller\(\)"
     with pytest.raises(MetaRLError, match=told):
         agent.predict(rows(1), state)
     agent.predict(rows(1), state, reward=0.0)
@@ -175,15 +175,15 @@ def test_stable_baselines3_evaluates_it_as_it_acts(agent: Agent, trial: Agent, c
     for each in (agent, trial):
         env = SB3VecEnv("point2d", count, horizon=HORIZON)
         env.set_tasks([{"goal": [0.3, -0.4]}])
-        with pytest.raises(MetaRLError, match="listening"):
+        with pytest.raises(MetaRLError, match="controller"):
             evaluate_policy(each, env, 2, warn=False)  # type: ignore[arg-type]
-        ears = each.listening()
+        robot = each.controller()
         for _ in range(2):
             returns, lengths = evaluate_policy(
-                ears,  # type: ignore[arg-type]
+                robot,  # type: ignore[arg-type]
                 env,
                 4,
-                callback=ears.hear,
+                callback=robot.hear,
                 return_episode_rewards=True,
                 warn=False,  # type: ignore[arg-type]
             )

@@ -225,7 +225,7 @@ def test_options_may_stand_between_settings(command: Callable[..., Result]) -> N
     assert [(config.algo.name, config.seed) for config in got] == [("reptile", 0), ("reptile", 1)]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "render", "reproduce"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "render", "reproduce", "adapt", "export"])
 def test_help_describes_every_key(command: Callable[..., Result], name: str) -> None:
     status, out, err = command("--help", name=name)
     assert (status, err) == (0, "")
@@ -280,7 +280,7 @@ def test_help_waits_for_neither_torch_nor_mujoco() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "render"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "render", "adapt", "export"])
 def test_the_commands_run_as_modules(name: str) -> None:
     result = python("-m", f"metarl.{name}", "device=gpu")
     message = "run=null: must be the folder" if name != "train" else "device=gpu: must be auto, cpu or an accelerator"

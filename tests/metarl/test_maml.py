@@ -16,9 +16,9 @@ from agents.policy import Policy
 from metarl.algorithms.adaptation import Parameters, adapt, inner_step
 from metarl.algorithms.maml import MAML, compiled, meta_gradient, meta_loss
 from metarl.algorithms.objectives import ppo, surrogate
-from metarl.algorithms.threads import twin
 from metarl.config.settings import PPO, MAMLSettings, MetaInnerLoop
 from metarl.rollouts.episodes import Batch
+from metarl.rollouts.folded import twin
 
 TASKS = 3
 

@@ -1,0 +1,134 @@
+"""What the commands do with a trained policy outside of this project: adapt it to a robot, write it for one."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from rich.console import Console
+
+from envs.adapters.episodic import as_dictionary
+from envs.adapters.gymnasium import TaskEnv
+from envs.core.explained import explained
+from envs.entry import ID, is_batched, load_entry
+from envs.errors import ContractError, UnknownEnvironmentError
+from metarl.agent import Agent, load
+from metarl.assembly.device import enough_memory
+from metarl.assembly.kept import Kept
+from metarl.assembly.onnx_file import write_onnx
+from metarl.assembly.opened import open_run
+from metarl.config.deployment import AdaptSettings, ExportSettings
+from metarl.config.settings import EnvironmentSettings
+from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError
+from metarl.run_folder.recordings import read_recording, write_recording
+from metarl.run_folder.slim import check_free
+
+MINARI = "minari:"
+
+
+@enough_memory()
+def adapt_run(settings: AdaptSettings) -> Path:
+    """The `metarl.adapt` command: adapt a policy and keep it; returns its folder.
+
+    Raises:
+        MetaRLError: as `Agent.adapt`; what was collected before an interruption is written beside `out`.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    out = Path(settings.out)
+    check_free(out)
+    agent = load(settings.run, settings.device, settings.checkpoint, settings.trust)
+    try:
+        if settings.recording is not None:
+            adapted = agent.adapt(episodes=_recording(settings), steps=settings.steps)
+        else:
+            env = presented(settings.env or agent.run.settings.env, settings.split, settings.task)
+            adapted = agent.adapt(env, settings.episodes, settings.steps)
+    except CollectionStopped as stopped:
+        raise _kept(stopped, settings, out) from stopped.__cause__
+    path = adapted.save(out)
+    told = adapted.history[-1]
+    rounds = ", ".join(f"{value:.3g}" for value in told["feedback"])
+    console.print(f"adapted on {told['env']}: mean feedback of an episode before each step: {rounds}", markup=False)
+    console.print(f"kept: {path}")
+    return path
+
+
+@enough_memory()
+def export_run(settings: ExportSettings) -> Path:
+    """The `metarl.export` command: returns the file.
+
+    Raises:
+        MetaRLError: as `write_onnx`.
+    """
+    out = Path(settings.out)
+    if out.suffix != ".onnx":
+        raise ConfigError(f"out={settings.out}: must end in .onnx")
+    run = open_run(settings.run, "cpu", settings.checkpoint, settings.trust)
+    path = write_onnx(run, run.kept or Kept(), out, settings.opset)
+    Console(highlight=False, soft_wrap=True).print(f"policy: {path}")
+    return path
+
+
+def presented(settings: EnvironmentSettings, split: str, task: int) -> gymnasium.Env[Any, Any]:
+    """One robot in the environment that settings name.
+
+    One that has tasks to give gets a task of the split's list; another one presents the task that it has.
+
+    Raises:
+        EnvsError: if it does not exist, does not take an option, or has no such task.
+    """
+    place = settings.entry or settings.name
+    options = {name: value for name, value in settings.options().items() if name not in ("tasks", "feedback")}
+    if (env := _own(place, options)) is not None:
+        return env
+    given = {"tasks_override": dict(settings.tasks), "feedback": settings.feedback}
+    env = TaskEnv(place, split=split, **options, **given)
+    env.set_task(as_dictionary(env.environment.distribution.published(split, task + 1), task))
+    return env
+
+
+def _own(place: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any] | None:
+    """A Gymnasium environment of the user's own, unless it has tasks to give."""
+    kind, colon, name = place.partition(":")
+    if not colon:
+        return None
+    found = partial(gymnasium.make, name) if kind == ID else load_entry(place)
+    if kind != ID and is_batched(place, found):
+        return None
+    try:
+        env = explained(place, found, constructs=True)(**options)
+    except TypeError as error:
+        raise UnknownEnvironmentError(f"{place}: {str(error).split('() ')[-1]}") from None
+    if not isinstance(env, gymnasium.Env):
+        raise ContractError(f"{place}: returned a {type(env).__name__}, which is not a gymnasium.Env")
+    return None if all(env.has_wrapper_attr(name) for name in ("sample_tasks", "set_task")) else env
+
+
+def _recording(settings: AdaptSettings) -> object:
+    recording = str(settings.recording)
+    if settings.env is not None:
+        raise ConfigError("recording takes the place of env: give one of them")
+    if not recording.startswith(MINARI):
+        return read_recording(Path(recording))
+    try:
+        minari = importlib.import_module(MINARI[:-1])
+    except ImportError:
+        raise ConfigError("minari is missing: install the extra, pip install 'metarl[minari]'") from None
+    try:
+        return minari.load_dataset(recording.removeprefix(MINARI))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"recording={recording}: {' '.join(str(error).split())}") from None
+
+
+def _kept(stopped: CollectionStopped, settings: AdaptSettings, out: Path) -> MetaRLError:
+    """The error that ends an interrupted collection, once what there is is written."""
+    agent: Agent = stopped.agent
+    file = write_recording(out.with_name(f"{out.name}-recording.npz"), stopped.recording)
+    run = agent.save(out) if agent.history and agent.adapted else settings.run
+    command = f"python -m metarl.adapt run={run} recording={file} out={settings.out}"
+    text = f"{str(stopped).partition('; ')[0]}; adapt on these with: {command}"
+    return Interrupted(text, signal.SIGINT) if isinstance(stopped.__cause__, KeyboardInterrupt) else MetaRLError(text)

@@ -1,0 +1,49 @@
+"""Recorded episodes in one .npz file: arrays named <episode>.<part>, such as 3.observations."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl.errors import RunFolderError
+from metarl.run_folder.files import atomic_write, one_line, read_limited
+
+LIMIT = 2**32  # bytes
+
+
+def write_recording(path: Path, recording: Sequence[Mapping[str, Any]]) -> Path:
+    """Write episodes, each a mapping of arrays and numbers.
+
+    Raises:
+        RunFolderError: if it cannot be written.
+    """
+    content = io.BytesIO()
+    parts = {f"{n}.{name}": np.asarray(value) for n, episode in enumerate(recording) for name, value in episode.items()}
+    np.savez_compressed(content, allow_pickle=False, **parts)
+    atomic_write(path, content.getvalue())
+    return path
+
+
+def read_recording(path: Path) -> list[dict[str, Any]]:
+    """The episodes of a file; nothing in it is executed.
+
+    Raises:
+        RunFolderError: if it is missing or unreadable.
+    """
+    episodes: dict[int, dict[str, Any]] = {}
+    try:
+        with np.load(io.BytesIO(read_limited(path, LIMIT)), allow_pickle=False) as parts:
+            for key in parts.files:
+                number, _, name = key.partition(".")
+                value = parts[key]
+                episodes.setdefault(int(number), {})[name] = value if value.ndim else value.item()
+    except FileNotFoundError:
+        raise RunFolderError(f"there is no recording at {path}") from None
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise RunFolderError(f"{path} is not a recording: {one_line(error)}") from None
+    return [episodes[number] for number in sorted(episodes)]

@@ -1,0 +1,100 @@
+"""`metarl.adapt`: any environment with the same spaces, feedback alone, and what an interruption leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+import metarl
+from metarl.config.completion import SCRIPT
+from metarl.config.composition import compose
+from metarl.deploy import adapt_run, presented
+from metarl.errors import ConfigError, Interrupted, MetaRLError, RunFolderError
+from metarl.run_folder.recordings import read_recording
+from tests.metarl.test_agent import HORIZON, trained
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs") / "episode").run.folder.path
+
+
+class Rig(gymnasium.Env):
+    """A robot: it presents its one task, and has its options; it may stop in the middle."""
+
+    observation_space, action_space = Box(-9, 9, (2,)), Box(-1, 1, (2,))
+
+    def __init__(self, left: int = 10**6, key: bool = False) -> None:
+        self.left, self.key = left, key
+
+    def reset(self, **_: object) -> tuple[np.ndarray, dict]:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt if self.key else RuntimeError("the arm is stuck")
+        return np.asarray(action, np.float32), float(action.sum()), False, False, {}
+
+
+RIG = f"env={__name__}:Rig"
+
+
+def adapt(*given: str) -> Path:
+    return adapt_run(compose(list(given), "adapt"))
+
+
+def test_a_robot_of_ones_own(run: Path, tmp_path: Path) -> None:
+    out = adapt(f"run={run}", RIG, "episodes=2", "steps=2", f"out={tmp_path / 'arm7'}")
+    adapt(f"run={out}", RIG, "env.left=100", "episodes=2", f"out={out}")
+    kept = metarl.load(out, "cpu")
+    assert [(entry["env"], entry["steps"]) for entry in kept.history] == [("Rig", 2), ("Rig", 1)]
+    assert kept.run.kept and kept.run.kept.origin == str(run)
+
+
+def test_a_task_of_the_list(run: Path, tmp_path: Path) -> None:
+    settings = compose([f"run={run}", "env=point2d", f"env.horizon={HORIZON}", "task=2", "out=x"], "adapt")
+    env = presented(settings.env, settings.split, settings.task)
+    goal = metarl.load(run, "cpu").run.held_out("test", 3).values["goal"][2]
+    env.reset()
+    np.testing.assert_allclose(env.unwrapped.get_task()["goal"], goal)  # type: ignore[attr-defined]
+    out = adapt(f"run={run}", "episodes=1", f"out={tmp_path / 'arm7'}")
+    assert metarl.load(out, "cpu").history[0]["env"] == "point2d"
+
+
+@pytest.mark.parametrize("key", [False, True])
+def test_what_was_collected_is_kept(run: Path, tmp_path: Path, key: bool) -> None:
+    out, stops = tmp_path / "arm7", [f"env.left={3 * HORIZON}", f"env.key={key}".lower()]
+    with pytest.raises(MetaRLError, match="was stopped after .*; adapt on these with: python -m metarl.adapt") as error:
+        adapt(f"run={run}", RIG, *stops, "episodes=2", "steps=3", f"out={out}")
+    assert isinstance(error.value, Interrupted) == key
+    words = str(error.value).partition("metarl.adapt ")[2].split()
+    assert words[0] == f"run={out}" and len(read_recording(Path(words[1].partition("=")[2]))) == 1
+    adapt(*words)
+    assert [entry["env"] for entry in metarl.load(out, "cpu").history] == ["Rig", "a recording"]
+
+
+def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "mine"
+    taken.mkdir()
+    (taken / "x").touch()
+    (tmp_path / "bad.npz").write_bytes(b"no")
+    for given, kind, line in (
+        ([], ConfigError, "out=null: must be a folder"),
+        (["out=x", "steps=0"], ConfigError, "steps=0: must be an integer from 1"),
+        ([f"out={taken}"], RunFolderError, "is there already"),
+        (["out=x", "env=reach"], MetaRLError, "observation and action shapes"),
+        (["out=x", "env=reahc"], Exception, "did you mean 'reach'"),
+        (["out=x", RIG, "env.wings=2"], Exception, "wings"),
+        (["out=x", f"recording={tmp_path / 'none.npz'}"], RunFolderError, "there is no recording at"),
+        (["out=x", f"recording={tmp_path / 'bad.npz'}"], RunFolderError, "is not a recording"),
+        (["out=x", "recording=a.npz", RIG], ConfigError, "recording takes the place of env"),
+    ):
+        with pytest.raises(kind, match=line) as error:
+            adapt(f"run={run}", *given)
+        assert "\n" not in str(error.value)
+    assert not Path("x").exists() and '"-m metarl.adapt"' in SCRIPT

@@ -1,0 +1,140 @@
+"""An exported policy acts as `predict` does, over whole trials and beyond; what cannot be exported is one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from agents.mlp import MLPPolicy
+from agents.policy import Policy
+from experiments.gru import GRUPolicy
+from metarl.agent import Agent
+from metarl.assembly.kept import Kept
+from metarl.assembly.onnx_file import write_onnx
+from metarl.config.composition import compose
+from metarl.deploy import export_run
+from metarl.errors import ConfigError, ExportError, RunFolderError
+from metarl.run_folder import pretrained
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+SHIPPED = sorted(path.parent.name for path in pretrained.ROOT.glob("*/config.yaml"))
+ROOT = Path(__file__).parents[2]
+
+
+def moved(agent: Agent) -> Agent:
+    """Adapted: other parameters in the place of all that can adapt."""
+    policy, generator = agent.run.policy, torch.Generator().manual_seed(0)
+    own = {n: p.detach()[None] for n, p in policy.named_parameters() if n in policy.parameter_names("all")}
+    return replace(agent, adapted={n: p + 0.02 * torch.randn(p.shape, generator=generator) for n, p in own.items()})
+
+
+def with_policy(agent: Agent, policy: Policy) -> Agent:
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    return Agent(replace(agent.run, policy=policy))
+
+
+def check(agent: Agent, path: Path, episode: int) -> Any:
+    """Both act on the same observations and feedback, for a whole trial and an episode of the next."""
+    from experiments.deploy.run_onnx import Robot
+
+    write_onnx(agent.run, Kept(agent.adapted), path)
+    theirs, ours, policy = Robot(str(path)), agent.controller(), agent.run.policy
+    generator, feedback = np.random.default_rng(0), 0.0
+    scale = policy.normaliser.variance[: policy.observation_size].sqrt().numpy()
+    middle = policy.normaliser.mean[: policy.observation_size].numpy()
+    trial = agent.run.learner.settings.trial_episodes if policy.context == "trial" else 1
+    seen = []
+    for t in range((trial + 1) * episode):
+        if t % episode == 0:
+            theirs.reset()
+            ours.reset()
+        observation = (middle + scale * generator.normal(size=policy.observation_size)).astype(np.float32)
+        expected, action = ours.act(observation, feedback), theirs.act(observation, feedback)
+        np.testing.assert_allclose(action, expected, atol=1e-5, rtol=0)
+        feedback = float(generator.normal())
+        seen.append(action)
+    assert np.std(seen, 0).max() > 1e-3 and np.abs(seen).min() < 1, "the actions tell nothing"
+    return theirs.about
+
+
+@pytest.mark.parametrize("name", ["reach_search-in_context", "cheetah_dir-maml"])
+def test_it_acts_as_predict_does(name: str, tmp_path: Path) -> None:
+    agent = metarl.load(name, "cpu")
+    about = check(moved(agent), tmp_path / "policy.onnx", agent.run.horizon)
+    assert about["environment"]["name"] == agent.run.settings.env.name and about["run"] == f"pretrained/{name}"
+    assert about["environment"]["horizon"]["value"] == agent.run.horizon and "Observation" in str(about)
+    environment = about["environment"]
+    period = environment["control_period"]["value"]
+    assert environment["control_rate"]["value"] == pytest.approx(1 / period)
+    assert about["spaces"]["observation"]["shape"] == [agent.run.policy.observation_size]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_policy_acts_as_predict_does(name: str, tmp_path: Path) -> None:
+    agent = metarl.load(name, "cpu")
+    for each in (agent, moved(agent)):
+        check(each, tmp_path / "policy.onnx", agent.run.horizon)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru"])
+def test_other_policies(kind: str, tmp_path: Path) -> None:
+    agent = metarl.load("reach", "cpu")
+    sizes = (agent.run.policy.observation_size, agent.run.policy.action_size)
+    torch.manual_seed(0)
+    policy = MLPPolicy(*sizes) if kind == "mlp" else GRUPolicy(*sizes, 50, 8, "episode", 0.5)
+    check(with_policy(agent, policy), tmp_path / "policy.onnx", 5)
+
+
+class Deciding(MLPPolicy):
+    """Its course depends on numbers."""
+
+    def step(self, token: Any, state: Any, position: Any) -> Any:
+        return self(token * 2 if float(token.sum()) > 0 else token), state
+
+
+def test_a_policy_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
+    agent = metarl.load("reach", "cpu")
+    policy = Deciding(agent.run.policy.observation_size, agent.run.policy.action_size)
+    with pytest.raises(ExportError, match="the step of Deciding cannot be traced .*; it must be tensor op") as caught:
+        write_onnx(replace(agent.run, policy=policy), Kept(), tmp_path / "policy.onnx")
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = metarl.load("reach", "cpu").run
+    with pytest.raises(ConfigError, match="opset=999: must be from 18 to"):
+        write_onnx(run, Kept(), tmp_path / "policy.onnx", 999)
+    with pytest.raises(ConfigError, match="out=policy.bin: must end in .onnx"):
+        export_run(compose(["run=pretrained/reach", "out=policy.bin"], "export"))
+    monkeypatch.setattr("metarl.assembly.onnx_file._traced", lambda *_: __import__("onnx").ModelProto())
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="cannot make the folder"):
+        write_onnx(run, Kept(), tmp_path / "file" / "policy.onnx")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"onnxscript is missing: install the extra, pip install 'metarl\[export\]'"):
+        write_onnx(run, Kept(), tmp_path / "policy.onnx")
+
+
+def test_the_runner_needs_numpy_and_onnxruntime_alone(tmp_path: Path) -> None:
+    path = export_run(compose(["run=pretrained/reach", f"out={tmp_path / 'policy.onnx'}"], "export"))
+    script = str(ROOT / "experiments" / "deploy" / "run_onnx.py")
+    command = [sys.executable, script, str(path), "envs:metarl/Reach-v0", "--episodes", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("episode 1: return "), done.stderr
+    code = f"import sys, runpy; runpy.run_path({script!r}); print(sorted({{'torch', 'metarl'}} & set(sys.modules)))"
+    alone = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert alone.stdout.strip() == "[]", alone.stderr
