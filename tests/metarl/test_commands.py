@@ -280,7 +280,7 @@ def test_help_waits_for_neither_torch_nor_mujoco() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "render", "adapt", "export"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "render", "adapt"])
 def test_the_commands_run_as_modules(name: str) -> None:
     result = python("-m", f"metarl.{name}", "device=gpu")
     message = "run=null: must be the folder" if name != "train" else "device=gpu: must be auto, cpu or an accelerator"
