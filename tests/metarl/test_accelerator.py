@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 TINY = ["env.horizon=3", "algo.tasks=3", "algo.episodes=2", "budget.iterations=1", "checkpoint.every=1"]
 TINY += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1"]
 REACH = ["env=reach", "agent=transformer", "agent.width=8", "agent.layers=1", *TINY]
-ALONE = ["algo.warm_start.iterations=0"]
+ALONE = ["algo.warm_start.iterations=0", "agent.context=episode"]
 ONCE = ["algo.outer.n_epochs=1", "algo.outer.minibatches=2"]
 ALGORITHMS = {
     "maml": [*REACH, *ALONE, *ONCE],
@@ -85,10 +85,10 @@ def test_an_iteration_waits_for_little_and_computes_what_the_cpu_does(name: str)
 
 
 @pytest.mark.parametrize("name", ["maml", "in_context", "reptile"])
-def test_waits_do_not_grow_with_tensors_and_minibatches(name: str) -> None:
+def test_nothing_grows_with_tensors_and_minibatches_and_only_one_transfer_with_steps(name: str) -> None:
     more = [] if name == "reptile" else ["algo.outer.minibatches=3", "algo.outer.n_epochs=2"]
     _, little = iterated(settings_of(name))
-    _, much = iterated(settings_of(name, "agent.layers=2", *more))
+    _, much = iterated(settings_of(name, "agent.layers=2", "env.horizon=6", *more))
     assert much == little
 
 
