@@ -7,6 +7,7 @@ The commands, each with --help
   python -m metarl.train        meta-train a policy, or continue a run
   python -m metarl.evaluate     measure how it adapts to held-out tasks
   python -m metarl.render       film it before and after
+  python -m metarl.report       write a page about it, or about several runs beside each other
   python -m metarl.reproduce    see again why updates were skipped
 """
 

@@ -21,7 +21,7 @@ RUNS = {"run": True, "algo.warm_start.run": True, "resume": False}  # settings t
 SCRIPT = r"""_metarl_complete() {
     local module="${COMP_WORDS[2]}" line="${COMP_LINE:0:$COMP_POINT}"
     case "${COMP_WORDS[1]} $module" in
-        "-m metarl.train" | "-m metarl.evaluate" | "-m metarl.render" | "-m metarl.reproduce") ;;
+        COMMANDS) ;;
         *) return ;;
     esac
     local word="${line##* }"
@@ -33,7 +33,7 @@ SCRIPT = r"""_metarl_complete() {
     case "$word" in *=*) COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}") ;; esac
 }
 complete -o nospace -o default -o bashdefault -F _metarl_complete python python3
-"""
+""".replace("COMMANDS", " | ".join(f'"-m metarl.{command}"' for command in COMMANDS))
 
 
 def answer(command: str, request: str = "") -> str | None:

@@ -17,6 +17,7 @@ from metarl.config.settings import (
     Budget,
     EvaluateSettings,
     RenderSettings,
+    ReportSettings,
     ReproduceSettings,
     TrainSettings,
 )
@@ -30,6 +31,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "render": RenderSettings,
+    "report": ReportSettings,
     "reproduce": ReproduceSettings,
 }
 # What somebody's own must be a subclass of, and its settings.
