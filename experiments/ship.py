@@ -23,6 +23,7 @@ from experiments.arguments import command, flag, given
 from metarl.assembly.opened import Run, open_run
 from metarl.assembly.repeat import commands
 from metarl.errors import ConfigError, RunFolderError
+from metarl.pages.card import LICENCE, model_card
 from metarl.run_folder import atomic_write, pretrained, slim_copy
 from metarl.runs import evaluate
 
@@ -48,7 +49,9 @@ def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
                 f" python -m metarl.evaluate run={path} split={split}"
             )
     lines = commands(run.settings, run.iteration, path)
-    folder = slim_copy(run.folder, pretrained.ROOT / name, "\n".join(lines), splits)
+    card = model_card(run, name, evaluations=splits, commands=lines, licence=LICENCE)
+    texts = {"COMMAND": "\n".join([*lines, ""]), "README.md": card}
+    folder = slim_copy(run.folder, pretrained.ROOT / name, texts, splits)
     index = pretrained.defaults()
     if default or env not in index:
         index[env] = name.removeprefix(f"{env}-")

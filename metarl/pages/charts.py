@@ -86,7 +86,7 @@ def adaptation_charts(curves: Mapping[str, Entries]) -> list[Markup]:
 
 
 def condensed(rows: Sequence[Mapping[str, float]], name: str) -> Curve:
-    """Millions of environment steps and a metric, (n,) each; neighbouring iterations are averaged to at most `POINTS`."""
+    """Millions of environment steps and a metric, (n,) each, with n at most `POINTS`: neighbours are averaged."""
     found = [(row["env_steps"], row[name]) for row in rows if "env_steps" in row and name in row]
     table = np.array([pair for pair in found if np.isfinite(pair).all()], float).reshape(-1, 2)
     parts = [part.mean(0) for part in np.array_split(table, min(POINTS, max(len(table), 1))) if len(part)]

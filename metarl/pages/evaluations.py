@@ -69,11 +69,12 @@ def read(split: str, content: dict[str, Any], place: object) -> Evaluation:
         measures = [name for name in COLUMNS if name in rows[0]]
         tasks = {name: np.array([row["task"][name] for row in rows], float) for name in rows[0]["task"]}
         values = {name: np.array([row[name] for row in rows], float) for name in measures}
-        means = [float(entry[name]["mean"] or 0.0) for entry in content["curve"] for name in measures]
+        told = [entry[name] for entry in content["curve"] for name in measures]
+        means = [float(number) for each in told for number in (each["mean"], *each["ci95"])]
         if not {"success", "return"} <= values.keys() or any(v.shape != (len(rows), points) for v in values.values()):
             raise ValueError(f"success and return of {len(rows)} tasks at {points} points are not all there")
-        if not np.isfinite([*means, *values["success"].ravel()]).all() or any(v.ndim != 2 for v in tasks.values()):
-            raise ValueError("a task or a success in it is not a number")
+        if not np.isfinite([*means, *values["success"].ravel()]).all():
+            raise ValueError("a mean or a success in it is not a number")
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise RunFolderError(f"{place}/evaluation/{split}.json is not an evaluation of this code: {reason}") from None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from rich.console import Console
 
@@ -22,21 +20,12 @@ from metarl.pages.charts import adaptation_charts, learning_chart
 from metarl.pages.evaluations import SPLITS, Evaluation, differences
 from metarl.pages.footage import Footage, film_runs
 from metarl.pages.subject import Subject, facts, learning_curves, phase_marks, repeat, setting_rows, subjects
+from metarl.pages.templating import FOLDER, templates
 from metarl.run_folder import atomic_write
 from metarl.run_folder.files import guard
 from metarl.version import __version__
 
 NAME = "report.html"
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-@cache
-def templates() -> jinja2.Environment:
-    """The templates of pages; what is put into them is escaped: a run may be a stranger's."""
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
 
 
 def write_report(runs: Sequence[Run], out: str | Path | None = None, footage: Sequence[Footage] | None = None) -> Path:
@@ -69,7 +58,7 @@ def page(shown: Sequence[Subject], footage: Sequence[Footage] | None) -> str:
     content = {
         "title": title,
         "version": __version__,
-        "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "css": Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         "names": names,
         "facts": facts(shown),
         "criteria": sorted({e.content.get("success_criterion", "") for s in shown for e in s.evaluations.values()}),

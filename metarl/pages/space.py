@@ -129,6 +129,7 @@ def chart(axis: Axis, runs: Mapping[str, Sequence[Evaluation]]) -> Markup:
         axes.set_xlabel(axis.title)
         axes.set_ylabel("success")
         axes.grid(axis="y", linewidth=0.6)
+        axes.locator_params(axis="x", nbins=6)
         if axis.names:
             axes.set_xticks(range(len(axis.names)), axis.names, rotation=20 if len(axis.names) > 4 else 0)
         if len(runs) > 1:

@@ -10,20 +10,22 @@ from typing import Any
 import yaml
 
 from metarl.run_folder.checkpoints import save
-from metarl.run_folder.files import atomic_write, guard, hidden, move_in
+from metarl.run_folder.files import atomic_write, guard, hidden, move_in, plain_name
 from metarl.run_folder.folder import RunFolder
 
 SLIM = "slim"  # in the state of a checkpoint that training cannot go on from
 NUMBERS = ("iteration", "env_steps", "seconds")
 
 
-def slim_copy(source: RunFolder, target: Path, command: str, splits: Mapping[str, Mapping[str, Any]]) -> RunFolder:
+def slim_copy(
+    source: RunFolder, target: Path, texts: Mapping[str, str], splits: Mapping[str, Mapping[str, Any]]
+) -> RunFolder:
     """Write configuration, newest checkpoint and evaluations of a run to `target`, whole or not at all.
 
     The checkpoint has the policy and what learners know, without optimisers and random generators.
 
     Args:
-        command: that made the run; becomes the file COMMAND.
+        texts: files to put beside them, such as COMMAND, which says what made the run.
         splits: the evaluations to give away, by split.
 
     Raises:
@@ -38,7 +40,8 @@ def slim_copy(source: RunFolder, target: Path, command: str, splits: Mapping[str
         temporary = RunFolder.create(hidden(target, "tmp"))
         try:
             atomic_write(temporary.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-            atomic_write(temporary.path / "COMMAND", f"{command}\n".encode())
+            for name, text in texts.items():
+                atomic_write(temporary.path / plain_name(name), text.encode())
             folder = temporary.subfolder("checkpoints")
             save(folder, temporary.checkpoint_path(checkpoint.iteration), checkpoint.iteration, tensors, state)
             for split, result in splits.items():

@@ -55,6 +55,7 @@ def test_what_is_shipped(trained: Path, shelf: Path) -> None:
     checkpoint = "checkpoints/iteration-000002"
     assert files == {
         "COMMAND",
+        "README.md",
         "config.yaml",
         *(f"{checkpoint}/{name}" for name in ("tensors.safetensors", "state.json")),
         *(f"evaluation/{split}.{suffix}" for split in ("test", "ood") for suffix in ("json", "csv")),
