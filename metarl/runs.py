@@ -83,7 +83,11 @@ def _iterate(session: Session, console: Console) -> None:
     told: set[str] = set()
     steps_before, beginning = trainer.env_steps, time.monotonic()
     used = budget.fraction(trainer.iteration, trainer.env_steps, session.seconds)
-    with graceful_stop() as stop, folder.metrics(trainer.iteration) as metrics, Progress(console) as progress:
+    with (
+        graceful_stop() as stop,
+        folder.metrics(trainer.iteration, settings.logger) as metrics,
+        Progress(console) as progress,
+    ):
         # Read the used budget once for each iteration: the last one is always saved.
         while used < 1.0:
             phase, _ = trainer.phase()

@@ -336,6 +336,11 @@ class TrainSettings(Settings):
     torch_threads: Annotated[int, Field(ge=1, le=1024), WHOLE] = setting(
         1, "more than one would spin on the cores that the physics needs"
     )
+    logger: Literal["tensorboard", "trackio", "wandb"] = setting(
+        "tensorboard",
+        "what gets the metrics beside metrics.csv; the other two are extras, and send nothing away unless "
+        "TRACKIO_SPACE_ID=... or WANDB_MODE=online is in the environment",
+    )
     run_dir: Folder | None = setting(
         None, "a new folder; null: runs/<env>-<algo>-<seed>, and if that is taken ...-2, ...-3"
     )
