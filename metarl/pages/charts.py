@@ -79,7 +79,7 @@ def adaptation_charts(curves: Mapping[str, Entries]) -> list[Markup]:
 
     def draw(axes: Any, name: str) -> None:
         draw_panel(axes, lines, axis, name)
-        if len(lines) > 1:
+        if any(lines):  # the line of a lone run has no name
             axes.legend(fontsize=8)
 
     return [svg(lambda axes, name=name: draw(axes, name), f"{PANELS[name]} by {AXES[axis]}") for name in shown]

@@ -28,12 +28,18 @@ from metarl.version import __version__
 NAME = "report.html"
 
 
-def write_report(runs: Sequence[Run], out: str | Path | None = None, footage: Sequence[Footage] | None = None) -> Path:
+def write_report(
+    runs: Sequence[Run],
+    out: str | Path | None = None,
+    footage: Sequence[Footage] = (),
+    trouble: str | None = None,
+) -> Path:
     """Write the page; returns its path.
 
     Args:
         out: an .html file, or a folder; None: the run's folder, of several runs the working folder.
-        footage: films to show; None: the page says how to make them.
+        footage: films to show; without any the page says how to make them.
+        trouble: or why there cannot be any.
 
     Raises:
         RunFolderError: if a run's files are unreadable, or the page cannot be written.
@@ -42,14 +48,14 @@ def write_report(runs: Sequence[Run], out: str | Path | None = None, footage: Se
     folder = runs[0].output.path if len(runs) == 1 else Path()
     path = folder / NAME if out is None else Path(out)
     path = path if path.suffix == ".html" else path / NAME
-    content = page(subjects(runs), footage)
+    content = page(subjects(runs), footage, trouble)
     with guard(f"make the folder {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, content.encode())
     return path
 
 
-def page(shown: Sequence[Subject], footage: Sequence[Footage] | None) -> str:
+def page(shown: Sequence[Subject], footage: Sequence[Footage], trouble: str | None) -> str:
     """The page as HTML text."""
     first = shown[0]
     names = [subject.label for subject in shown]
@@ -67,6 +73,7 @@ def page(shown: Sequence[Subject], footage: Sequence[Footage] | None) -> str:
         "pairs": pairs(shown),
         "first": first.label,
         "footage": footage,
+        "trouble": trouble,
         "report_command": f"python -m metarl.report run={_listed(shown)}{words(first.run.settings)}",
         "evaluate_command": f"python -m metarl.evaluate run={first.path}{words(first.run.settings)}",
         "tasks": task_space(shown),
@@ -148,8 +155,9 @@ def task_space(shown: Sequence[Subject]) -> dict[str, Any]:
             "maps": space.maps(distribution, measured) if len(shown) == 1 else [],
             "charts": [space.chart(axis, runs) for axis in order[: space.SHOWN]],
             "others": [axis.title for axis in order[space.SHOWN :]],
+            "large": space.large(distribution),
         }
-    return {"why": why, "maps": [], "charts": [], "others": []}
+    return {"why": why, "maps": [], "charts": [], "others": [], "large": []}
 
 
 def learning(shown: Sequence[Subject]) -> list[Markup]:
@@ -173,10 +181,11 @@ def report_runs(settings: ReportSettings) -> None:
     if len(set(settings.run)) < len(settings.run):
         raise ConfigError(f"run=[{','.join(settings.run)}]: names a run twice")
     runs = [open_run(path, settings.device, settings.checkpoint, settings.trust) for path in settings.run]
-    footage = None
+    footage, trouble = [], None
     if settings.films:
         try:
             footage = film_runs(subjects(runs), settings, console)
         except KNOWN as error:
-            console.print(f"warning: no films: {error}", markup=False)
-    console.print(f"report: {write_report(runs, settings.out, footage)}")
+            trouble = f"no films: {error}"
+            console.print(f"warning: {trouble}", markup=False)
+    console.print(f"report: {write_report(runs, settings.out, footage, trouble)}")

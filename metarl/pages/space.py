@@ -18,6 +18,7 @@ from metarl.pages.evaluations import Evaluation
 
 SHOWN = 9  # parameters that are drawn, those on which success depends most
 FEWEST = 10  # tasks, below which nothing is said
+LARGEST = 7  # numbers of a parameter that are drawn one by one
 MAPPED = (2, 3)  # sizes of the parameters of which there is a map
 
 
@@ -53,10 +54,16 @@ class Bin(NamedTuple):
 
 
 def axes_of(distribution: TaskDistribution) -> list[Axis]:
-    """Every number of a task that varies; none where tasks are numbered objects."""
-    return [] if isinstance(distribution, NumberedTasks) else [
-        axis for name, parameter in distribution.parameters.items() for axis in _components(name, parameter)
-    ]  # fmt: skip
+    """Every number of a task that varies, without those of large parameters; none where tasks are numbered objects."""
+    if isinstance(distribution, NumberedTasks):
+        return []
+    small = {name: parameter for name, parameter in distribution.parameters.items() if parameter.size <= LARGEST}
+    return [axis for name, parameter in small.items() for axis in _components(name, parameter)]
+
+
+def large(distribution: TaskDistribution) -> list[str]:
+    """The parameters that are too many numbers to be drawn."""
+    return [name for name, parameter in distribution.parameters.items() if parameter.size > LARGEST]
 
 
 def _components(name: str, parameter: Range | Categories) -> list[Axis]:

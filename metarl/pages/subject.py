@@ -13,7 +13,7 @@ from metarl.assembly.repeat import commands
 from metarl.config.parsing import show
 from metarl.errors import KNOWN, ConfigError
 from metarl.pages.charts import Curve, condensed
-from metarl.pages.evaluations import Evaluation, read_evaluations
+from metarl.pages.evaluations import SPLITS, Evaluation, read_evaluations
 from metarl.run_folder.pretrained import PREFIX, is_shipped
 from metarl.training.progress import clock
 
@@ -73,7 +73,9 @@ def facts(shown: Sequence[Subject]) -> list[tuple[str, ...]]:
     """What the page begins with: a row for each fact, its name and then its value in each run."""
     told = [_facts(subject) for subject in shown]
     names = dict.fromkeys(name for each in told for name in each)
-    return [(name, *(each.get(name, ABSENT) for each in told)) for name in names]
+    first = [f"success, {split}" for split in SPLITS]
+    ordered = [name for name in first if name in names] + [name for name in names if name not in first]
+    return [(name, *(each.get(name, ABSENT) for each in told)) for name in ordered]
 
 
 def _facts(subject: Subject) -> dict[str, str]:
@@ -135,7 +137,7 @@ def setting_rows(shown: Sequence[Subject]) -> list[tuple[str, ...]]:
 def learning_curves(shown: Sequence[Subject], names: Sequence[str]) -> dict[str, Curve]:
     """Metrics by label: of one run each of the names that says something of its own, of several runs the last one."""
     if len(shown) > 1:
-        return {subject.label: condensed(subject.rows, names[-1]) for subject in shown}
+        return {subject.label: condensed(subject.rows, names[-1]) for subject in shown if subject.rows}
     rows = shown[0].rows
     told = [name for i, name in enumerate(names) if not any(_equal(rows, name, other) for other in names[i + 1 :])]
     words = {name: name.rpartition("_")[2] for name in told}
