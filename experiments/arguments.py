@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from metarl.config.command_line import exit_status
-from metarl.config.parsing import show
 from metarl.errors import ConfigError, nearest
 
 
@@ -48,16 +46,6 @@ def numbers(values: dict[str, str], key: str, otherwise: Sequence[int]) -> tuple
     if not all(part.isdecimal() for part in parts):
         raise ConfigError(f"{key}={values[key]}: must be integers from 0, as in {key}=0,1,2")
     return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-def changes(wanted: Mapping[str, object], base: Mapping[str, object]) -> list[str]:
-    """The overrides that turn settings by dotted key, `base`, into those that are wanted."""
-    return [f"{key}={show(value)}" for key, value in wanted.items() if base.get(key) != value]
-
-
-def training(overrides: Sequence[str]) -> str:
-    """The command line that trains with these overrides."""
-    return shlex.join(["python", "-m", "metarl.train", *overrides])
 
 
 def command(arguments: Sequence[str] | None, words: str | None, work: Callable[[list[str]], None], bare: bool) -> int:

@@ -18,20 +18,16 @@ from typing import Any
 from rich.console import Console
 
 import metarl  # noqa: F401  - first: it checks the packages' places
-from agents.settings import Chosen
 from envs.errors import TaskError
-from experiments.arguments import changes, command, flag, given, training
+from experiments.arguments import command, flag, given
 from metarl.assembly.opened import Run, open_run
-from metarl.assembly.trust import stored_settings
-from metarl.config.composition import compose
-from metarl.config.settings import TrainSettings, WarmStart, WarmStarted
+from metarl.assembly.repeat import commands
 from metarl.errors import ConfigError, RunFolderError
-from metarl.run_folder import RunFolder, atomic_write, pretrained, slim_copy
+from metarl.pages.card import LICENCE, model_card
+from metarl.run_folder import atomic_write, pretrained, slim_copy
 from metarl.runs import evaluate
 
 KEYS = ("run", "name", "default")
-# Settings that a command line omits, or states by another key.
-APART = ("budget.", "run_dir", "resume", "algo.warm_start.origin")
 
 
 def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
@@ -53,7 +49,9 @@ def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
                 f" python -m metarl.evaluate run={path} split={split}"
             )
     lines = commands(run.settings, run.iteration, path)
-    folder = slim_copy(run.folder, pretrained.ROOT / name, "\n".join(lines), splits)
+    card = model_card(run, name, evaluations=splits, commands=lines, licence=LICENCE)
+    texts = {"COMMAND": "\n".join([*lines, ""]), "README.md": card}
+    folder = slim_copy(run.folder, pretrained.ROOT / name, texts, splits)
     index = pretrained.defaults()
     if default or env not in index:
         index[env] = name.removeprefix(f"{env}-")
@@ -87,35 +85,6 @@ def out_of_distribution(run: Run) -> dict[str, Any]:
             threads=run.settings.threads,
             console=Console(highlight=False, soft_wrap=True),
         )
-
-
-def commands(settings: TrainSettings, iteration: int, path: Path) -> list[str]:
-    """The command lines that make a run up to an iteration; the run that it began from comes first."""
-    algo = settings.algo
-    warm = algo.warm_start if isinstance(algo, WarmStarted) else WarmStart()
-    lines: list[str] = []
-    if warm.run and warm.origin:
-        origin, source = warm.origin, Path(warm.run)
-        if (source / "config.yaml").exists():
-            lines += commands(stored_settings(RunFolder(source)), origin["iteration"], source)
-        else:
-            words = [f"{key}={origin[key]}" for key in ("env", "algo", "seed")]
-            lines.append(training([*words, f"budget.iterations={origin['iteration']}", f"run_dir={source}"]))
-    chosen = [f"env={_choice(settings.env)}", f"algo={_choice(algo)}"]
-    agent = _choice(settings.agent)
-    if _choice(compose(chosen).agent) != agent:
-        chosen.append(f"agent={agent}")
-    # Composed without the run that it began from, it has the recipe's iterations in context.
-    apart = (*APART, "algo.warm_start.iterations") if warm.run else APART
-    wanted = {key: value for key, value in settings.flat().items() if not key.startswith(apart)}
-    budget = f"budget.iterations={iteration}"
-    changed = changes(wanted, compose([*chosen, budget]).flat())
-    return [*lines, training([*chosen, *changed, budget, f"run_dir={path}"])]
-
-
-def _choice(group: Chosen) -> str:
-    """What a command line chooses a group by."""
-    return group.entry or group.name
 
 
 def work(arguments: Sequence[str]) -> None:

@@ -18,9 +18,18 @@ from metarl.assembly.opened import Run, open_run
 from metarl.assembly.trust import check_factory, checked_settings, modules, words
 from metarl.config.memory import check_training
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
-from metarl.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError, RunFolderError, TrainingError
+from metarl.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    MetaRLError,
+    NotFiniteError,
+    RunFolderError,
+    TrainingError,
+)
 from metarl.evaluation.curve import adaptation_rounds, moved_table, report, table
 from metarl.evaluation.plots import curve_png
+from metarl.pages.report import write_report
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
 from metarl.training.failure import Failure
 from metarl.training.progress import Progress, clock, print_table
@@ -74,7 +83,11 @@ def _iterate(session: Session, console: Console) -> None:
     told: set[str] = set()
     steps_before, beginning = trainer.env_steps, time.monotonic()
     used = budget.fraction(trainer.iteration, trainer.env_steps, session.seconds)
-    with graceful_stop() as stop, folder.metrics(trainer.iteration) as metrics, Progress(console) as progress:
+    with (
+        graceful_stop() as stop,
+        folder.metrics(trainer.iteration, settings.logger) as metrics,
+        Progress(console) as progress,
+    ):
         # Read the used budget once for each iteration: the last one is always saved.
         while used < 1.0:
             phase, _ = trainer.phase()
@@ -113,8 +126,9 @@ def _finish(session: Session, console: Console) -> None:
         remedy = f"continue with a larger budget: python -m metarl.train resume={path} budget.iterations=..."
         console.print(f"warning: the budget ended before {last.settings.name} began; {remedy}")
     protocol = settings.evaluate
+    run = open_run(path, settings.device, trust=modules(settings))
     evaluate(
-        open_run(path, settings.device, trust=modules(settings)),
+        run,
         split=protocol.split,
         tasks=protocol.tasks,
         steps=protocol.steps,
@@ -125,6 +139,10 @@ def _finish(session: Session, console: Console) -> None:
         console=console,
     )
     console.print(f"files: {path}")
+    try:  # a run whose page cannot be written is whole
+        console.print(f"report: {write_report([run])}; with films: python -m metarl.report run={path}{words(settings)}")
+    except MetaRLError as error:
+        console.print(f"warning: no report: {error}", markup=False)
     console.print(
         f"video: python -m metarl.render run={path} split={protocol.split} task=0 out={path}/videos/task-0.mp4"
         + words(settings)

@@ -24,7 +24,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.adapters.episodic import Episodic, as_dictionary
-from envs.adapters.pictures import Pictures, Window, check_render_mode
+from envs.adapters.pictures import Pictures, check_render_mode
 from envs.core.environment import Environment
 from envs.errors import EnvsError, TaskError
 from envs.registry import make
@@ -91,8 +91,9 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space, self.action_space = spaces(self.environment)
         self.metadata = {**type(self).metadata, "render_fps": round(1.0 / self.environment.control_period)}
         self.render_mode = render_mode
-        self._pictures = Pictures(self.environment, width, height)
-        self._window = Window(width, height, f"{name} - metarl") if render_mode == "human" else None
+        self._pictures = Pictures(
+            self.environment, width, height, f"{name} - metarl" if render_mode == "human" else None
+        )
 
     def get_task(self) -> dict[str, np.ndarray]:
         """The task of the present episode."""
@@ -111,7 +112,7 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
             self.set_task(options["task"])
         observation = self.episodes.start()
         self._pictures.forget()
-        self._show()
+        self._pictures.show()
         return observation[0].numpy(), {"task": self.get_task()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -123,7 +124,7 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
             "feedback": float(step.feedback[0]),
             "reward_terms": {name: float(term[0]) for name, term in step.terms.items()},
         }
-        self._show()
+        self._pictures.show()
         return step.observation[0].numpy(), float(step.reward[0]), bool(step.terminated[0]), bool(truncated[0]), info
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
@@ -131,31 +132,24 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
             gymnasium.logger.warn("render() draws nothing without a render_mode: give one to make()")
             return None
         if self.render_mode == "human":
-            self._show()
+            self._pictures.show()
             return None
         return self._pictures.draw(0)
 
     def close(self) -> None:
-        self._pictures.forget()
-        if self._window is not None:
-            self._window.close()
-            self._window = None
-
-    def _show(self) -> None:
-        if self._window is not None:
-            self._window.show(self._pictures.draw(0), self.environment.control_period)
+        self._pictures.close()
 
 
 class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """N simulations on the batched engine; a simulation whose episode ends begins the next one in the same step.
 
-    Arguments, tasks and `info` are as in `TaskEnv`, with a leading N and Gymnasium's masks (`_success`, ...).
-    `success`, `failed`, `feedback` and `reward_terms` belong to the step just taken and `task` to the observation
-    returned; `final_obs` and `final_info` hold what the finished episodes ended with.
+    Arguments, tasks and `info` are as in `TaskEnv`, with a leading N and Gymnasium's masks (`_success`, ...); a window
+    shows the first nine simulations. `success`, `failed`, `feedback` and `reward_terms` belong to the step just taken
+    and `task` to the observation returned; `final_obs` and `final_info` hold what the finished episodes ended with.
     `reset(options={"reset_mask": (N,) bool})` begins new episodes only in these simulations.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.SAME_STEP}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "autoreset_mode": AutoresetMode.SAME_STEP}  # type: ignore[misc]
 
     def __init__(
         self,
@@ -167,7 +161,7 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
         height: int = 360,
         **options: object,
     ) -> None:
-        check_render_mode(render_mode, RENDER_MODES[:1])
+        check_render_mode(render_mode, RENDER_MODES)
         self.environment = make(name, num_envs, **options)
         self.episodes = Episodic(self.environment, split, keep=True)
         self.num_envs = num_envs
@@ -176,7 +170,9 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {**type(self).metadata, "render_fps": round(1.0 / self.environment.control_period)}  # type: ignore[misc]
         self.render_mode = render_mode
-        self._pictures = Pictures(self.environment, width, height)
+        self._pictures = Pictures(
+            self.environment, width, height, f"{name} - metarl" if render_mode == "human" else None
+        )
 
     def set_tasks(self, tasks: Sequence[Mapping[str, object]]) -> None:
         """Keep M tasks, N / M simulations each, each from its next start on."""
@@ -195,6 +191,7 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
         mask = None if given.get("reset_mask") is None else self._as_mask(given["reset_mask"])
         observation = self.episodes.start(mask)
         self._pictures.forget(mask)
+        self._pictures.show()
         chosen = np.ones(self.num_envs, bool) if mask is None else mask.numpy()
         return observation.numpy(), _masked({"task": self._tasks()}, chosen)
 
@@ -212,6 +209,7 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
             )
             observation = self.episodes.start(done)
             self._pictures.forget(done)
+        self._pictures.show()
         infos |= _masked({"task": self._tasks(), **info}, np.ones(self.num_envs, bool))
         reward = step.reward.double().numpy()
         return observation.numpy(), reward, step.terminated.numpy(), truncated.numpy(), infos
@@ -220,10 +218,13 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
         if self.render_mode is None:
             gymnasium.logger.warn("render() draws nothing without a render_mode: give one to make_vec()")
             return None
+        if self.render_mode == "human":
+            self._pictures.show()
+            return None
         return tuple(self._pictures.draw(index) for index in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
-        self._pictures.forget()
+        self._pictures.close()
 
     def _tasks(self) -> dict[str, np.ndarray]:
         return {name: value.numpy().copy() for name, value in self.environment.assigned.items()}

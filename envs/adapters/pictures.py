@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 import warnings
@@ -14,6 +15,8 @@ from torch import Tensor
 from envs.core.environment import Drawer, Environment
 from envs.errors import EnvsError
 
+SHOWN = 9  # simulations in a window, at most: each has to be drawn in every step
+
 
 def check_render_mode(mode: str | None, valid: Sequence[str]) -> None:
     """Refuse an unknown render mode with an EnvsError."""
@@ -22,10 +25,21 @@ def check_render_mode(mode: str | None, valid: Sequence[str]) -> None:
 
 
 class Pictures:
-    """Draws simulations; one drawer per simulation and episode, made when first asked for."""
+    """Draws simulations; one drawer per simulation and episode, made when first asked for.
 
-    def __init__(self, environment: Environment, width: int, height: int) -> None:
+    Args:
+        width, height: of each picture, in pixels.
+        window: the title of a window in which `show` shows the first of them; None: there is no window.
+
+    Raises:
+        EnvsError: if there is no display to open a window on.
+    """
+
+    def __init__(self, environment: Environment, width: int, height: int, window: str | None = None) -> None:
         self.environment, self.size = environment, (width, height)
+        self.shown = min(environment.num_simulations, SHOWN)
+        rows, columns = _layout(self.shown)
+        self._window = None if window is None else Window(columns * width, rows * height, window)
         self._drawers: dict[int, Drawer] = {}
 
     def draw(self, simulation: int) -> np.ndarray:
@@ -34,11 +48,38 @@ class Pictures:
             self._drawers[simulation] = self.environment.drawer(simulation, *self.size)
         return self._drawers[simulation](self.environment.render_state(simulation))
 
+    def show(self) -> None:
+        """Show the simulations as they are now in the window, if there is one, at the pace of the simulated time."""
+        if self._window is not None:
+            pictures = [self.draw(simulation) for simulation in range(self.shown)]
+            self._window.show(tiled(pictures), self.environment.control_period)
+
+    def close(self) -> None:
+        """Close the window, if there is one; closing twice is fine."""
+        self.forget()
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
     def forget(self, mask: Tensor | None = None) -> None:
         """The masked simulations (N,) (None: all) begin anew: another task may look different."""
         chosen = list(self._drawers) if mask is None else mask.nonzero()[:, 0].tolist()
         for simulation in chosen:
             self._drawers.pop(simulation, None)
+
+
+def tiled(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (height, width, 3) in rows of equal length as one; places that are left over are black."""
+    rows, columns = _layout(len(pictures))
+    blank = np.zeros_like(pictures[0])
+    filled = [*pictures, *[blank] * (rows * columns - len(pictures))]
+    return np.concatenate([np.concatenate(filled[row * columns :][:columns], 1) for row in range(rows)])
+
+
+def _layout(count: int) -> tuple[int, int]:
+    """Rows and columns for some pictures."""
+    columns = math.ceil(math.sqrt(count))
+    return math.ceil(count / columns), columns
 
 
 class Window:

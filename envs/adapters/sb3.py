@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from envs.adapters.episodic import Episodic
-from envs.adapters.gymnasium import spaces
+from envs.adapters.gymnasium import RENDER_MODES, spaces
 from envs.adapters.pictures import Pictures, check_render_mode
 from envs.core.environment import Environment
 from envs.errors import EnvsError
@@ -33,7 +33,7 @@ class SB3VecEnv(VecEnv):
         environment: an environment, or a name in `envs.registry.names()`.
         num_envs: simulations; with a name only.
         split: "train", "validation", "test" or "ood".
-        render_mode: "rgb_array" or None.
+        render_mode: "rgb_array", "human" (a window with the first nine simulations), or None.
         width, height: of each picture, in pixels.
         options: of the environment, such as `goal_visible`; with a name only.
 
@@ -51,7 +51,7 @@ class SB3VecEnv(VecEnv):
         height: int = 360,
         **options: object,
     ) -> None:
-        check_render_mode(render_mode, ("rgb_array",))
+        check_render_mode(render_mode, RENDER_MODES)
         if isinstance(environment, str):
             environment = make(environment, num_envs or 1, **options)
         elif num_envs is not None or options:
@@ -59,7 +59,10 @@ class SB3VecEnv(VecEnv):
         self.environment = environment
         self.episodes = Episodic(environment, split)
         self.render_mode = render_mode
-        self._pictures = Pictures(environment, width, height)
+        self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": round(1.0 / environment.control_period)}
+        self._pictures = Pictures(
+            environment, width, height, f"{environment.name} - metarl" if render_mode == "human" else None
+        )
         self._returns = np.zeros(environment.num_simulations)
         self._actions = torch.zeros(environment.num_simulations, environment.action_size)
         self._began = time.monotonic()
@@ -76,7 +79,9 @@ class SB3VecEnv(VecEnv):
         self._reset_options()
         self._returns[:] = 0.0
         self._pictures.forget()
-        return self.episodes.start().numpy()
+        observation = self.episodes.start().numpy()
+        self._pictures.show()
+        return observation
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = torch.from_numpy(np.array(actions, np.float32))
@@ -101,10 +106,17 @@ class SB3VecEnv(VecEnv):
             self._returns[done.numpy()] = 0.0
             observation = self.episodes.start(done)
             self._pictures.forget(done)
+        self._pictures.show()
         return observation.numpy(), step.reward.numpy(), done.numpy(), infos
 
     def close(self) -> None:
-        self._pictures.forget()
+        self._pictures.close()
+
+    def render(self, mode: str | None = None) -> np.ndarray | None:
+        if self.render_mode != "human":
+            return super().render(mode)
+        self._pictures.show()
+        return None
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         return [self._pictures.draw(index) for index in range(self.num_envs)]

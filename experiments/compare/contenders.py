@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from experiments.arguments import changes
 from experiments.compare.plan import Job, Plan, iterations
+from metarl.assembly.repeat import changes
 
 MAIN = ("reach", "grasp", "navigate")  # compared in full, on three seeds
 SEARCHES = ("reach_search", "navigate_search", "grasp_uncalibrated")  # one has to find out by trying, over episodes

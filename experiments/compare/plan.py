@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.arguments import changes, training
+from metarl.assembly.repeat import changes, training
 from metarl.config.composition import compose
 from metarl.config.hydra_nodes import RECIPE_OF
 from metarl.config.parsing import show

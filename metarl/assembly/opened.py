@@ -62,6 +62,11 @@ class Run:
             return self.folder
         return RunFolder(Path(f"{PREFIX}-{self.folder.path.name}"))
 
+    def evaluated(self, split: str) -> RunFolder:
+        """The folder of its evaluation on a split; of a shipped policy, what the user has made goes before its own."""
+        made = (self.output.path / "evaluation" / f"{split}.json").is_file()
+        return self.output if made else self.folder
+
     @property
     def gradient_steps(self) -> int:
         """How many an evaluation takes if nothing else is said: as set, or as many as in training."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
@@ -94,10 +95,17 @@ def _composed(given: Sequence[str], config_name: str) -> Mapping[Any, Any]:
         raise explain(error, given, config_name) from None
 
 
-def _hydra() -> Any:
-    """Hydra with our settings, for use in a `with`."""
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra with our settings; also while it runs a command, for which it is put back as it was."""
     register()
-    return hydra.initialize_config_dir(str(CONF), **BASE)
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), **BASE):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def finish(config: Mapping[Any, Any], command: str, given: Sequence[str]) -> Settings:

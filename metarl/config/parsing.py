@@ -18,6 +18,7 @@ from metarl.config.settings import (
     Budget,
     EvaluateSettings,
     RenderSettings,
+    ReportSettings,
     ReproduceSettings,
     TrainSettings,
 )
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "render": RenderSettings,
+    "report": ReportSettings,
     "reproduce": ReproduceSettings,
     "adapt": AdaptSettings,
     "export": ExportSettings,

@@ -42,6 +42,12 @@ Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=2), WHOLE]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[Text, said("a folder")]
 RunPath = Annotated[Text, said("the folder of a trained run, such as runs/reach-maml-0")]
+RunPaths = Annotated[
+    list[Text],
+    Field(min_length=1),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    said("the folder of a trained run, such as runs/reach-maml-0, or several as in [runs/a,runs/b]"),
+]
 Split = Literal["test", "ood", "train", "validation"]
 WarmAlgorithm = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("one of in_context, multitask")]
 Modules = Annotated[
@@ -337,6 +343,11 @@ class TrainSettings(Settings):
     torch_threads: Annotated[int, Field(ge=1, le=1024), WHOLE] = setting(
         1, "more than one would spin on the cores that the physics needs"
     )
+    logger: Literal["tensorboard", "trackio", "wandb"] = setting(
+        "tensorboard",
+        "what gets the metrics beside metrics.csv; the other two are extras, and send nothing away unless "
+        "TRACKIO_SPACE_ID=... or WANDB_MODE=online is in the environment",
+    )
     run_dir: Folder | None = setting(
         None, "a new folder; null: runs/<env>-<algo>-<seed>, and if that is taken ...-2, ...-3"
     )
@@ -406,6 +417,20 @@ class RenderSettings(OnARun):
     fps: Annotated[float, Field(gt=0.0, le=240.0)] | None = setting(
         None, "pictures per second; null: as fast as the task runs"
     )
+
+
+class ReportSettings(OnARun):
+    """Write a page about one trained run, or about several beside each other; it is one file that loads nothing."""
+
+    run: RunPaths = setting(  # pyright: ignore[reportIncompatibleVariableOverride]
+        None, "a run folder or pretrained/<name>, or several of them: [runs/a,runs/b]"
+    )
+    out: Annotated[Text, said("a file or folder name")] | None = setting(
+        None, "an .html file, or a folder for report.html; null: the run's folder, of several runs the working folder"
+    )
+    films: bool = setting(True, "of the best, the median and the worst task; false: a page within seconds")
+    width: Pixels = setting(320, "of a panel of a film, pixels, even")
+    height: Pixels = setting(240, "of a panel of a film, pixels, even")
 
 
 class ReproduceSettings(Settings):

@@ -180,9 +180,10 @@ def table(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The curve as text cells: step, episode of a trial, episodes seen, and each measure with its 95% interval."""
     places = {"step": "step", "episode": "episode", "episodes": "episodes seen"}
     shown = [name for name in places if name in entries[0]]
-    rows = [(*(places[name] for name in shown), *(title for title, _ in COLUMNS.values()))]
+    columns = {name: column for name, column in COLUMNS.items() if name in entries[0]}  # an older curve lacks the time
+    rows = [(*(places[name] for name in shown), *(title for title, _ in columns.values()))]
     for entry in entries:
-        cells = (_cell(entry, name, form) for name, (_, form) in COLUMNS.items())
+        cells = (_cell(entry, name, form) for name, (_, form) in columns.items())
         rows.append((*(str(entry[name]) for name in shown), *cells))
     return rows
 

@@ -83,9 +83,7 @@ def evaluated(run: Run, split: str) -> int:
         RunFolderError: in one line that says how to make it, if there is none.
         RenderError: if it has nothing to compare.
     """
-    # A shipped policy comes with evaluations; one that the user has made of it goes before.
-    made = (run.output.path / "evaluation" / f"{split}.json").is_file()
-    folder = run.output if made else run.folder
+    folder = run.evaluated(split)
     task = most_improved(folder.read_evaluation(split).get("per_task"))
     if task is None:
         place = f"{folder.path}/evaluation/{split}.json"

@@ -43,27 +43,32 @@ def curves_png(curves: Mapping[str, Entries], title: str) -> bytes:
     panels = {name: label for name, label in PANELS.items() if any(name in entry for entry in entries)}
     figure = Figure(figsize=(4.5 * len(panels), 3.4 if len(lines) == 1 else 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    seen = sorted({entry.get(axis, 1) for entry in entries})
-    for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for number, (title_of_line, line) in enumerate(lines.items()):
-            if all(name in entry for entry in line):  # an older evaluation lacks the time
-                _draw(axes, line, axis, name, title_of_line, f"C{number}")
-        axes.set_xlabel(AXES[axis])
-        axes.set_ylabel(label)
-        if seen[-1] > WIDE:  # 0, 10 and 1000 in one picture
-            axes.set_xscale("symlog", linthresh=10)
-        axes.set_xticks(seen, [str(count) for count in seen])
-        axes.grid(alpha=0.3)
-        if name == "success":
-            axes.set_ylim(-0.02, 1.02)
-        if name == "time_to_success":
-            axes.set_ylim(bottom=0.0)
+    for axes, name in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        draw_panel(axes, lines, axis, name)
     if len(lines) > 1:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def draw_panel(axes: Any, lines: Mapping[str, Entries], axis: str, name: str) -> None:
+    """One measure of some curves, by label, in matplotlib's axes, over `axis`: "episode" or "episodes"."""
+    for number, (label, line) in enumerate(lines.items()):
+        if all(name in entry for entry in line):  # an older evaluation lacks the time
+            _draw(axes, line, axis, name, label, f"C{number}")
+    seen = sorted({entry.get(axis, 1) for line in lines.values() for entry in line})
+    axes.set_xlabel(AXES[axis])
+    axes.set_ylabel(PANELS[name])
+    if seen[-1] > WIDE:  # 0, 10 and 1000 in one picture
+        axes.set_xscale("symlog", linthresh=10)
+    axes.set_xticks(seen, [str(count) for count in seen])
+    axes.grid(alpha=0.3)
+    if name == "success":
+        axes.set_ylim(-0.02, 1.02)
+    if name == "time_to_success":
+        axes.set_ylim(bottom=0.0)
 
 
 def of_trials(curves: Sequence[Entries]) -> bool:

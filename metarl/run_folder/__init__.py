@@ -2,11 +2,12 @@
 
     runs/reach-maml-0/
       config.yaml     the resolved configuration, package versions and git commit
-      metrics.csv     one row per meta-iteration; tensorboard/ beside it
+      metrics.csv     one row per meta-iteration; tensorboard/ beside it, or wandb/
       checkpoints/    iteration-000120/ with tensors.safetensors and state.json; best.json names the best one
       dumps/          iteration-000120/ likewise: an update that was not finite, kept for `metarl.reproduce`
       evaluation/     <split>.json, and its adaptation curve as <split>.csv
       videos/
+      report.html     a page about it, by `metarl.report` and at the end of training
 
 No pickle anywhere: reading a run that somebody else made runs none of their code. Whatever has its final name is
 complete: files and checkpoints are written under a temporary name, flushed to the disk and renamed, so that a kill or a

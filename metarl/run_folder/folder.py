@@ -39,7 +39,7 @@ FORMAT, FORMAT_VERSION = "metarl-run", 1
 MADE_BY = ("versions", "git_commit", "git_dirty")  # what every configuration ends with
 # What a reader removes as left over from a crash must be older than this (seconds): a trainer may be writing it now.
 LEFTOVER_AGE = 600.0
-FOLDERS = ("checkpoints", "dumps", "evaluation", "tensorboard", "videos")
+FOLDERS = ("checkpoints", "dumps", "evaluation", "tensorboard", "videos", "wandb")
 
 
 class RunFolder:
@@ -220,13 +220,14 @@ class RunFolder:
             raise RunFolderError(f"{path} is cut short: it lacks {lacking[0]}, which stands at its end; {remedy}")
         return config
 
-    def metrics(self, after: int, tensorboard: bool = True) -> MetricsLog:
+    def metrics(self, after: int, logger: str | None = "tensorboard") -> MetricsLog:
         """The log of metrics, to continue after an iteration (0: a new run); rows beyond it are dropped.
 
         Raises:
             RunFolderError: if metrics.csv cannot be read or written.
+            ConfigError: if the logger is a tracker that is not installed.
         """
-        return MetricsLog(self.path, after, tensorboard)
+        return MetricsLog(self.path, after, logger, self.read_config())
 
     def read_metrics(self) -> list[dict[str, float]]:
         """The rows of metrics.csv; a row lacks the names that had no value."""

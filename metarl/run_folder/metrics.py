@@ -1,6 +1,6 @@
-"""metrics.csv and the TensorBoard events beside it.
+"""metrics.csv and, beside it, TensorBoard's events or what a tracker keeps (see `tracking`).
 
-One row for each meta-iteration. Its columns, and the curves of TensorBoard, are
+One row for each meta-iteration. Its columns, and the curves of those, are
 
     iteration, env_steps                 so far; env_steps counts the control steps of all simulations, also of a warm
                                          start, and of the run that this one began from
@@ -33,13 +33,14 @@ from typing import Any
 from metarl.errors import RunFolderError
 from metarl.run_folder.events import EventFile
 from metarl.run_folder.files import append_whole, atomic_write, one_line, read_limited
+from metarl.run_folder.tracking import Tracker, check_installed
 
 KEY = "iteration"
 LIMIT = 2**32  # bytes of a table; a million iterations have about a tenth of it
 
 
 class MetricsLog:
-    """Appends one row per meta-iteration to metrics.csv and to TensorBoard.
+    """Appends one row per meta-iteration to metrics.csv and to a logger.
 
     Nothing waits in memory: when `append` returns, the operating system has the row, and it survives a kill.
 
@@ -49,16 +50,21 @@ class MetricsLog:
     Args:
         folder: of the run; holds metrics.csv and tensorboard/.
         after: the iteration to continue after, 0 in a new run; what the files hold beyond it is dropped.
-        tensorboard: write TensorBoard events too.
+        logger: what else gets the rows: `tensorboard`, one of `tracking.TRACKERS`, or None.
+        config: what the run is, for a tracker.
 
     Raises:
+        ConfigError: if the tracker is not installed.
         RunFolderError: if metrics.csv cannot be read or written, or has no column `iteration`.
     """
 
-    def __init__(self, folder: Path, after: int, tensorboard: bool = True) -> None:
+    def __init__(
+        self, folder: Path, after: int, logger: str | None = "tensorboard", config: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = folder / "metrics.csv"
-        self._folder = folder / "tensorboard" if tensorboard else None
-        self._events: EventFile | None = None  # made for the first row after a start or a `truncate`
+        self._folder, self._logger, self._config = folder, logger, config or {}
+        check_installed(logger or "")
+        self._scalars: EventFile | Tracker | None = None  # made for the first row after a start or a `truncate`
         self._columns: list[str] = []
         self.truncate(after)
 
@@ -89,7 +95,7 @@ class MetricsLog:
         Raises:
             RunFolderError: if metrics.csv is not a table with a column `iteration`.
         """
-        self._events = None
+        self._close()
         self._purge = iteration + 1
         columns, rows = read_table(self.path)
         self._columns = columns
@@ -105,14 +111,24 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is open between two rows."""
+        """A tracker may still have rows in memory; else nothing is open between two rows."""
+        self._close()
+
+    def _close(self) -> None:
+        if isinstance(self._scalars, Tracker):
+            self._scalars.close()
+        self._scalars = None
 
     def _add_scalars(self, row: Mapping[str, float | int]) -> None:
-        if self._folder is None:
+        if self._logger is None:
             return
-        if self._events is None:
-            self._events = EventFile(self._folder, self._purge)
-        self._events.append(int(row[KEY]), {name: float(value) for name, value in row.items() if name != KEY})
+        if self._scalars is None:
+            self._scalars = (
+                EventFile(self._folder / "tensorboard", self._purge)
+                if self._logger == "tensorboard"
+                else Tracker(self._logger, self._folder, self._config)
+            )
+        self._scalars.append(int(row[KEY]), {name: float(value) for name, value in row.items() if name != KEY})
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -2,7 +2,8 @@
 
 metarl/run_folder/shipped/
   index.json        the algorithm that a name without one means, by environment: {"grasp": "in_context"}
-  grasp-in_context/ a run folder with only what acting and adapting need; its file COMMAND says what made it
+  grasp-in_context/ a run folder with only what acting and adapting need; its file COMMAND says what made it,
+                    and README.md is the policy's card
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from metarl.errors import CheckpointError, RunFolderError
 from metarl.run_folder.checkpoints import Checkpoint, save
-from metarl.run_folder.files import atomic_write, guard, hidden, left_over, move_in
+from metarl.run_folder.files import atomic_write, guard, hidden, left_over, move_in, plain_name
 from metarl.run_folder.folder import RunFolder
 
 SLIM = "slim"  # in the state of a checkpoint that training cannot go on from
@@ -19,13 +20,15 @@ ADAPTED = "adapted"  # likewise, of a policy that has adapted: what it was adapt
 NUMBERS = ("iteration", "env_steps", "seconds")
 
 
-def slim_copy(source: RunFolder, target: Path, command: str, splits: Mapping[str, Mapping[str, Any]]) -> RunFolder:
+def slim_copy(
+    source: RunFolder, target: Path, texts: Mapping[str, str], splits: Mapping[str, Mapping[str, Any]]
+) -> RunFolder:
     """Write configuration, newest checkpoint and evaluations of a run to `target`, whole or not at all.
 
     The checkpoint has the policy and what learners know, without optimisers and random generators.
 
     Args:
-        command: that made the run; becomes the file COMMAND.
+        texts: files to put beside them, such as COMMAND, which says what made the run.
         splits: the evaluations to give away, by split.
 
     Raises:
@@ -34,7 +37,7 @@ def slim_copy(source: RunFolder, target: Path, command: str, splits: Mapping[str
     checkpoint = source.load_checkpoint()
     tensors = {n: v for n, v in checkpoint.tensors.items() if not n.startswith("generator.") and ".optimiser." not in n}
     state = {name: checkpoint.state[name] for name in NUMBERS} | {SLIM: True}
-    return _put(source, target, Checkpoint(checkpoint.iteration, tensors, state), command, splits)
+    return _put(source, target, Checkpoint(checkpoint.iteration, tensors, state), texts, splits)
 
 
 def keep_adapted(source: RunFolder, target: Path, checkpoint: Checkpoint) -> RunFolder:
@@ -73,8 +76,8 @@ def _put(
     source: RunFolder,
     target: Path,
     checkpoint: Checkpoint,
-    command: str | None = None,
-    splits: Mapping[str, Mapping[str, Any]] | None = None,
+    texts: Mapping[str, str] = MappingProxyType({}),
+    splits: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> RunFolder:
     config = source.read_config() | {"run_dir": None, "resume": None}
     with guard(f"write {target}"):
@@ -82,11 +85,11 @@ def _put(
         temporary = RunFolder.create(hidden(target, "tmp"))
         try:
             atomic_write(temporary.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-            if command is not None:
-                atomic_write(temporary.path / "COMMAND", f"{command}\n".encode())
+            for name, text in texts.items():
+                atomic_write(temporary.path / plain_name(name), text.encode())
             folder, final = temporary.subfolder("checkpoints"), temporary.checkpoint_path(checkpoint.iteration)
             save(folder, final, checkpoint.iteration, checkpoint.tensors, checkpoint.state)
-            for split, result in (splits or {}).items():
+            for split, result in splits.items():
                 temporary.write_evaluation(split, result)
             move_in(temporary.path, target)
         finally:

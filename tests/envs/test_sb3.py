@@ -160,7 +160,7 @@ def test_a_made_environment_is_taken_as_it_is() -> None:
     [
         ({"environment": "raech"}, "did you mean 'reach'"),
         ({"environment": "reach", "split": "later"}, "unknown split"),
-        ({"environment": "reach", "render_mode": "human"}, "unknown render_mode"),
+        ({"environment": "reach", "render_mode": "ansi"}, "unknown render_mode"),
         ({"environment": "reach", "wings": 2}, "wings"),
         ({"environment": make("point2d", 2), "num_envs": 3}, "made already"),
     ],

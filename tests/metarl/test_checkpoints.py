@@ -293,7 +293,7 @@ def report(task):
         print(error)
 def fill(folder, tensorboard):
     folder.mkdir(exist_ok=True)
-    with MetricsLog(folder, 0, tensorboard) as log:
+    with MetricsLog(folder, 0, "tensorboard" if tensorboard else None) as log:
         for iteration in range(1, 2000):
             log.append({"iteration": iteration, "loss": iteration / 7})
 report(lambda: run.save_checkpoint(140, {"weight": torch.ones(100_000)}, {}))

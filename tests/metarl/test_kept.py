@@ -118,7 +118,9 @@ def test_an_evaluation_begins_with_what_adapted(adapted: Agent) -> None:
     env = run.environment(4, seed=1)
     tasks = run.held_out("test", 2)
     for start in (None, adapted.adapted):
-        rounds, acting = adaptation_rounds(env, run.policy, run.learner, tasks, 0, torch.Generator(), True, adapted=start)
+        rounds, acting = adaptation_rounds(
+            env, run.policy, run.learner, tasks, 0, torch.Generator(), True, adapted=start
+        )
         first = adapted if start else replace(adapted, adapted=None)
         action, _ = first.predict(rounds[0].tokens[:, 0, 0, :2].numpy())
         np.testing.assert_allclose(rounds[0].actions[:, 0, 0].clamp(-1, 1), action, atol=1e-6)

@@ -34,7 +34,7 @@ def test_rows_are_in_both_files_as_soon_as_they_are_written(tmp_path: Path) -> N
 
 def test_floats_come_back_exactly(tmp_path: Path) -> None:
     values = [0.1 + 0.2, 1e300, 1e22, 5e-324, -0.0, math.inf, 123456789.0]
-    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+    with MetricsLog(tmp_path, 0, logger=None) as log:
         for i, value in enumerate(values):
             log.append({"iteration": i + 1, "value": value})
         log.append({"iteration": 100, "value": math.nan})
@@ -44,7 +44,7 @@ def test_floats_come_back_exactly(tmp_path: Path) -> None:
 
 
 def test_columns_that_lack_or_are_new(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+    with MetricsLog(tmp_path, 0, logger=None) as log:
         log.append({"iteration": 1, "a": 1, "b": 2})
         log.append({"iteration": 2, "b": 3})
         log.append({"iteration": 3, "a": 4, "c, with a comma": 5})
@@ -110,7 +110,7 @@ def test_a_foreign_table_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_taken_away_is_reported(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+    with MetricsLog(tmp_path, 0, logger=None) as log:
         log.append({"iteration": 1})
         (tmp_path / "metrics.csv").unlink()
         with pytest.raises(RunFolderError, match="cannot append to .*metrics.csv: No such file"):

@@ -249,7 +249,7 @@ def run(own: str, tmp_path: Path) -> Path:
 
 
 def test_a_learner_gets_its_own_state_back(run: Path, tmp_path: Path) -> None:
-    for path in (run, slim_copy(RunFolder(run), tmp_path / "slim", "a command", {}).path):
+    for path in (run, slim_copy(RunFolder(run), tmp_path / "slim", {"COMMAND": "a command"}, {}).path):
         learner = metarl.load(path, "cpu").run.learner
         assert type(learner).__name__ == "Noise" and float(learner.drawn) == 1
     train(compose([f"resume={run}", "budget.iterations=3"]))

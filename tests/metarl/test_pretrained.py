@@ -15,8 +15,9 @@ from rich.console import Console
 
 import envs  # noqa: F401  (registers the Gymnasium environments)
 import metarl
-from experiments.ship import commands, main, ship
+from experiments.ship import main, ship
 from metarl.assembly.opened import open_run
+from metarl.assembly.repeat import commands
 from metarl.assembly.trust import stored_settings
 from metarl.config.composition import compose
 from metarl.errors import ConfigError, RunFolderError
@@ -54,6 +55,7 @@ def test_what_is_shipped(trained: Path, shelf: Path) -> None:
     checkpoint = "checkpoints/iteration-000002"
     assert files == {
         "COMMAND",
+        "README.md",
         "config.yaml",
         *(f"{checkpoint}/{name}" for name in ("tensors.safetensors", "state.json")),
         *(f"evaluation/{split}.{suffix}" for split in ("test", "ood") for suffix in ("json", "csv")),

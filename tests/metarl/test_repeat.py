@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.ship import commands
+from metarl.assembly.repeat import commands
 from metarl.config.composition import compose
 
 OWN = """

@@ -1,0 +1,1 @@
+"""What is written for people to read: the page of a run, and the card of a policy."""
