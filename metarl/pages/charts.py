@@ -36,7 +36,7 @@ def svg(draw: Callable[[Any], None], label: str, size: tuple[float, float] = (4.
     from matplotlib.figure import Figure
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    style: dict[str, Any] = dict.fromkeys(inks, INK) | {
+    style: Any = dict.fromkeys(inks, INK) | {
         "axes.prop_cycle": matplotlib.cycler(color=SERIES),
         "axes.facecolor": "none",
         "axes.spines.right": False,

@@ -6,7 +6,7 @@ import base64
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -68,10 +68,10 @@ def film_runs(shown: Sequence[Subject], settings: ReportSettings, console: Conso
 
 
 def _filmed(subject: Subject, task: int, settings: ReportSettings) -> str:
-    size = {"width": settings.width, "height": settings.height}
+    options: dict[str, Any] = {"width": settings.width, "height": settings.height, "fps": None, "threads": 0}
     with tempfile.TemporaryDirectory(prefix="metarl-report-") as folder:
         out = Path(folder, "film.mp4")
-        render(subject.run, split=settings.split, task=task, out=out, fps=None, seed=settings.seed, threads=0, **size)
+        render(subject.run, split=settings.split, task=task, out=out, seed=settings.seed, **options)
         return f"data:video/mp4;base64,{base64.b64encode(out.read_bytes()).decode()}"
 
 

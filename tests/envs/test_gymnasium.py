@@ -13,12 +13,16 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.passive_env_checker import env_render_passive_checker
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import RecordVideo
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import RecordVideo as RecordVideoOfMany
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+from stable_baselines3.common.vec_env import VecVideoRecorder
 
 import envs
 from envs import registry
 from envs.adapters.gymnasium import TaskEnv, VectorTaskEnv
+from envs.adapters.sb3 import SB3VecEnv
 from envs.core.environment import MujocoEnvironment
 from envs.core.tasks import SPLITS
 from envs.errors import EnvsError, TaskError
@@ -119,6 +123,52 @@ def test_a_window_without_a_display_is_refused_in_one_line(monkeypatch: pytest.M
     monkeypatch.setattr(glfw, "init", lambda: False)
     with pytest.raises(EnvsError, match=r"^render_mode='human' needs a display \(.*\): use render_mode='rgb_array'$"):
         single(REACH, render_mode="human", width=64, height=48)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 20])
+def test_a_window_shows_the_first_simulations(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    shown: list[np.ndarray] = []
+
+    class Fake:
+        def __init__(self, width: int, height: int, title: str) -> None:
+            sizes.append((width, height))
+
+        def show(self, picture: np.ndarray, period: float) -> None:
+            shown.append(picture)
+
+        def close(self) -> None:
+            shown.append(np.zeros(0))
+
+    monkeypatch.setattr("envs.adapters.pictures.Window", Fake)
+    env = gymnasium.make_vec(POINT, num_envs=count, render_mode="human", width=20, height=16)
+    columns, rows = {1: (1, 1), 4: (2, 2), 5: (3, 2), 20: (3, 3)}[count]
+    assert sizes == [(20 * columns, 16 * rows)]
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    assert env.render() is None
+    env.close()
+    assert [picture.shape for picture in shown] == [(16 * rows, 20 * columns, 3)] * 3 + [(0,)]
+    assert (shown[0] != shown[1]).any()
+
+
+def test_videos_can_be_recorded_of_every_adapter(tmp_path: Path) -> None:
+    """By the wrappers of Gymnasium and Stable-Baselines3."""
+    pytest.importorskip("moviepy")
+    options: dict[str, Any] = {"render_mode": "rgb_array", "width": 32, "height": 32, "horizon": 3}
+    one = RecordVideo(gymnasium.make(POINT, **options), str(tmp_path / "one"))
+    many = RecordVideoOfMany(gymnasium.make_vec(POINT, num_envs=2, **options), str(tmp_path / "many"))
+    sb3 = VecVideoRecorder(SB3VecEnv("point2d", 2, **options), str(tmp_path / "sb3"), lambda step: step == 0, 3)
+    for env in (one, many):
+        env.reset(seed=0)
+        for _ in range(3):
+            env.step(env.action_space.sample())
+        env.close()
+    sb3.reset()
+    for _ in range(4):
+        sb3.step(np.zeros((2, 2)))
+    sb3.close()
+    assert all(list((tmp_path / name).glob("*.mp4")) for name in ("one", "many", "sb3"))
 
 
 @pytest.mark.parametrize("name", IDS)

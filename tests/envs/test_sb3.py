@@ -132,6 +132,36 @@ def test_tasks_come_from_the_split(split: str) -> None:
         step(env, np.zeros((16, 7)))
 
 
+class Fake:
+    """A window that keeps what it shows, and an empty picture when it is closed."""
+
+    def __init__(self, shown: list[np.ndarray]) -> None:
+        self.shown = shown
+
+    def show(self, picture: np.ndarray, period: float) -> None:
+        assert period > 0
+        self.shown.append(picture)
+
+    def close(self) -> None:
+        self.shown.append(np.zeros((1, 1, 3)))
+
+
+def test_a_window_shows_the_simulations_as_they_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr("envs.adapters.pictures.Window", lambda *_: Fake(shown))
+    env = SB3VecEnv("point2d", num_envs=3, render_mode="human", width=32, height=24, horizon=2)
+    env.reset()
+    step(env, np.ones((3, 2)))
+    step(env, np.ones((3, 2)))
+    assert env.render() is None and len(shown) == 4
+    assert {picture.shape for picture in shown} == {(48, 64, 3)}
+    assert not shown[0][24:, 32:].any(), "there is no fourth simulation"
+    assert (shown[0] != shown[1]).any()
+    env.close()
+    env.close()
+    assert len(shown) == 5 and not shown.pop().any()
+
+
 def test_attributes_and_methods() -> None:
     env = SB3VecEnv("reach", num_envs=3)
     assert env.get_attr("horizon") == [50] * 3

@@ -313,6 +313,8 @@ def test_a_closed_pipe_is_quiet() -> None:
         (["python", "-m", "metarl.evaluate", "checkpoint="], ["last", "best"]),
         (["python", "-m", "metarl.evaluate", "split", "=", "o"], ["ood"]),
         (["python", "-m", "metarl.evaluate", "deterministic="], ["true", "false"]),
+        (["python", "-m", "metarl.report", "fil"], ["films="]),
+        (["python", "-m", "metarl.train", "logger", "=", "t"], ["tensorboard", "trackio"]),
         (["python", "-m", "metarl.render", "run", "=", "pretrained/gr"], ["pretrained/grasp-in_context"]),
         (["python", "-m", "metarl.train", "algo.inner.adapt", "=", "h"], ["head"]),
         (["python", "-m", "metarl.train", "algo=in_context", "agent.context", "=", "e"], ["episode"]),

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 import envs  # noqa: F401  (registers the Gymnasium environments)
@@ -23,6 +24,7 @@ from metarl.config.composition import compose
 from metarl.errors import ConfigError, RunFolderError
 from metarl.evaluation.curve import adaptation_rounds, per_task
 from metarl.evaluation.films import render
+from metarl.pages.card import LICENCE, model_card
 from metarl.run_folder import RunFolder, pretrained
 from metarl.runs import evaluate, train
 
@@ -200,6 +202,35 @@ def test_a_shipped_policy_keeps_its_promise(name: str) -> None:
     folder = pretrained.ROOT / name
     assert (folder / "COMMAND").read_text().startswith("python -m metarl.train ")
     check_claim(folder)
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in pretrained.ROOT.glob("*/config.yaml")))
+def test_the_card_of_a_shipped_policy_tells_what_its_folder_holds(name: str) -> None:
+    run = open_run(pretrained.ROOT / name, "cpu")
+    lines = (run.folder.path / "COMMAND").read_text().splitlines()
+    text = (run.folder.path / "README.md").read_text()
+    evaluations = {split: run.folder.read_evaluation(split) for split in ("test", "ood")}
+    assert text == model_card(run, name, evaluations=evaluations, commands=lines, licence=LICENCE)
+    _, front, body = text.split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert (told["library_name"], told["license"]) == ("metarl", "apache-2.0") and run.settings.env.name in told["tags"]
+    (index,) = told["model-index"]
+    assert index["name"] == name
+    for result in index["results"]:
+        last = evaluations[result["dataset"]["split"]]["curve"][-1]
+        success, _ = result["metrics"]
+        low, high = last["success"]["ci95"]
+        assert success["value"] == pytest.approx(last["success"]["mean"], abs=1e-4)
+        assert f"[{low:.3f}, {high:.3f}]" in success["name"]
+        assert f"| {last['success']['mean']:.3f} [{low:.3f}, {high:.3f}] |" in body
+    assert f'metarl.load("{name}")' in body and body.count("```") == 2
+
+
+def test_a_card_of_ones_own(trained: Path) -> None:
+    text = model_card(open_run(trained, "cpu"), "mine", evaluations={}, usage="```sh\nuse it\n```", note="It is blue.")
+    assert "license" not in text and "## Licence" not in text and "It was not evaluated." in text
+    assert "use it" in text and "metarl.load" not in text and "It is blue." in text
+    assert f"run_dir={trained}" in text
 
 
 def test_every_default_is_there() -> None:
