@@ -243,8 +243,8 @@ def test_a_shorter_list_is_the_beginning_of_a_longer_one() -> None:
 def test_the_order_of_tasks() -> None:
     success = [[0.0, 0.5], [1.0, 0.5], [0.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
     time = [[0, 3], [0, 3], [0, 2], [0, 9], [0, 1]]
-    returns = [[0, 1], [0, 2], [0, 0], [0, 0], [0, 0]]
-    one = evaluation(success, time_to_success=time, **{"return": returns})
+    more: dict[str, Any] = {"time_to_success": time, "return": [[0, 1], [0, 2], [0, 0], [0, 0], [0, 0]]}
+    one = evaluation(success, **more)
     assert ranked([one]) == [4, 2, 1, 0, 3]
     assert ranked([one, evaluation([[0.0], [0.0], [0.0], [1.0], [0.0]])]) == [2, 4, 3, 1, 0]
     assert chosen([4, 2, 1, 0, 3]) == {"best": 4, "median": 1, "worst": 3}

@@ -241,6 +241,7 @@ def test_a_curriculum_begins_in_the_middle_of_the_training_tasks_and_ends_at_all
     for _ in range(4):
         trainer.iterate()
         tasks = trainer.environments[40].tasks
+        assert tasks is not None
         assert set(trainer.distribution.split_of(tasks)) == {"train"} and len(tasks) == 40
         widest.append(float(((tasks["goal"] - low) / (high - low) - 0.5).abs().amax()) * 2)
     # Of three axes and a share s of the draws, the middle is a cube whose side is the third root of s.
