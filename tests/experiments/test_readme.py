@@ -54,7 +54,8 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_numbers_of_the_table_are_those_of_the_results() -> None:
     rows = re.findall(r"^\| (\w+) \| (\d) \| (\d.*) \| `env=", README, re.MULTILINE)
     files = {path.stem: path for path in (ROOT / "experiments" / "results" / "compare").glob("*.json")}
-    assert sorted(env for env, _, _ in rows) == sorted(files)
+    told = {env for env, path in files.items() if "multitask" in json.loads(path.read_bytes())["contenders"]}
+    assert sorted(env for env, _, _ in rows) == sorted(told)
     for env, seeds, cells in rows:
         contenders = json.loads(files[env].read_bytes())["contenders"]
         names = ("in_context_equal" if "in_context_equal" in contenders else "in_context", "maml", "multitask")
@@ -71,6 +72,7 @@ def test_the_numbers_of_the_table_are_those_of_the_results() -> None:
 FIRST = {
     "reach_search": ("in_context", "success", ".3f"),
     "navigate_search": ("in_context", "success", ".3f"),
+    "reach_squared": ("maml", "success", ".3f"),
     "cheetah_dir": ("maml", "return", ".0f"),
 }
 
