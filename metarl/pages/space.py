@@ -93,7 +93,8 @@ def bins(axis: Axis, evaluation: Evaluation) -> list[Bin]:
         chosen = group == number
         rates = success[chosen].clip(0.0, 1.0)
         low, high = success_interval(rates, episodes=evaluation.episodes)
-        found.append(Bin(float(values[chosen].mean()), int(chosen.sum()), float(rates.mean()), low, high))
+        mean = float(rates.mean())  # which rounding can put outside of the interval
+        found.append(Bin(float(values[chosen].mean()), len(rates), mean, min(low, mean), max(high, mean)))
     return found
 
 

@@ -152,6 +152,7 @@ def test_a_window_shows_the_first_simulations(count: int, monkeypatch: pytest.Mo
     assert (shown[0] != shown[1]).any()
 
 
+@pytest.mark.filterwarnings("ignore:.*same-step")  # Gymnasium says what its films then lack
 def test_videos_can_be_recorded_of_every_adapter(tmp_path: Path) -> None:
     """By the wrappers of Gymnasium and Stable-Baselines3."""
     pytest.importorskip("moviepy")

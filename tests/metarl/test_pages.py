@@ -45,12 +45,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(compose([*SETTINGS, f"run_dir={tmp_path_factory.mktemp('runs') / 'point'}"]))
 
 
-def evaluation(success: Any, goal: Any = None, split: str = "test", **more: Any) -> Evaluation:
+def evaluation(success: Any, goal: Any = None, returns: Any = None, **more: Any) -> Evaluation:
     """An evaluation of tasks (M,) with success (M, P) and the goals (M, d)."""
     rates = np.asarray(success, float)
     goals = np.arange(len(rates), dtype=float)[:, None] if goal is None else np.asarray(goal, float)
-    values = {"success": rates, "return": rates.copy()} | {name: np.asarray(v, float) for name, v in more.items()}
-    return Evaluation(split, {"curve": [{}] * rates.shape[1], "episodes_per_step": 10}, {"goal": goals}, values)
+    values = {"success": rates, "return": rates if returns is None else np.asarray(returns, float)} | {
+        name: np.asarray(v, float) for name, v in more.items()
+    }
+    return Evaluation("test", {"curve": [{}] * rates.shape[1], "episodes_per_step": 10}, {"goal": goals}, values)
 
 
 class Balanced(HTMLParser):
@@ -216,10 +218,8 @@ def test_a_command_can_compose_another_configuration(
     monkeypatch.setattr(sys, "argv", ["report.py", f"run={trained}", f"out={tmp_path / 'x.html'}", "films=false"])
     main("report", report.report_runs)
     assert capsys.readouterr().out == f"report: {tmp_path / 'x.html'}\n"
-    assert (
-        "metarl.train env=point2d algo=in_context agent.width=8 agent.layers=1 env.horizon=6"
-        in (tmp_path / "x.html").read_text()
-    )
+    command = "metarl.train env=point2d algo=in_context agent.width=8 agent.layers=1 env.horizon=6"
+    assert command in (tmp_path / "x.html").read_text()
 
 
 def test_differences_are_paired_by_task() -> None:
@@ -243,10 +243,10 @@ def test_a_shorter_list_is_the_beginning_of_a_longer_one() -> None:
 def test_the_order_of_tasks() -> None:
     success = [[0.0, 0.5], [1.0, 0.5], [0.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
     time = [[0, 3], [0, 3], [0, 2], [0, 9], [0, 1]]
-    more: dict[str, Any] = {"time_to_success": time, "return": [[0, 1], [0, 2], [0, 0], [0, 0], [0, 0]]}
-    one = evaluation(success, **more)
+    returns = [[0, 1], [0, 2], [0, 0], [0, 0], [0, 0]]
+    one = evaluation(success, returns=returns, time_to_success=time)
     assert ranked([one]) == [4, 2, 1, 0, 3]
-    assert ranked([one, evaluation([[0.0], [0.0], [0.0], [1.0], [0.0]])]) == [2, 4, 3, 1, 0]
+    assert ranked([one, evaluation([[0.0], [0.0], [0.0], [1.0], [0.0]])]) == [3, 2, 4, 1, 0]
     assert chosen([4, 2, 1, 0, 3]) == {"best": 4, "median": 1, "worst": 3}
     assert (chosen([7]), chosen([])) == ({"best": 7}, {})
 
@@ -270,6 +270,8 @@ def test_what_is_drawn_of_task_space() -> None:
     assert [(group.tasks, round(group.success, 6)) for group in groups] == [(1, 0.6), (2, 0.75), (2, 0.5), (1, 0.2)]
     assert [round(group.place, 6) for group in groups] == [-0.1, 0.1, 0.975, 1.2]
     assert all(group.low <= group.success <= group.high for group in groups)
+    nearly = np.full((len(goals), 1), np.nextafter(1.0, 0.0))  # as the mean of many episodes
+    assert all(group.low <= group.success <= group.high for group in space.bins(axes[0], evaluation(nearly, goals)))
     assert axes[0].beyond(np.array([0.0, 1.0, 1.00001, 1.1, -0.1])).tolist() == [False, False, False, True, True]
     assert axes[2].beyond(np.array([0.0, 1.0, 2.0])).tolist() == [False, False, True]
 
