@@ -1,4 +1,4 @@
-"""A policy that acts while somebody watches, and changes its task: all that a page shows and asks for, without the page.
+"""A policy that acts while somebody watches, and changes its task: what a page shows and asks for, without the page.
 
 Nothing here draws or waits. Every method returns at once, except for `gradient_step`, which plays episodes.
 """
@@ -74,6 +74,12 @@ class Session:
         """The split that the present task would belong to."""
         assert self.env.tasks is not None
         return self.env.distribution.split_of(self.env.tasks)[0]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those from which a person may ask for a new task."""
+        can_leave = any(parameter.ood for parameter in self.env.distribution.parameters.values())
+        return ("train", "test", *(("ood",) if can_leave else ()))
 
     @property
     def beyond(self) -> list[str]:
