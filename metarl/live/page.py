@@ -126,7 +126,7 @@ class Page:
         for knob in some:
             if isinstance(knob, Menu):
                 names = [name + OOD * (name in knob.ood) for name in knob.choices]
-                handle = gui.add_dropdown(knob.name, names, self._shown(knob))
+                handle = gui.add_dropdown(knob.name, names, initial_value=self._shown(knob))
             else:
                 ends = [(value, f"{value:.3g}") for value in (knob.low, knob.high)]
                 middles = [((low + high) / 2, "ood") for low, high in knob.ood]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import ipaddress
 import socket
 import warnings
@@ -38,7 +40,8 @@ def view_run(settings: ViewSettings) -> None:
         )
     agent = load(settings.run, settings.device, settings.checkpoint, settings.trust)
     session = Session(agent, settings.split, settings.task, settings.seed)
-    server = ViserServer(settings.host, settings.port, verbose=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # viser has a frame of its own around the address
+        server = ViserServer(settings.host, settings.port, verbose=False)
     try:
         if server.get_port() != settings.port:  # viser takes the next free one if another was quicker
             raise ViewError(_in_use(settings.port))
