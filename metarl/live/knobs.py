@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from envs.core.tasks import Categories, Range, TaskDistribution
-
-STEPS = 200  # of a slider, from one end to the other
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,14 @@ class Slider:
         return ", ".join(parts) + ("" if self.unit == "1" else f" {self.unit}")
 
     @property
+    def digits(self) -> int:
+        """Digits after the point that are worth showing: there are a hundred to a thousand steps."""
+        return max(2 - math.floor(math.log10(self.high - self.low)), 0)
+
+    @property
     def step(self) -> float:
-        return (self.high - self.low) / STEPS
+        """A round number."""
+        return 10.0 ** math.floor(math.log10(self.high - self.low) - 2)
 
 
 @dataclass(frozen=True)

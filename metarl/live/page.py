@@ -19,7 +19,12 @@ from metarl.live.session import SPEEDS, Session
 
 IDLE = 0.05  # seconds between two looks at what is asked for, while nothing moves
 FOLDED = 8  # a parameter with more sliders than this is folded away
-SHOWN = 12  # of the latest episodes
+SHOWN = 6  # of the latest episodes
+LIGHT = 0.45  # of the surroundings; mjviser's 0.8 pales the colours
+HINTS = {
+    "robot": "at the next episode the memory stays; to forget begins one without it",
+    "policy": "a gradient step adapts on episodes of this task, played out of sight; as trained undoes them all",
+}
 OOD = " (ood)"
 
 
@@ -38,6 +43,7 @@ class Page:
         server.gui.configure_theme(control_layout="collapsible", show_logo=False, show_share_button=False)
         server.gui.set_panel_label("metarl")
         self._drawing = Drawing(server, session.env)
+        server.scene.configure_environment_map(environment_intensity=LIGHT)
         self._text = server.gui.add_markdown("")
         self._add_buttons()
         self._add_knobs()
@@ -95,13 +101,13 @@ class Page:
         gui, session = self._server.gui, self._session
         fresh = gui.add_button_group("new task", session.splits, hint="another one, with the policy as it was at first")
         self._when(fresh, lambda: self._new_task(fresh.value), click=True)
-        for label, hint, action in (
-            ("next episode", "the memory stays", session.next_episode),
-            ("forget", "clear the memory", session.forget),
-            ("gradient step", "adapt by one inner step, on episodes of this task", self._gradient_step),
-            ("as trained", "undo the gradient steps", session.as_trained),
-        ):
-            self._when(gui.add_button(label, hint=hint), action, click=True)
+        choices = {
+            "robot": {"next episode": session.next_episode, "forget": session.forget},
+            "policy": {"gradient step": self._gradient_step, "as trained": session.as_trained},
+        }
+        for label, actions in choices.items():
+            group = gui.add_button_group(label, list(actions), hint=HINTS[label])
+            self._when(group, lambda group=group, actions=actions: actions[group.value](), click=True)
         self._paused = paused = gui.add_checkbox("pause", session.paused)
         self._when(paused, lambda: setattr(session, "paused", paused.value))
         low, high = SPEEDS
@@ -143,7 +149,7 @@ class Page:
         if isinstance(knob, Menu):
             name = knob.choices[int(values[0])]
             return name + OOD * (name in knob.ood)
-        return min(max(float(values[knob.axis]), knob.low), knob.high)
+        return min(max(round(float(values[knob.axis]), knob.digits), knob.low), knob.high)
 
     def _turn(self, knob: Slider | Menu, value: Any) -> None:
         if isinstance(knob, Menu):
@@ -167,9 +173,10 @@ class Page:
 def describe(session: Session, title: str) -> str:
     """What a session is at and what it has done, as Markdown."""
     period, (episode, trial) = session.env.control_period, session.trial
-    beyond = f", {', '.join(session.beyond)} beyond what was trained on" if session.beyond else ""
+    beyond = f": {', '.join(session.beyond)} beyond what was trained on" if session.beyond else ""
     lines = [
-        f"**{title}**: task of *{session.split}*{beyond}",
+        f"**{title}**",
+        f"{session.split} task{beyond}",
         f"episode {episode} of {trial} in its trial, "
         f"{session.elapsed * period:.1f} s of {session.env.horizon * period:.1f} s",
         f"feedback {session.feedback:.3g}, {'**success**' if session.success else 'no success'}",

@@ -25,9 +25,7 @@ def agents() -> dict[str, Agent]:
     found = {name: metarl.load(name, "cpu") for name in ("reach_search", "cheetah_dir-maml")}
     for name, agent in found.items():
         settings = agent.run.settings
-        short = settings.model_copy(
-            update={"evaluate": settings.evaluate.model_copy(update={"episodes_per_step": 2})}
-        )
+        short = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"episodes_per_step": 2})})
         found[name] = Agent(replace(agent.run, settings=short))
     return found
 
@@ -48,7 +46,13 @@ def test_knobs_show_what_was_trained_on_and_what_was_not() -> None:
     )
     mass, first, second, shape = knobs(distribution)
     assert isinstance(mass, Slider) and isinstance(first, Slider) and isinstance(second, Slider)
-    assert (mass.label, mass.low, mass.high, mass.trained, mass.ood) == ("mass (kg)", 0.5, 3.0, (0.5, 2.0), [(2.0, 3.0)])
+    assert (mass.label, mass.low, mass.high, mass.trained, mass.ood) == (
+        "mass (kg)",
+        0.5,
+        3.0,
+        (0.5, 2.0),
+        [(2.0, 3.0)],
+    )
     assert mass.hint == "trained on 0.5 to 2, ood 2 to 3 kg"
     assert (first.label, first.ood) == ("goal 1", [])
     assert (second.label, second.low, second.ood) == ("goal 2", -2.0, [(-2.0, -1.0)])
