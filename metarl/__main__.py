@@ -9,6 +9,7 @@ The commands, each with --help
   python -m metarl.render       film it before and after
   python -m metarl.adapt        adapt a policy to one task, as on a robot, and keep it
   python -m metarl.export       write a policy as an ONNX file
+  python -m metarl.view         watch it in a browser, and change its task while it acts
   python -m metarl.report       write a page about it, or about several runs beside each other
   python -m metarl.reproduce    see again why updates were skipped
 """

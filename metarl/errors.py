@@ -36,6 +36,10 @@ class ExportError(MetaRLError):
     """A policy cannot be written as a file for another program."""
 
 
+class ViewError(MetaRLError):
+    """A policy cannot be watched in a browser."""
+
+
 class TrainingError(MetaRLError):
     """Training makes no progress, for example because its gradients are not finite."""
 

@@ -27,6 +27,8 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 
 FEEDBACK = ("reward", "sparse", "none")
+# MuJoCo's state of a simulation, and what is done to it from outside.
+_STATE = ("time", "qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat", "xfrc_applied", "qfrc_applied")
 
 
 class Step(NamedTuple):
@@ -228,6 +230,25 @@ class MujocoEnvironment(Environment):
             self.begun, self._first = True, observation
         return observation
 
+    def change_tasks(self, tasks: Tasks) -> Tensor:
+        """Give other tasks to episodes that go on: robots and objects stay where they are; the observation (N, D).
+
+        What an episode begins with and only the task decides, a goal's marker or a weight, changes at once.
+
+        Raises:
+            TaskError: as `set_tasks`.
+        """
+        kept = {name: self.simulator.field(name).clone() for name in _STATE}
+        noise = self.generator.get_state()
+        before = self.initial_state()
+        self.set_tasks(tasks)
+        self.generator.set_state(noise)
+        after = self.initial_state()
+        moved = {name: value for name, value in after.items() if not torch.equal(value, before[name])}
+        self.simulator.reset(None, kept | moved | {name: kept[name] for name in ("qpos", "qvel", "act", "ctrl")})
+        self.sense()
+        return self.observe()
+
     def step(self, action: Tensor) -> Step:
         self.require_reset()
         action = action.clamp(-1.0, 1.0)
@@ -271,10 +292,14 @@ class MujocoEnvironment(Environment):
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         return {name: self.simulator.field(name)[simulation].numpy().copy() for name in ("qpos", "mocap_pos")}
 
+    def drawn_model(self, simulation: int) -> mujoco.MjModel:
+        """A fresh model with everything that is drawn, as this simulation has it."""
+        return PictureModel(self.spec).variant(self.simulator.model_of(simulation))
+
     def drawer(self, simulation: int, width: int, height: int) -> Drawer:
         from envs.rendering.frames import FrameRenderer  # only drawing loads OpenGL
 
-        model = PictureModel(self.spec).variant(self.simulator.model_of(simulation))
+        model = self.drawn_model(simulation)
         cameras = [model.camera(index).name for index in range(model.ncam)]
         renderer = FrameRenderer(model, width, height, "viewer" if "viewer" in cameras else None)
         return lambda state: renderer.render(state["qpos"], state["mocap_pos"], state.get("mocap_quat"))

@@ -1,4 +1,4 @@
-"""Settings of what is done with a trained policy outside of this project: adapting it, giving it away."""
+"""Settings of what is done with a trained policy outside of this project: adapting it, giving it away, watching it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from agents.settings import WHOLE, Count, Natural, Settings, Text, said, setting
-from metarl.config.settings import DEVICE, TRUST, Device, EnvironmentSettings, Modules, RunPath, Split
+from metarl.config.settings import DEVICE, TRUST, Device, EnvironmentSettings, Modules, OnARun, RunPath, Split
 
 Numbered = Annotated[int, Field(ge=1, le=1000), WHOLE]
 
@@ -40,3 +40,13 @@ class ExportSettings(GivenRun):
 
     out: Annotated[Text, said("a file name")] = setting(None, "an .onnx file")
     opset: Numbered | None = setting(None, "of ONNX; null: the exporter's own")
+
+
+class ViewSettings(OnARun):
+    """Watch a trained run act in a browser, on this machine alone, and change its task while it acts."""
+
+    task: Natural = setting(0, "its number in the split's list, at first")
+    host: Annotated[Text, said("an address of this machine")] = setting(
+        "127.0.0.1", "where the page is served; any other than this machine's own is open to whoever reaches it"
+    )
+    port: Annotated[int, Field(ge=1, le=65535), WHOLE] = setting(8080, "where the page is served")

@@ -11,7 +11,7 @@ from pydantic import SerializeAsAny, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from agents.settings import POLICIES, Chosen, PolicySettings, Settings
-from metarl.config.deployment import AdaptSettings, ExportSettings
+from metarl.config.deployment import AdaptSettings, ExportSettings, ViewSettings
 from metarl.config.settings import (
     ALGORITHMS,
     AlgorithmSettings,
@@ -36,6 +36,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "reproduce": ReproduceSettings,
     "adapt": AdaptSettings,
     "export": ExportSettings,
+    "view": ViewSettings,
 }
 # What somebody's own must be a subclass of, and its settings.
 OWN: dict[str, tuple[str, type[Chosen]]] = {

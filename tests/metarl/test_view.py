@@ -1,0 +1,125 @@
+"""The page in a real browser: it loads without errors, moves the task, and tells what happens. It needs Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.metarl.test_live import free_port
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 90_000  # ms; without a GPU a browser draws slowly
+
+pytest.importorskip("mjviser", reason="the page needs viser and mjviser: pip install 'metarl[view]'")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command as a user gives it, on a port of its own."""
+    port = free_port()
+    line = [sys.executable, "-m", "metarl.view", "run=pretrained/reach_search", f"port={port}", "device=cpu"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    assert said.startswith(f"http://127.0.0.1:{port} shows pretrained/reach_search"), said + process.stdout.read()
+    yield process, f"http://127.0.0.1:{port}"
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "closed" in rest and "Traceback" not in rest, rest
+
+
+@pytest.fixture(scope="module")
+def page(server: tuple[subprocess.Popen[str], str]) -> Iterator[tuple[Any, list[str]]]:
+    """The page in headless Chromium, and the errors that it has had."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    with playwright.sync_playwright() as tools:
+        own = shutil.which("chromium") or shutil.which("google-chrome")
+        flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        try:
+            browser = tools.chromium.launch(executable_path=own, args=flags)
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium: apt install chromium, or playwright install chromium ({str(error).split()[0]})")
+        tab, errors = browser.new_page(viewport={"width": 320, "height": 240}), []
+        tab.set_default_timeout(PATIENCE)
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        tab.on("request", lambda asked: errors.append(asked.url) if _leaves(asked.url) else None)
+        tab.goto(server[1])
+        tab.get_by_text("next episode").wait_for()
+        yield tab, errors
+        browser.close()
+
+
+def test_the_server_answers_on_this_machine_alone(server: tuple[subprocess.Popen[str], str]) -> None:
+    with urllib.request.urlopen(server[1], timeout=30) as answer:
+        assert answer.status == 200 and b"<html" in answer.read()
+    port = int(server[1].rpartition(":")[2])
+    listening = [row.split()[1].split(":") for row in _sockets() if row.split()[3] == "0A"]
+    assert [address for address, number in listening if int(number, 16) == port] == ["0100007F"], "127.0.0.1"
+
+
+def test_the_page_is_used(server: tuple[subprocess.Popen[str], str], page: tuple[Any, list[str]]) -> None:
+    tab, errors = page
+    until(tab, r"[1-9] episodes?, 0 gradient steps")
+    assert re.search(r"\b(yes|no)\b", text(tab)), "no success in the table"
+    until(tab, r"test task\b")
+    box = tab.get_by_text("payload_mass (kg)").locator("xpath=ancestor::*[.//input][1]").locator("input").last
+    box.fill("2.5")
+    box.press("Enter")
+    until(tab, r"ood task: payload_mass beyond what was trained on")
+    tab.get_by_text("train", exact=True).click()
+    until(tab, r"train task\n")
+    tab.get_by_label("pause").click()
+    until_still(tab)
+    tab.get_by_text("forget", exact=True).click()
+    until(tab, r"episode 1 of 3 in its trial, 0.0 s")
+    assert errors == []
+
+
+def test_a_browser_that_leaves_changes_nothing(server: tuple[subprocess.Popen[str], str]) -> None:
+    with urllib.request.urlopen(server[1], timeout=30) as answer:
+        assert answer.status == 200
+    assert server[0].poll() is None
+
+
+def text(tab: Any) -> str:
+    return tab.inner_text("body")
+
+
+def until(tab: Any, pattern: str) -> None:
+    end = time.monotonic() + PATIENCE / 1000
+    while not re.search(pattern, found := text(tab)):
+        assert time.monotonic() < end, f"{pattern} is not in: {found}"
+        tab.wait_for_timeout(100)
+
+
+def until_still(tab: Any) -> None:
+    """Until what the page tells has stopped changing."""
+    end, before = time.monotonic() + PATIENCE / 1000, ""
+    while (now := text(tab)) != before:
+        assert time.monotonic() < end, "it does not pause"
+        before = now
+        tab.wait_for_timeout(700)
+
+
+def _sockets() -> list[str]:
+    path = Path("/proc/net/tcp")
+    if not path.exists():
+        pytest.skip("no /proc/net/tcp to read listening sockets from")
+    return path.read_text().splitlines()[1:]
+
+
+def _leaves(address: str) -> bool:
+    return not re.match(r"(http|ws)://127\.0\.0\.1|data:|blob:", address)
