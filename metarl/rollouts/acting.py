@@ -62,7 +62,8 @@ class ActingStep(nn.Module):
             state, position: the policy's memory, and the place of this step in it (see `Policy.step`).
         """
         token = self.policy.layout.join(observation, previous_action, feedback, first)
-        output, state = self.policy.step(token.to(self.policy.device), state, position)
+        (token,) = upload([token], self.policy.device)
+        output, state = self.policy.step(token, state, position)
         return choose(output).clamp(-1.0, 1.0), state
 
 

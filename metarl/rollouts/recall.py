@@ -50,7 +50,6 @@ def remember_nothing(policy: Policy, count: int) -> Recall:
     return (group_of(np.arange(count), blank(policy, count), 0),)
 
 
-@torch.inference_mode()  # has less overhead than `no_grad`
 def act(
     step: ActingStep,
     recall: Recall,
@@ -74,8 +73,9 @@ def act(
     policy = step.policy
     actions = np.zeros((len(observation), policy.action_size), np.float32)
     after: list[Group] = []
-    for whole in recall:
-        for first, group in _parts(whole, begins):
+    parts = [part for whole in recall for part in _parts(whole, begins)]
+    with torch.inference_mode():  # has less overhead than `no_grad`
+        for first, group in parts:
             rows, memory, episodes, written = _begun(policy, group, trial_episodes) if first else _own(group)
             _check_position(policy, memory, trial_episodes)
             felt = np.zeros(len(rows), np.float32) if memory.position == 0 else _felt(policy, feedback, rows)

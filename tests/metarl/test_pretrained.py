@@ -187,7 +187,8 @@ def check_claim(folder: Path, tasks: int = 20, episodes: int = 3) -> None:
     env = run.environment(tasks * episodes, seed=12345)
     steps = claim["curve"][-1]["step"]
     generator = torch.Generator().manual_seed(6789)
-    rounds, _ = adaptation_rounds(env, run.policy, run.learner, run.held_out("test", tasks), steps, generator)
+    chosen = run.held_out("test", tasks)
+    rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator, claim["deterministic"])
     for entry, measured in ((0, rounds[0]), (-1, rounds[-1])):
         claimed = torch.tensor([task["success"][entry] for task in claim["per_task"][:tasks]])
         mean, found = float(claimed.mean()), float(per_task(measured.success_at_end)[:, entry].mean())
