@@ -11,6 +11,8 @@ from envs.core.environment import MujocoEnvironment
 
 # What a simulation's own model may change in the scene.
 LOOKS = ("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_rgba", "geom_dataid", "body_pos", "body_quat")
+FLOOR, GAP = 80.0, 0.004  # m, how wide a floor is, and how far below the surface that is touched
+FLOOR_COLOUR = (214, 219, 226)
 
 
 class Drawing:
@@ -25,6 +27,7 @@ class Drawing:
         self._scene = ViserMujocoScene(server, model, 1)
         self._data, self._looks = self._scene.mj_data, _looks(model)
         self.follows = False
+        _cover(server, model)
         self.show()
         self._take_camera(server, model)
 
@@ -68,6 +71,22 @@ class Drawing:
         camera = server.initial_camera
         camera.position, camera.look_at = eye - origin, eye + distance * forward - origin
         camera.fov = float(np.deg2rad(model.cam_fovy[chosen]))
+
+
+def _cover(server: ViserServer, model: mujoco.MjModel) -> None:
+    """Close the floors, which mjviser draws translucent: what a family does not need is parked underneath."""
+    for index in (model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)).nonzero()[0]:
+        pose = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, pose)
+        normal = pose.geom_xmat[index].reshape(3, 3)[:, 2]
+        server.scene.add_box(
+            f"/fixed_bodies/floor_{index}",
+            FLOOR_COLOUR,
+            (FLOOR, FLOOR, GAP),
+            position=pose.geom_xpos[index] - GAP * normal,
+            wxyz=model.geom_quat[index],
+            cast_shadow=False,
+        )
 
 
 def _looks(model: mujoco.MjModel) -> bytes:

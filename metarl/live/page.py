@@ -40,7 +40,8 @@ class Page:
         self._lock = Lock()
         self._turned: dict[Slider | Menu, Any] = {}
         self._told = ""
-        server.gui.configure_theme(control_layout="collapsible", show_logo=False, show_share_button=False)
+        server.gui.configure_theme(show_logo=False, show_share_button=False)
+        server.gui.main_panel.dock_right()
         server.gui.set_panel_label("metarl")
         self._drawing = Drawing(server, session.env)
         server.scene.configure_environment_map(environment_intensity=LIGHT)

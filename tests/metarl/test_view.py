@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+import metarl
+from metarl.live.session import Session
 from tests.metarl.test_live import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +70,30 @@ def test_the_server_answers_on_this_machine_alone(server: tuple[subprocess.Popen
     port = int(server[1].rpartition(":")[2])
     listening = [row.split()[1].split(":") for row in _sockets() if row.split()[3] == "0A"]
     assert [address for address, number in listening if int(number, 16) == port] == ["0100007F"], "127.0.0.1"
+
+
+def test_what_does_not_work_is_told_and_the_session_waits() -> None:
+    from viser import ViserServer
+
+    from metarl.live.page import Page, describe
+
+    session = Session(metarl.load("cheetah_dir-maml", "cpu"))
+    server = ViserServer("127.0.0.1", free_port(), verbose=False)
+    try:
+        page = Page(server, session, "cheetah")
+        page.tick()
+        assert session.elapsed == 0, "nobody watches"
+        page._asked["new task"] = lambda: page._new_task("nowhere")
+        page.tick()
+        assert session.paused and session.env.tasks is not None
+        (turned,) = (handle for knob, handle in page._turned.items() if knob.name == "direction")
+        for split in ("train", "ood"):
+            page._new_task(split)
+            assert "ood task: mass_scale" in describe(session, "cheetah") or split == "train"
+            assert turned.value in ("forward", "backward")
+            assert (turned.value == "backward") == bool(session.values["direction"])
+    finally:
+        server.stop()
 
 
 def test_the_page_is_used(server: tuple[subprocess.Popen[str], str], page: tuple[Any, list[str]]) -> None:
