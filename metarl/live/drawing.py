@@ -5,6 +5,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 from mjviser import ViserMujocoScene
+from mjviser.conversions import get_body_name
 from viser import ViserServer
 
 from envs.core.environment import MujocoEnvironment
@@ -12,6 +13,7 @@ from envs.core.environment import MujocoEnvironment
 # What a simulation's own model may change in the scene.
 LOOKS = ("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_rgba", "geom_dataid", "body_pos", "body_quat")
 FLOOR, GAP = 80.0, 0.004  # m, how wide a floor is, and how far below the surface that is touched
+HIDDEN = 3  # geom groups from here on are not drawn
 FLOOR_COLOUR = (214, 219, 226)
 
 
@@ -27,7 +29,7 @@ class Drawing:
         self._scene = ViserMujocoScene(server, model, 1)
         self._data, self._looks = self._scene.mj_data, _looks(model)
         self.follows = False
-        _cover(server, model)
+        _floors(server, model)
         self.show()
         self._take_camera(server, model)
 
@@ -46,6 +48,7 @@ class Drawing:
             self._looks = looks
             self._scene.mj_model, self._scene.mj_data = model, mujoco.MjData(model)
             self._scene.rebuild_visual_handles()
+            _floors(self._scene.server, model)
             self._data = self._scene.mj_data
 
     def show(self) -> None:
@@ -73,17 +76,24 @@ class Drawing:
         camera.fov = float(np.deg2rad(model.cam_fovy[chosen]))
 
 
-def _cover(server: ViserServer, model: mujoco.MjModel) -> None:
-    """Close the floors, which mjviser draws translucent: what a family does not need is parked underneath."""
+def _floors(server: ViserServer, model: mujoco.MjModel) -> None:
+    """Close the planes that are seen, which mjviser draws translucent, and take away its grids of those that are not.
+
+    What a family does not need is parked underneath, and walls may be planes beside what is drawn of them.
+    """
     for index in (model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)).nonzero()[0]:
-        pose = mujoco.MjData(model)
-        mujoco.mj_kinematics(model, pose)
-        normal = pose.geom_xmat[index].reshape(3, 3)[:, 2]
+        geom = model.geom(int(index))
+        if model.geom_group[index] >= HIDDEN or model.geom_rgba[index, 3] == 0:
+            body = get_body_name(model, int(geom.bodyid[0]))
+            server.scene.remove_by_name(f"/fixed_bodies/{body}/{geom.name or None}")
+            continue
+        normal = np.zeros(3)
+        mujoco.mju_rotVecQuat(normal, np.array([0.0, 0.0, 1.0]), model.geom_quat[index])
         server.scene.add_box(
             f"/fixed_bodies/floor_{index}",
             FLOOR_COLOUR,
             (FLOOR, FLOOR, GAP),
-            position=pose.geom_xpos[index] - GAP * normal,
+            position=model.geom_pos[index] - GAP * normal,
             wxyz=model.geom_quat[index],
             cast_shadow=False,
         )
