@@ -184,7 +184,7 @@ def check_claim(folder: Path, tasks: int = 20, episodes: int = 3) -> None:
     claim: dict[str, Any] = RunFolder(folder).read_evaluation("test")
     run = open_run(folder, "cpu")
     tasks, steps = min(tasks, claim["tasks"]), claim["curve"][-1]["step"]
-    episodes = claim["episodes_per_step"] if steps else episodes  # what a step learns from
+    episodes = max(episodes, claim["episodes_per_step"] if steps else 0)  # what a step learns from
     env = run.environment(tasks * episodes, seed=12345)
     generator = torch.Generator().manual_seed(6789)
     chosen = run.held_out("test", tasks)
