@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import ipaddress
 import socket
@@ -72,7 +73,7 @@ def check_port(host: str, port: int) -> None:
         except PermissionError:
             raise ViewError(f"port={port} needs more rights than you have: choose one from 1024") from None
         except OSError as error:
-            text = f"host={host}: {error.strerror}" if error.errno != 98 else _in_use(port)
+            text = f"host={host}: {error.strerror}" if error.errno != errno.EADDRINUSE else _in_use(port)
             raise ViewError(text) from None
 
 
