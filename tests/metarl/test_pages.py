@@ -248,7 +248,7 @@ def test_the_order_of_tasks() -> None:
     assert ranked([one]) == [4, 2, 1, 0, 3]
     assert ranked([one, evaluation([[0.0], [0.0], [0.0], [1.0], [0.0]])]) == [3, 2, 4, 1, 0]
     assert chosen([4, 2, 1, 0, 3]) == {"best": 4, "median": 1, "worst": 3}
-    assert (chosen([7]), chosen([])) == ({"best": 7}, {})
+    assert (chosen([7, 3]), chosen([7]), chosen([])) == ({"best": 7, "worst": 3}, {"best": 7}, {})
 
 
 PARAMETERS = {
@@ -283,7 +283,7 @@ def test_the_parameter_on_which_success_depends_comes_first() -> None:
     told = evaluation((goals[:, 1:] > 1.0).astype(float), goals)
     axes = space.axes_of(TaskDistribution(PARAMETERS))[:2]
     assert [axis.component for axis in space.most_telling(axes, [told])] == [1, 0]
-    assert space.dependence(axes[1], told) > 0.6 and abs(space.dependence(axes[0], told)) < 0.1
+    assert space.dependence(axes[1], told) > 0.6 and abs(space.dependence(axes[0], told)) < 0.2
     assert space.dependence(axes[0], evaluation(np.ones((100, 1)), goals)) == 0.0
 
 
