@@ -243,7 +243,7 @@ def test_writing_out_twice_changes_nothing(overrides: list[str]) -> None:
 
 
 TOP = (
-    "(valid: agent, algo, budget, checkpoint, device, env, evaluate, resume, run_dir, seed, threads, torch_threads,"
+    "(valid: agent, algo, budget, checkpoint, device, env, evaluate, logger, resume, run_dir, seed, threads, torch_threads,"
     " trust)"
 )
 
