@@ -37,8 +37,10 @@ class Footage(NamedTuple):
 
 def chosen(order: Sequence[int]) -> dict[str, int]:
     """The best, the median and the worst of tasks in the order of their success; of fewer than three all there are."""
-    ranks = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
-    places = {place: rank for rank, place in ranks.items() if order}
+    ranks = {"median": len(order) // 2, "worst": len(order) - 1, "best": 0}
+    places = {
+        place: rank for rank, place in ranks.items() if order
+    }  # where two are the same task, the later one counts
     return {rank: order[place] for place, rank in sorted(places.items())}
 
 

@@ -248,7 +248,7 @@ def test_the_order_of_tasks() -> None:
     assert ranked([one]) == [4, 2, 1, 0, 3]
     assert ranked([one, evaluation([[0.0], [0.0], [0.0], [1.0], [0.0]])]) == [3, 2, 4, 1, 0]
     assert chosen([4, 2, 1, 0, 3]) == {"best": 4, "median": 1, "worst": 3}
-    assert (chosen([7]), chosen([])) == ({"best": 7}, {})
+    assert (chosen([7, 3]), chosen([7]), chosen([])) == ({"best": 7, "worst": 3}, {"best": 7}, {})
 
 
 PARAMETERS = {
@@ -270,8 +270,9 @@ def test_what_is_drawn_of_task_space() -> None:
     assert [(group.tasks, round(group.success, 6)) for group in groups] == [(1, 0.6), (2, 0.75), (2, 0.5), (1, 0.2)]
     assert [round(group.place, 6) for group in groups] == [-0.1, 0.1, 0.975, 1.2]
     assert all(group.low <= group.success <= group.high for group in groups)
-    nearly = np.full((len(goals), 1), np.nextafter(1.0, 0.0))  # as the mean of many episodes
-    assert all(group.low <= group.success <= group.high for group in space.bins(axes[0], evaluation(nearly, goals)))
+    for count in range(1, 30):  # where all succeed, rounding puts the mean beside some of the intervals
+        (group,) = space.bins(axes[0], evaluation(np.ones((count, 1)), np.zeros((count, 2))))
+        assert group.low <= group.success <= group.high
     assert axes[0].beyond(np.array([0.0, 1.0, 1.00001, 1.1, -0.1])).tolist() == [False, False, False, True, True]
     assert axes[2].beyond(np.array([0.0, 1.0, 2.0])).tolist() == [False, False, True]
 
@@ -282,7 +283,7 @@ def test_the_parameter_on_which_success_depends_comes_first() -> None:
     told = evaluation((goals[:, 1:] > 1.0).astype(float), goals)
     axes = space.axes_of(TaskDistribution(PARAMETERS))[:2]
     assert [axis.component for axis in space.most_telling(axes, [told])] == [1, 0]
-    assert space.dependence(axes[1], told) > 0.8 and abs(space.dependence(axes[0], told)) < 0.1
+    assert space.dependence(axes[1], told) > 0.6 and abs(space.dependence(axes[0], told)) < 0.2
     assert space.dependence(axes[0], evaluation(np.ones((100, 1)), goals)) == 0.0
 
 
