@@ -243,8 +243,8 @@ def test_writing_out_twice_changes_nothing(overrides: list[str]) -> None:
 
 
 TOP = (
-    "(valid: agent, algo, budget, checkpoint, device, env, evaluate, logger, resume, run_dir, seed, threads, torch_threads,"
-    " trust)"
+    "(valid: agent, algo, budget, checkpoint, device, env, evaluate, logger, resume, run_dir, seed, threads, "
+    "torch_threads, trust)"
 )
 
 
