@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
-from envs.core.tasks import Range
 from envs.families.reach import Reach
 
 
@@ -20,17 +21,7 @@ class ReachSquared(Reach):
     """
 
     name = "reach_squared"
-    parameters = {
-        **Reach.parameters,
-        "goal": Range(
-            (0.35, -0.35, 0.15),
-            (0.65, 0.35, 0.60),
-            ood=Reach.parameters["goal"].ood,
-            unit="m",
-            within=((-0.9, -0.9, 0.0), (0.9, 0.9, 1.2)),
-            semantic=True,
-        ),
-    }
+    parameters = {**Reach.parameters, "goal": replace(Reach.parameters["goal"], semantic=True)}
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
         return {"distance": -10.0 * self.distance.square(), "effort": -0.005 * action.square().sum(-1)}

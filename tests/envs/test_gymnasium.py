@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,12 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.passive_env_checker import env_render_passive_checker
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers import RecordVideo
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from gymnasium.wrappers.vector import RecordVideo as RecordVideoOfMany
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
-from stable_baselines3.common.vec_env import VecVideoRecorder
 
 import envs
 from envs import registry
 from envs.adapters.gymnasium import TaskEnv, VectorTaskEnv
-from envs.adapters.sb3 import SB3VecEnv
 from envs.core.environment import MujocoEnvironment
 from envs.core.tasks import SPLITS
 from envs.errors import EnvsError, TaskError
@@ -151,27 +146,6 @@ def test_a_window_shows_the_first_simulations(count: int, monkeypatch: pytest.Mo
     env.close()
     assert [picture.shape for picture in shown] == [(16 * rows, 20 * columns, 3)] * 3 + [(0,)]
     assert (shown[0] != shown[1]).any()
-
-
-def test_videos_can_be_recorded_of_every_adapter(tmp_path: Path) -> None:
-    """By the wrappers of Gymnasium and Stable-Baselines3."""
-    pytest.importorskip("moviepy")
-    options: dict[str, Any] = {"render_mode": "rgb_array", "width": 32, "height": 32, "horizon": 3}
-    one = RecordVideo(gymnasium.make(POINT, **options), str(tmp_path / "one"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Gymnasium says that the last picture of an episode will not be in the film
-        many = RecordVideoOfMany(gymnasium.make_vec(POINT, num_envs=2, **options), str(tmp_path / "many"))
-    sb3 = VecVideoRecorder(SB3VecEnv("point2d", 2, **options), str(tmp_path / "sb3"), lambda step: step == 0, 3)
-    for env in (one, many):
-        env.reset(seed=0)
-        for _ in range(3):
-            env.step(env.action_space.sample())
-        env.close()
-    sb3.reset()
-    for _ in range(4):
-        sb3.step(np.zeros((2, 2)))
-    sb3.close()
-    assert all(list((tmp_path / name).glob("*.mp4")) for name in ("one", "many", "sb3"))
 
 
 @pytest.mark.parametrize("name", IDS)
