@@ -90,8 +90,8 @@ OURS_ARE = (
 BESIDE = ("in_context", "in_context+maml", "maml", "maml_mlp")
 OURS = {
     "point2d": (
-        "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, learned inner rates,"
-        " {inner.later_rate:g} of them after the first step"
+        "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, learned inner rates on"
+        " advantages in units of the returns' spread"
     ),
     "cheetah_dir": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out tasks",
     "cheetah_vel": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out speeds",
@@ -126,7 +126,7 @@ def ours(plan: Plan, name: str, console: Console) -> list[str]:
     curve = over_seeds(evaluations)
     cells = {entry["step"]: cell(entry["return"], MEASURES["return"], len(seeds) == 1) for entry in curve}
     over = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed, interval over tasks"
-    here = OURS[plan.env].format(inner=plan.config("maml").algo.inner)
+    here = OURS[plan.env]
     protocol = f"{here}; {sum(steps) / len(steps) / 1e6:.1f}M environment steps; {over}"
     return row(plan.env, f"{name} (ours)", "return", cells, protocol)
 
