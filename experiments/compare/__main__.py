@@ -6,7 +6,8 @@ Train all contenders on one environment, load those that are trained already, an
   env     a task family. Those that cannot be done without adapting compare memories: of a trial, of an episode, none,
           and one that is told the task; the others gradient steps, and reach, grasp and navigate have most contenders
   seeds   default: 0,1,2, but 0 on push, the cheetahs and the ants; some contenders get the first seed
-  only    train only these contenders; the report also has the others that are trained on these seeds
+  only    train only these contenders; the report also has the others that are trained on these seeds, and what the
+          results in `out` say of other runs with the same settings
   steps   gradient steps after which those who take any are measured (default: as in the recipes; 3 of fine-tuning)
   runs    the folder of the runs (default: runs/compare): finished runs are loaded, others are continued
   out     the folder for the results (default: experiments/results/compare)
@@ -30,6 +31,7 @@ from envs.registry import names as environments
 from experiments.arguments import command, flag, given, numbers
 from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import ADAPTATION, MAIN, contenders
+from experiments.compare.kept import kept
 from experiments.compare.plan import Plan
 from experiments.compare.report import body, document, write
 from metarl.errors import ConfigError, Interrupted, nearest
@@ -96,7 +98,7 @@ def compare(arguments: Sequence[str]) -> None:
         raise Interrupted(f"stopped; continue with: {again}", stop.signal) from None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; continue with: {again}") from None
-    results = comparison.results()
+    results = comparison.results(kept(request.out, env))
     content = document(env, results, request.quick, request.command)
     paths = write(request.out, content, results)
     console.print("\n".join(["", *body(content), *(f"result: {path}" for path in paths)]), markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -13,8 +14,9 @@ from experiments.compare import rl2_sb3, scratch
 from experiments.compare.contenders import contenders, in_context, jobs_of, seeds_of
 from experiments.compare.contrasts import Result
 from experiments.compare.fine_tuning import described
-from experiments.compare.plan import Job, Plan
-from experiments.compare.training import cost, finished, measure, settle
+from experiments.compare.kept import fingerprint, merged
+from experiments.compare.plan import Job, Plan, composed
+from experiments.compare.training import compared, cost, finished, measure, settle
 from metarl.config.settings import TrainSettings
 from metarl.errors import RunFolderError
 from metarl.run_folder import RunFolder, atomic_write
@@ -54,10 +56,24 @@ class Comparison:
         if jobs:
             measure(RunFolder.open(jobs[-1].folder), contender, self.console, self.plan.steps)
 
-    def results(self) -> list[Result]:
-        """The results of everything that is finished, chosen or not."""
-        found = (self._result(name, seed) for name in self.contenders for seed in seeds_of(self.plan, name))
-        return [result for result in found if result is not None]
+    def results(self, earlier: Sequence[Result] = ()) -> list[Result]:
+        """The results of everything that is finished, chosen or not, in the order of the table.
+
+        Args:
+            earlier: results that stand beside them if the settings have not changed; a run that is there replaces them.
+        """
+        found = [self._result(name, seed) for name in self.contenders for seed in seeds_of(self.plan, name)]
+        named = [replace(each, settings=self.settings(each.contender, each.seed)) for each in found if each]
+        ours = [each for each in earlier if each.contender in self.contenders]
+        order = list(self.contenders)
+        return sorted(merged(named, ours, self.settings), key=lambda each: order.index(each.contender))
+
+    def settings(self, name: str, seed: int) -> str:
+        """The fingerprint of all settings that a contender's result comes from."""
+        jobs = jobs_of(self.plan, name, seed)
+        own = [compared(composed(job.start)) for job in jobs] or [compared(self._settings(seed))]
+        budgets = [job.budget for job in jobs]
+        return fingerprint([name, self.plan.steps, budgets, own])
 
     def _settle(self, name: str, jobs: Sequence[Job]) -> None:
         for job in jobs:

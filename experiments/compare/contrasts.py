@@ -24,6 +24,7 @@ class Result:
     Args:
         env_steps, seconds: of training, before any test task. evaluations: by split. commands: those that made it.
         root: the run that its training begins with, by which seeds of two contenders are pairs; "": of no other's.
+        settings: their fingerprint, see `kept`.
     """
 
     contender: str
@@ -34,6 +35,7 @@ class Result:
     commands: Sequence[str]
     note: str = ""
     root: str = ""
+    settings: str = ""
 
 
 Seeds = Mapping[int, Result]

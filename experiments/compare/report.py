@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.compare.contenders import EPISODES, GRADIENT, note
 from experiments.compare.contrasts import Result, sentences
+from experiments.compare.kept import entry_of
 from experiments.compare.per_task import gathered, packed
 from experiments.summary import MEASURES, Curve, cell, measures, over_seeds
 from metarl.evaluation.plots import curves_png
@@ -68,10 +69,7 @@ def contender(name: str, own: Sequence[Result]) -> dict[str, Any]:
         "tasks": own[0].evaluations["test"]["tasks"],
         "notes": [text for text in (note(name), *(result.note for result in own)) if text],
         "curves": {split: over_seeds([result.evaluations[split] for result in own]) for split in splits},
-        "seeds_curves": [
-            {"seed": result.seed} | {split: result.evaluations[split]["curve"] for split in splits} for result in own
-        ],
-        "commands": [line for result in own for line in result.commands],
+        "runs": [entry_of(result) for result in own],
     }
 
 

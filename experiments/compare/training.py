@@ -58,7 +58,7 @@ def check(folder: RunFolder, job: Job) -> None:
     Raises:
         MetaRLError: if it is not; names the first setting that differs.
     """
-    expected, found = (_compared(settings) for settings in (composed(job.start), stored_settings(folder)))
+    expected, found = (compared(settings) for settings in (composed(job.start), stored_settings(folder)))
     for key in expected | found:
         if found.get(key) != expected.get(key):
             raise MetaRLError(
@@ -132,7 +132,7 @@ def cost(folder: RunFolder) -> tuple[float, float]:
     return last["env_steps"], last["seconds"] + before
 
 
-def _compared(settings: TrainSettings) -> dict[str, Any]:
+def compared(settings: TrainSettings) -> dict[str, Any]:
     """The settings that are compared; of the run that it began from only whether there is one.
 
     The number of workers is not among them: a run notes how many cores there were.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.compare.contrasts import Contrast, Result, Side, sentences
+from experiments.compare.kept import kept, merged
 from experiments.compare.per_task import read
 from experiments.compare.report import document, markdown, step_table, table, write
 
@@ -129,7 +130,7 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
     files = write(tmp_path, content, results)
     assert {path.name for path in files} == {"reach.json", "reach.csv", "reach.md", "reach.png", "reach-tasks.json.gz"}
     stored = json.loads((tmp_path / "reach.json").read_bytes())
-    assert stored["contenders"]["in_context+maml"]["commands"] == ["train in_context+maml 0"]
+    assert stored["contenders"]["in_context+maml"]["runs"][0]["commands"] == ["train in_context+maml 0"]
     assert stored["sentences"] == said
     assert len((tmp_path / "reach.csv").read_text().splitlines()) == 1 + 3 * (1 + 2 + 2)
     assert (tmp_path / "reach.png").read_bytes()[:4] == b"\x89PNG"
@@ -150,3 +151,17 @@ def test_seeds_are_joined_in_one_row() -> None:
     results = [crafted("maml", seed, [[0.5, 0.6 + 0.1 * seed]]) for seed in (0, 1, 2)]
     row = table(document("reach", results, False, "")).splitlines()[-1]
     assert "| 0 1 2 |" in row and "-> 7.00 [4.5" in row  # 1 * 4.303 / sqrt(3) to either side
+
+
+def test_results_are_kept_for_a_comparison_that_lacks_their_runs(tmp_path: Path) -> None:
+    rising = [[0.1, 0.3, 0.6], [0.3, 0.5, 0.8]]
+    first = replace(beyond(crafted("in_context", 0, rising, trial=3, root="warm"), rising), settings="a", note="x")
+    other = replace(crafted("oracle", 0, [[0.9], [1.0]]), settings="b")
+    write(tmp_path, document("reach", [first, other], False, ""), [first, other])
+    back = kept(tmp_path, "reach")
+    assert back == [first, other]
+    fresh = [replace(crafted("in_context", seed, rising, trial=3), settings="a") for seed in (1, 0)]
+    today = {("in_context", 0): "a", ("in_context", 1): "a", ("oracle", 0): "changed since"}
+    assert merged(fresh[:1], back, lambda name, seed: today[name, seed]) == [first, fresh[0]]
+    assert merged(fresh, back, lambda name, seed: today[name, seed]) == fresh[::-1]  # what has been run again counts
+    assert kept(tmp_path / "elsewhere", "reach") == []
