@@ -153,12 +153,14 @@ class Policy(ABC, nn.Module):
             or a `trial` (several episodes of one task).
         max_length: the longest sequence (T) that it can see.
         critic: estimates values; actions do not depend on it.
+        estimates_task: whether it has a `task_error`.
 
     With `privileged_size` P > 0 tokens have the task in them, for the critic alone (see `agents.token`).
     """
 
     Settings: ClassVar[type[PolicySettings]] = PolicySettings
     critic: Critic
+    estimates_task = False
 
     def __init__(
         self,
@@ -189,6 +191,15 @@ class Policy(ABC, nn.Module):
     def forward(self, tokens: Tensor) -> Output:
         """Outputs over whole sequences (B, T, F); the output at t depends on the tokens up to t."""
 
+    def task_error(self, tokens: Tensor) -> tuple[Output, Tensor]:
+        """Outputs over whole sequences, and how wrong its estimate of the task is at each token, (B, T): half the
+        squared distance, in units in which each entry of the task has a variance of 1.
+
+        Raises:
+            PolicyError: if it estimates none.
+        """
+        raise PolicyError(f"{type(self).__name__} does not estimate the task")
+
     @abstractmethod
     def initial_state(self, batch: int) -> State:
         """An empty memory for `batch` sequences."""
@@ -211,7 +222,7 @@ class Policy(ABC, nn.Module):
 
     def critic_names(self) -> frozenset[str]:
         """Parameters on which no action depends."""
-        return frozenset(name for name, _ in self.named_parameters() if name.startswith("critic."))
+        return frozenset(name for name, _ in self.named_parameters() if name.startswith(("critic.",)))
 
     def set_attention(self, implementation: str) -> None:
         """Choose how attention over whole sequences is computed (see `agents.attention`).

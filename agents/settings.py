@@ -182,6 +182,11 @@ class TransformerSettings(InformedCritic):
         "what it remembers; step: the last action and its feedback; auto: nothing in multi-task training and in a "
         "gradient algorithm without a warm start, a trial where there are several episodes to a trial, else an episode",
     )
+    estimates_task: bool = setting(
+        False,
+        "in context and multi-task training: it also learns to tell the hidden task from what it remembers (arXiv "
+        "1905.06424), which shapes its memory; needs critic_sees_task",
+    )
 
     def remembers(self) -> bool:
         return self.context not in ("none", "step")

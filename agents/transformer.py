@@ -71,6 +71,7 @@ class TransformerPolicy(Policy):
         initial_std: standard deviation of the actions at the start.
         attention: implementation for whole sequences, see `agents.attention`.
         privileged_size: P, what the critic sees of the task besides; 0: nothing.
+        estimates_task: whether a head learns to tell these P from what the policy remembers, see `task_error`.
 
     Raises:
         PolicyError: if an argument is out of range.
@@ -90,7 +91,10 @@ class TransformerPolicy(Policy):
         initial_std: float = DEFAULT.initial_std,
         attention: str = "math",
         privileged_size: int = 0,
+        estimates_task: bool = False,
     ) -> None:
+        if estimates_task and not privileged_size:
+            raise PolicyError("estimates_task=true needs critic_sees_task=true: else there is no task in its tokens")
         if context not in CONTEXTS:
             raise PolicyError(f"context={context}: unknown choice (valid: {', '.join(CONTEXTS)})")
         if min(width, layers, heads) < 1 or width % heads:
@@ -107,11 +111,33 @@ class TransformerPolicy(Policy):
         features = width + observation_size
         self.head = nn.Sequential(orthogonal_linear(features, 64), nn.Tanh(), orthogonal_linear(64, action_size, 0.01))
         self.critic = Critic(orthogonal_linear(features + privileged_size, 64), nn.Tanh(), orthogonal_linear(64, 1))
+        self.estimates_task = estimates_task
+        if estimates_task:
+            self.task_head = nn.Sequential(
+                orthogonal_linear(features, 64), nn.Tanh(), orthogonal_linear(64, privileged_size, 0.01)
+            )
 
     def set_attention(self, implementation: str) -> None:
         self.attention = implementation
 
     def forward(self, tokens: Tensor) -> Output:
+        features, normalised = self.over_sequence(tokens)
+        return _by_token(self.outputs(features, normalised), tokens)
+
+    def task_error(self, tokens: Tensor) -> tuple[Output, Tensor]:
+        if not self.estimates_task:
+            return super().task_error(tokens)
+        features, normalised = self.over_sequence(tokens)
+        error = self.task_head(features) - self.layout.task(normalised)
+        return _by_token(self.outputs(features, normalised), tokens), 0.5 * error.square().sum(-1).view(
+            tokens.shape[:2]
+        )
+
+    def over_sequence(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What the heads see of sequences (B, T, F), and the normalised tokens.
+
+        Both are (B, T, ...), or (B * T, 1, ...) where each step is a sequence of its own.
+        """
         batch, length, _ = tokens.shape
         if self.alone:
             tokens = tokens.reshape(batch * length, 1, -1)
@@ -123,8 +149,7 @@ class TransformerPolicy(Policy):
             query, key, value = block.split(hidden).unbind(0)
             attended = value if self.alone else causal_attention(query, key, value, self.attention)
             hidden = block.merge(hidden, attended)
-        mean, log_std, value = self.outputs(hidden, tokens)
-        return Output(mean.view(batch, length, -1), log_std.view(batch, length, -1), value.view(batch, length))
+        return self.features(hidden, tokens), tokens
 
     def stack(self) -> Iterator[Block]:
         """The blocks, in order."""
@@ -153,22 +178,32 @@ class TransformerPolicy(Policy):
             scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
             weights = torch.softmax(scores if future is None else scores.masked_fill(future, -torch.inf), -1)
             hidden = block.merge(hidden, weights @ values)
-        mean, log_std, value = self.outputs(hidden, token)
+        mean, log_std, value = self.outputs(self.features(hidden, token), token)
         return Output(mean[:, 0], log_std[:, 0], value[:, 0]), state
 
     def visible(self, tokens: Tensor) -> Tensor:
         """What of normalised tokens actions may depend on; with `context="none"` the observation alone."""
         return self.layout.without_history(tokens) if self.context == "none" else self.layout.acting(tokens)
 
-    def outputs(self, hidden: Tensor, tokens: Tensor) -> Output:
-        """The heads' outputs, from the context beside the present observation."""
-        features = torch.cat([self.norm(hidden), self.layout.observation(tokens)], -1)
+    def features(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """What the heads see: the context beside the present observation."""
+        return torch.cat([self.norm(hidden), self.layout.observation(tokens)], -1)
+
+    def outputs(self, features: Tensor, tokens: Tensor) -> Output:
+        """The outputs of the heads of actions and values."""
         mean = self.head(features)
         informed = torch.cat([features, self.layout.task(tokens)], -1) if self.layout.privileged_size else features
         return Output(mean, self.bounded_log_std(mean), self.critic(informed))
 
     def head_names(self) -> frozenset[str]:
         return frozenset({"log_std"} | {name for name, _ in self.named_parameters() if name.startswith("head.")})
+
+
+def _by_token(output: Output, tokens: Tensor) -> Output:
+    """Outputs of sequences of one step each in the shape of the tokens (B, T, F); others as they are."""
+    mean, log_std, value = output
+    batch, length, _ = tokens.shape
+    return Output(mean.view(batch, length, -1), log_std.view(batch, length, -1), value.view(batch, length))
 
 
 def _remember(memory: Tensor, token: Tensor, position: Position) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from agents.policy import Policy
+from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient
+from metarl.algorithms.objectives import mean_valid
 from metarl.algorithms.threads import run_all
 from metarl.config.settings import AlgorithmSettings, InContextSettings
 from metarl.rollouts.episodes import Batch
@@ -29,6 +31,17 @@ class InContext(GradientLearner):
         super().__init__(policy, settings, generator)
         # On a CPU the plain form is faster on short sequences.
         self.attention = "fused" if policy.max_length > SHORT else "math"
+
+    def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
+        """That of PPO, and beside it the error of the policy's estimate of the task, if it makes one.
+
+        This is task inference (Humplik et al. 2019, arXiv 1905.06424): what the memory should hold is learned from the
+        task itself, long before rewards tell.
+        """
+        if not self.policy.estimates_task:
+            return super().outer_loss(parameters, batch)
+        output, error = self.policy.task_error(batch.tokens)
+        return self.ppo_loss(output, batch) + self.settings.outer.task_coef * mean_valid(error, batch.valid)
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
         (batch,) = rounds

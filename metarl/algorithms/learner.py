@@ -106,9 +106,12 @@ class Learner(ABC):
 
     def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """One task's loss in the outer loop; a scalar."""
-        outer = self.settings.outer
-        unit = self.policy.critic.deviation
-        return ppo(self.outputs(parameters, batch), batch, outer.clip_range, outer.value_coef, outer.entropy_coef, unit)
+        return self.ppo_loss(self.outputs(parameters, batch), batch)
+
+    def ppo_loss(self, output: Output, batch: Batch) -> Tensor:
+        """The PPO loss of outputs, with its weights in the settings; a scalar."""
+        outer, unit = self.settings.outer, self.policy.critic.deviation
+        return ppo(output, batch, outer.clip_range, outer.value_coef, outer.entropy_coef, unit)
 
     def rates_of(self, rate_parameters: Parameters) -> Parameters:
         """The inner rates that rate parameters stand for: these are their logarithms, so that no rate is negative."""

@@ -142,6 +142,7 @@ class PPO(Settings):
     clip_range: Positive = setting(0.2, "of the probability ratio", formerly="clip")
     value_coef: Weight = setting(0.5, "weight of the critic's loss", formerly="value")
     entropy_coef: Weight = setting(0.0, "weight of the entropy", formerly="entropy")
+    task_coef: Weight = setting(0.1, "weight of the error of an estimate of the task (agent.estimates_task)")
     max_grad_norm: Positive = setting(0.5, "limit of the gradient's norm", formerly="gradient_clip")
 
 
