@@ -222,7 +222,7 @@ class Policy(ABC, nn.Module):
 
     def critic_names(self) -> frozenset[str]:
         """Parameters on which no action depends."""
-        return frozenset(name for name, _ in self.named_parameters() if name.startswith(("critic.",)))
+        return frozenset(name for name, _ in self.named_parameters() if name.startswith(("critic.", "task_head.")))
 
     def set_attention(self, implementation: str) -> None:
         """Choose how attention over whole sequences is computed (see `agents.attention`).
