@@ -161,10 +161,10 @@ class Agent:
 
         Args:
             observation: (D,) or (n, D). Named parts are refused: adapt and predict need them flat.
-            state: as the last call returned it; None at the first step. It is not changed, so one may go on from it
+            state: as the last call returned it; None where a task begins. It is not changed, so one may go on from it
                 several times.
             episode_start: (n,) true where a new episode begins. A policy whose context is a trial remembers the
-                episodes before, until the trial has as many as in training; then it begins a new one.
+                episodes before; one for which its context has no room takes the last one's place.
             deterministic: the mean action instead of a sample.
             reward: (n,) what the last action earned. A policy with context reads the task off it and needs it from the
                 second step on.
@@ -191,8 +191,7 @@ class Agent:
         told = reward if feedback is None else feedback
         felt = None if told is None else _feedback(told, count)
         choose = mean_action if deterministic else partial(sample, generator=self.generator)
-        trial = self.run.learner.settings.trial_episodes
-        actions, after = act(self._acting, recall, seen, felt, begins, trial, choose)
+        actions, after = act(self._acting, recall, seen, felt, begins, self.run.horizon, choose)
         return actions[0] if np.asarray(observation).ndim == 1 else actions, after
 
     @cached_property

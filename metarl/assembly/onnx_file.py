@@ -42,12 +42,12 @@ MEANING = {
     "previous_action": "the action of the step before, 0 where the memory is new",
     "feedback": "what the robot sensed after that action, 0 where the memory is new",
     "first": "1 in the first step of an episode, else 0",
-    "position": "steps since the memory was new",
+    "position": "of the step in the memory, 0 where it is new",
     "memory": "what the step before returned as next_memory, 0 where the memory is new",
     "action": "from -1 to 1, see environment.interface",
 }
 BEGINS = {
-    "trial": "the memory is new in the first step of the first of each trial_episodes episodes",
+    "trial": "the memory is new where another task begins; an episode begins at max_length - horizon at the latest",
     "episode": "the memory is new in the first step of each episode",
 }
 

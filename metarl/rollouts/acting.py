@@ -32,6 +32,15 @@ def blank(policy: Policy, count: int) -> Memory:
     return Memory(policy.initial_state(count), 0, torch.zeros(count, policy.action_size))
 
 
+def with_room(policy: Policy, memory: Memory, horizon: int) -> Memory:
+    """The memory of a trial in which another episode of `horizon` steps begins.
+
+    Where the policy's context has no room left for it, it takes the place of the last episode there.
+    """
+    room, position = max(policy.max_length - horizon, 0), memory.position
+    return memory._replace(position=min(position, room) if isinstance(position, int) else position.clamp(max=room))
+
+
 def mean_action(output: Output) -> Tensor:
     """The actions (N, A) in the middle of the distribution."""
     return output.mean
@@ -133,15 +142,11 @@ class Actor:
     def next_episode(self, memory: Memory, felt: Tensor, horizon: int) -> tuple[Memory, Tensor]:
         """Memory and last feedback (N,) with which the next episode of a trial, of `horizon` steps, begins.
 
-        Where the policy's context has no room left for it, it takes the place of the last episode there; a policy that
-        remembers one episode begins anew.
+        A policy that remembers one episode begins anew.
         """
         if self.policy.context == "episode":
             return self.start(len(felt)), torch.zeros_like(felt)
-        room = max(self.policy.max_length - horizon, 0)
-        position = memory.position
-        place = min(position, room) if isinstance(position, int) else position.clamp(max=room)
-        return memory._replace(position=place), felt
+        return with_room(self.policy, memory, horizon), felt
 
     def without(self, void: Tensor, after: Memory, before: Memory) -> Memory:
         """The memory `after` a step; but where that step is `void` (N,) bool, the one `before` it.

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from agents.policy import Policy
 from metarl.errors import MetaRLError
-from metarl.rollouts.acting import ActingStep, Choose, Memory, blank
+from metarl.rollouts.acting import ActingStep, Choose, Memory, blank, with_room
 
 
 @dataclass
@@ -56,7 +56,7 @@ def act(
     observation: np.ndarray,
     feedback: np.ndarray | None,
     begins: np.ndarray,
-    trial_episodes: int,
+    horizon: int,
     choose: Choose,
 ) -> tuple[np.ndarray, Recall]:
     """Clipped actions (n, A) on observations (n, D), and what is remembered after them.
@@ -65,7 +65,7 @@ def act(
         recall: as `remember_nothing` or any earlier call returned it; it stays as it is.
         observation, feedback: float32; (n,) on the previous actions, None: not known.
         begins: (n,) bool, where an episode begins.
-        trial_episodes: that a policy whose context is a trial remembers together.
+        horizon: control steps of an episode, for which a policy whose context is a trial makes room.
 
     Raises:
         MetaRLError: if a policy that sees its feedback is not told it, or has come to the end of its context.
@@ -76,8 +76,8 @@ def act(
     parts = [part for whole in recall for part in _parts(whole, begins)]
     with torch.inference_mode():  # has less overhead than `no_grad`
         for first, group in parts:
-            rows, memory, episodes, written = _begun(policy, group, trial_episodes) if first else _own(group)
-            _check_position(policy, memory, trial_episodes)
+            rows, memory, episodes, written = _begun(policy, group, horizon) if first else _own(group)
+            _check_position(policy, memory)
             felt = np.zeros(len(rows), np.float32) if memory.position == 0 else _felt(policy, feedback, rows)
             seen = torch.from_numpy(observation[rows])
             action, state = step(
@@ -104,10 +104,11 @@ def _parts(group: Group, begins: np.ndarray) -> Iterator[tuple[bool, Group]]:
         yield first, group_of(group.rows[chosen], memory, group.episodes)
 
 
-def _begun(policy: Policy, group: Group, trial_episodes: int) -> Group:
+def _begun(policy: Policy, group: Group, horizon: int) -> Group:
     """A group at the beginning of an episode: its trial goes on, or nothing is remembered."""
-    if policy.context == "trial" and 0 < group.episodes < trial_episodes:
-        return _own(group)._replace(episodes=group.episodes + 1)
+    if policy.context == "trial" and group.episodes:
+        memory = with_room(policy, group.memory, horizon)
+        return _own(group._replace(memory=memory))._replace(episodes=group.episodes + 1)
     return group_of(group.rows, blank(policy, len(group.rows)), 1)
 
 
@@ -132,11 +133,9 @@ def _felt(policy: Policy, feedback: np.ndarray | None, rows: np.ndarray) -> np.n
     )
 
 
-def _check_position(policy: Policy, memory: Memory, trial_episodes: int) -> None:
+def _check_position(policy: Policy, memory: Memory) -> None:
     if policy.context in ("episode", "trial") and int(memory.position) >= policy.max_length:
-        several = policy.context == "trial" and trial_episodes > 1
-        what = f"a trial of {trial_episodes} episodes" if several else "an episode"
-        remedy = "state=None begins a new one" if several else "begin a new one by episode_start=True or state=None"
         raise MetaRLError(
-            f"step {memory.position + 1} is beyond the policy's context of {policy.max_length} steps, {what}: {remedy}"
+            f"step {memory.position + 1} is beyond the policy's context of {policy.max_length} steps: say where an "
+            "episode begins by episode_start=True, or a new task by state=None"
         )

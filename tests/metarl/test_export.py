@@ -1,4 +1,4 @@
-"""An exported policy acts as `predict` does, over whole trials and beyond; what cannot be exported is one line."""
+"""An exported policy acts as `predict` does, over whole trials and beyond them; what cannot be exported is one line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def with_policy(agent: Agent, policy: Policy) -> Agent:
 
 
 def check(agent: Agent, path: Path, episode: int) -> Any:
-    """Both act on the same observations and feedback, for a whole trial and an episode of the next."""
+    """Both act on the same observations and feedback, for a whole trial and an episode more."""
     from experiments.deploy.run_onnx import Robot
 
     write_onnx(agent.run, Kept(agent.adapted), path)
