@@ -14,8 +14,6 @@ FELT = ("push_turned", "reach_worn")  # motion itself tells, within an episode
 ADAPTATION = SEARCHES + FELT  # cannot be done without adapting
 GRADIENT = ("maml", "fomaml", "reptile")
 EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_10x": 100, "ppo_scratch_100x": 1000}  # of the one task that PPO learns
-# Where the recipe of maml begins in context, but a policy that learns by gradient steps alone is wanted beside it.
-ALONE: dict[str, tuple[str, ...]] = {}
 
 EQUAL = 0.98  # with this share of maml's environment steps, in_context counts as trained for as many
 
@@ -93,15 +91,13 @@ def contenders(plan: Plan) -> dict[str, Contender]:
 
 
 def meta_learned(plan: Plan) -> dict[str, Contender]:
-    """The gradient algorithms: as their recipes train them, and alone where that is something else."""
+    """The gradient algorithms, as their recipes train them."""
     found = {}
-    for overrides in dict.fromkeys([(), ALONE.get(plan.env, ())]):
-        for algo in GRADIENT:
-            label = plan.config(algo, *overrides).algo.label()
-            every = algo == "maml" or plan.env not in MAIN
-            found[label] = Contender(gradient(algo, *overrides), every, gradient=True)
-            if label == "maml":
-                found["maml_mlp"] = Contender(maml_mlp(*overrides), gradient=True)
+    for algo in GRADIENT:
+        label = plan.config(algo).algo.label()
+        found[label] = Contender(gradient(algo), algo == "maml" or plan.env not in MAIN, gradient=True)
+        if label == "maml":
+            found["maml_mlp"] = Contender(maml_mlp, gradient=True)
     return found
 
 
@@ -175,36 +171,32 @@ def telling(plan: Plan) -> str:
     return f"env.{hidden}_visible=true"
 
 
-def gradient(algo: str, *overrides: str) -> Jobs:
+def gradient(algo: str) -> Jobs:
     """The jobs of a gradient algorithm, which begins with the shared warm start if its recipe has one."""
 
     def jobs(plan: Plan, seed: int) -> list[Job]:
-        label = plan.config(algo, *overrides).algo.label()
+        label = plan.config(algo).algo.label()
         phases = plan.phases(algo)
-        if overrides or not plan.shared() or phases is None or not phases[0]:
-            return [plan.fresh(label, algo, seed, *overrides)]
+        if not plan.shared() or phases is None or not phases[0]:
+            return [plan.fresh(label, algo, seed)]
         job = plan.fresh(label, algo, seed, f"algo.warm_start.run={plan.folder('warm', seed)}")
         return [plan.warm(seed), replace(job, budget=iterations(phases[1]))]
 
     return jobs
 
 
-def maml_mlp(*overrides: str) -> Jobs:
+def maml_mlp(plan: Plan, seed: int) -> list[Job]:
     """MAML alone with the network of its paper, all else as the Transformer's."""
-
-    def jobs(plan: Plan, seed: int) -> list[Job]:
-        recipe = plan.config("maml", *overrides)
-        model = recipe.flat()
-        own = plan.config("maml", "recipe=none", "agent=mlp").flat()
-        usual = plan.config("maml", "recipe=none", "agent=transformer").flat()
-        # What the recipe says of any policy, such as how loud its actions are, it says of this one too.
-        agent = {key: model[key] for key in own if key.startswith("agent.") and model.get(key, 0) != usual.get(key, 0)}
-        kept = {key: value for key, value in model.items() if key.startswith(("algo.", "evaluate."))}
-        wanted = kept | {key: value for key, value in agent.items() if key != "agent.name"}
-        job = plan.fresh("maml_mlp", "maml", seed, "recipe=none", "agent=mlp", *changes(wanted, own))
-        return [replace(job, budget=plan.budget(recipe))]
-
-    return jobs
+    recipe = plan.config("maml")
+    model = recipe.flat()
+    own = plan.config("maml", "recipe=none", "agent=mlp").flat()
+    usual = plan.config("maml", "recipe=none", "agent=transformer").flat()
+    # What the recipe says of any policy, such as how loud its actions are, it says of this one too.
+    agent = {key: model[key] for key in own if key.startswith("agent.") and model.get(key, 0) != usual.get(key, 0)}
+    kept = {key: value for key, value in model.items() if key.startswith(("algo.", "evaluate."))}
+    wanted = kept | {key: value for key, value in agent.items() if key != "agent.name"}
+    job = plan.fresh("maml_mlp", "maml", seed, "recipe=none", "agent=mlp", *changes(wanted, own))
+    return [replace(job, budget=plan.budget(recipe))]
 
 
 def multitask(plan: Plan, seed: int) -> list[Job]:

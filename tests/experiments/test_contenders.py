@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.compare import contenders as module
 from experiments.compare.contenders import contenders, jobs_of, note
-from experiments.compare.plan import Plan, composed
+from experiments.compare.plan import Plan
 from metarl.config.composition import compose
 from metarl.config.settings import TrainSettings
 
@@ -55,20 +54,16 @@ def test_fine_tuning_begins_from_the_run_in_context(search: Plan) -> None:
     assert contenders(search)["in_context+ppo"].tuned == "ppo"
 
 
-def test_rows_are_called_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    reach = Plan("reach", Path("runs"), (0,))
+def test_rows_are_called_what_they_are() -> None:
+    reach, alone = (Plan(env, Path("runs"), (0,)) for env in ("reach", "reach_squared"))
     assert {"in_context+maml", "in_context+fomaml", "in_context+reptile"} < set(contenders(reach))
     assert "maml" not in contenders(reach) and "maml_mlp" not in contenders(reach)
-    alone = ("algo.warm_start.iterations=0", "agent.context=none", "algo.tasks=7", "algo.episodes=9")
-    monkeypatch.setitem(module.ALONE, "reach", alone)
-    both = contenders(reach)
-    assert {"in_context+maml", "maml", "maml_mlp", "fomaml", "reptile"} < set(both)
-    assert settings(reach, "maml").algo.label() == "maml" and settings(reach, "maml").algo.tasks == 7
-    assert composed(("env=reach", "algo=maml")).algo.label() == "in_context+maml"
+    assert {"maml", "maml_mlp", "fomaml", "reptile"} < set(contenders(alone))
+    assert settings(alone, "maml").algo.label() == "maml"
     assert note("in_context+maml") == note("maml") != ""
-    mlp = settings(reach, "maml_mlp")
+    mlp = settings(alone, "maml_mlp")
     assert mlp.agent.name == "mlp" and not mlp.agent.remembers()
-    wanted = {key: value for key, value in settings(reach, "maml").flat().items() if not key.startswith("agent.")}
+    wanted = {key: value for key, value in settings(alone, "maml").flat().items() if not key.startswith("agent.")}
     found = mlp.flat()
     assert {key for key in wanted if wanted[key] != found.get(key)} == {"run_dir"}
 
@@ -81,9 +76,8 @@ def test_a_run_to_begin_from_is_in_the_label() -> None:
     assert begun.label() == "multitask+reptile"
 
 
-def test_a_small_setting_that_a_policy_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.ALONE, "reach", ("algo.warm_start.iterations=0", "agent.context=none"))
-    plan = Plan("reach", Path("runs"), (0,), ("agent.width=8", "algo.tasks=2"), 1)
+def test_a_small_setting_that_a_policy_lacks_is_left_out() -> None:
+    plan = Plan("reach_squared", Path("runs"), (0,), ("agent.width=8", "algo.tasks=2"), 1)
     (job,) = jobs_of(plan, "maml_mlp", 0)
     assert "algo.tasks=2" in job.settings and "agent.width=8" not in job.settings
     assert job.budget == "budget.iterations=2"
