@@ -1,0 +1,152 @@
+"""The published lists of held-out tasks stay what they are, and depend on nothing."""
+
+import functools
+
+import pytest
+import torch
+
+from envs import registry
+from envs.core.tasks import SPLITS, TaskDistribution, Tasks
+
+
+@functools.cache
+def registered(name: str) -> TaskDistribution:
+    """The distribution of an environment's tasks."""
+    return registry.make(name, 1).distribution
+
+
+# The published lists: whoever changes these numbers makes every earlier result incomparable.
+PUBLISHED = {
+    ("ant_dir", "test"): ({"heading": [-2.79581], "mass_scale": [0.938609]}, 1021.6498341872386),
+    ("ant_dir", "ood"): ({"heading": [1.854678], "mass_scale": [1.282225]}, 898.945084942199),
+    ("ant_dir", "validation"): ({"heading": [-2.977736], "mass_scale": [0.98066]}, 834.6886948387773),
+    ("cheetah_vel", "test"): ({"goal": [0.110066], "mass_scale": [0.938609]}, 1919.3379175953457),
+    ("cheetah_vel", "ood"): ({"goal": [2.659171], "mass_scale": [1.236311]}, 2874.384714807847),
+    ("cheetah_vel", "validation"): ({"goal": [0.052157], "mass_scale": [0.98066]}, 1857.6205775911105),
+    ("push_turned", "test"): (
+        {
+            "turn": [-1.615183],
+            "mass_shift": [0.111273, 0.020676],
+            "object_size": [0.032879, 0.025364, 0.028337],
+            "object_mass": [0.176593],
+            "friction": [0.788851],
+            "object_shape": [0.0],
+        },
+        3171.8097706160465,
+    ),
+    ("push_turned", "validation"): (
+        {
+            "turn": [0.481588],
+            "mass_shift": [-0.269897, -0.124228],
+            "object_size": [0.036579, 0.032265, 0.034818],
+            "object_mass": [0.581578],
+            "friction": [0.664082],
+            "object_shape": [0.0],
+        },
+        2952.2850008524183,
+    ),
+    ("reach_squared", "test"): (
+        {"goal": [0.422881, 0.097364, 0.38663], "payload_mass": [0.811592], "damping_scale": [0.536444]},
+        4113.955940534423,
+    ),
+    ("reach_squared", "validation"): (
+        {"goal": [0.522994, -0.23616, 0.305122], "payload_mass": [1.169289], "damping_scale": [1.22649]},
+        4289.659075856842,
+    ),
+    ("reach_squared", "ood"): (
+        {"goal": [0.374548, -0.127025, 0.514799], "payload_mass": [2.559103], "damping_scale": [0.608434]},
+        7683.6528965242105,
+    ),
+    ("reach_search", "test"): (
+        {"goal": [0.422881, 0.097364, 0.321034], "payload_mass": [0.811592], "damping_scale": [0.536444]},
+        4064.075581334943,
+    ),
+    ("reach_search", "validation"): (
+        {"goal": [0.522994, -0.23616, 0.313789], "payload_mass": [1.169289], "damping_scale": [1.22649]},
+        4201.427207174173,
+    ),
+    ("reach_search", "ood"): (
+        {"goal": [0.374548, -0.127025, 0.332427], "payload_mass": [2.559103], "damping_scale": [0.608434]},
+        7570.390522212262,
+    ),
+    ("grasp_uncalibrated", "test"): (
+        {
+            "camera_shift": [-0.030848, 0.016691],
+            "camera_turn": [0.020676],
+            "strength": [2.525236],
+            "object_size": [0.016219, 0.018002, 0.019838],
+            "object_mass": [0.784392],
+            "friction": [0.424762],
+            "object_shape": [2.0],
+        },
+        10021.93243248914,
+    ),
+    ("grasp_uncalibrated", "validation"): (
+        {
+            "camera_shift": [0.009198, -0.040485],
+            "camera_turn": [-0.124228],
+            "strength": [2.771924],
+            "object_size": [0.020359, 0.021891, 0.029558],
+            "object_mass": [0.609715],
+            "friction": [0.592026],
+            "object_shape": [1.0],
+        },
+        9910.66500894798,
+    ),
+    ("ant_goal", "test"): (
+        {"goal_angle": [-0.282536], "goal_radius_squared": [1.737393], "mass_scale": [1.050465]},
+        6471.4314328839655,
+    ),
+    ("ant_goal", "ood"): (
+        {"goal_angle": [1.854678], "goal_radius_squared": [9.97211], "mass_scale": [0.859209]},
+        13845.835639222172,
+    ),
+    ("cheetah_dir", "test"): ({"direction": [1.0], "mass_scale": [1.006201]}, 1526.2360227771278),
+    ("cheetah_dir", "ood"): ({"direction": [0.0], "mass_scale": [0.889567]}, 1426.470970037519),
+    ("point2d", "test"): ({"goal": [-0.444967, -0.306956]}, 39.28384717609414),
+    ("point2d", "ood"): ({"goal": [0.411124, -0.576405]}, -54.4951737029749),
+    ("reach", "test"): (
+        {"goal": [0.54651, -0.214869, 0.488546], "payload_mass": [0.502606], "damping_scale": [1.408222]},
+        4344.661132903695,
+    ),
+    ("reach", "validation"): (
+        {"goal": [0.417824, -0.06769, 0.205711], "payload_mass": [1.370369], "damping_scale": [0.514224]},
+        4520.650083616274,
+    ),
+    ("reach", "ood"): (
+        {"goal": [0.439067, 0.053509, 0.659782], "payload_mass": [0.722309], "damping_scale": [0.785057]},
+        7750.684274174784,
+    ),
+}
+
+
+def checksum(tasks: Tasks) -> float:
+    """A number that changes with any value and with the order."""
+    table = torch.cat([tasks[name] for name in sorted(tasks.values)], -1).double()
+    weights = torch.arange(1, table.numel() + 1, dtype=torch.float64).reshape(table.shape).sqrt()
+    return float((weights * table).sum())
+
+
+@pytest.mark.parametrize(("name", "split"), sorted(PUBLISHED))
+def test_the_published_tasks_stay_what_they_are(name: str, split: str) -> None:
+    tasks = registered(name).published(split)
+    assert len(tasks) == 100
+    first, total = PUBLISHED[name, split]
+    assert tasks.describe(0) == first
+    assert checksum(tasks) == pytest.approx(total, rel=1e-7)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", registry.names())
+def test_published_tasks_depend_on_nothing(name: str, split: str) -> None:
+    """Neither on the seed, nor on what was drawn before, nor on how many are asked for."""
+    distribution = registered(name)
+    hundred = distribution.published(split)
+    other = TaskDistribution(distribution.parameters, seed=5)
+    other.sample(7)
+    longer = other.published(split, 150)
+    assert len(longer) == 150
+    for key, value in hundred.values.items():
+        assert torch.equal(longer[key][:100], value)
+        assert torch.equal(other.published(split, 3)[key], value[:3])
+        assert not torch.equal(longer[key][100:], value[:50])
