@@ -23,7 +23,7 @@ from metarl.assembly.onnx_file import write_onnx
 from metarl.assembly.opened import open_run
 from metarl.config.deployment import AdaptSettings, ExportSettings
 from metarl.config.settings import EnvironmentSettings
-from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError
+from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError, install
 from metarl.run_folder.recordings import read_recording, write_recording
 from metarl.run_folder.slim import check_free
 
@@ -117,7 +117,7 @@ def _recording(settings: AdaptSettings) -> object:
     try:
         minari = importlib.import_module(MINARI[:-1])
     except ImportError:
-        raise ConfigError("minari is missing: install the extra, pip install 'metarl[minari]'") from None
+        raise ConfigError(f"minari is missing: {install('minari')}") from None
     try:
         return minari.load_dataset(recording.removeprefix(MINARI))
     except (OSError, ValueError, KeyError) as error:

@@ -76,6 +76,11 @@ class RunWarning(UserWarning):
     """A run continues, but not quite as expected. The commands print it in one line."""
 
 
+def install(extra: str) -> str:
+    """How to get the packages of an extra. metarl is not on a package index, so a clone it is."""
+    return f"in your clone of metarl, pip install -e '.[{extra}]'"
+
+
 KNOWN: tuple[type[Exception], ...] = (MetaRLError, EnvsError, AgentsError)
 
 

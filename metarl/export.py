@@ -1,4 +1,4 @@
-"""Write one step of acting as an ONNX file, for robots without Python or torch (extra: pip install 'metarl[export]').
+"""Write one step of acting as an ONNX file, for robots without Python or torch (extra: pip install -e '.[export]').
 
   python -m metarl.export run=FOLDER out=FILE.onnx [key=value ...]
 

@@ -1,5 +1,5 @@
-"""Watch a policy act in a browser, on this machine alone, and change its task while it acts (extra: pip install
-'metarl[view]').
+"""Watch a policy act in a browser, on this machine alone, and change its task while it acts (extra: pip install -e
+'.[view]').
 
   python -m metarl.view run=FOLDER [key=value ...]
 

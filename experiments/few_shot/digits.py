@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from experiments.few_shot.learners import Contender, Examples, Recipe, Track, cross_entropy, reptile, tuned
 from experiments.few_shot.networks import NearestNeighbour, Prototypes, Transformer, Windows
 from experiments.few_shot.report import Row
-from metarl.errors import MetaRLError
+from metarl.errors import MetaRLError, install
 from metarl.evaluation.statistics import mean_interval
 
 WAYS, QUERIES = 3, 10  # classes of an episode, queries of each
@@ -36,7 +36,7 @@ class MissingPackage(MetaRLError):
 try:
     from sklearn.datasets import load_digits
 except ImportError:
-    raise MissingPackage("digits needs scikit-learn: pip install 'metarl[few_shot]'") from None
+    raise MissingPackage(f"digits needs scikit-learn: {install('few_shot')}") from None
 
 
 def images() -> Tensor:

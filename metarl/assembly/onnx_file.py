@@ -30,7 +30,7 @@ from envs.core.environment import Environment, MujocoEnvironment
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.kept import Kept
 from metarl.assembly.opened import Run
-from metarl.errors import ConfigError, ExportError
+from metarl.errors import ConfigError, ExportError, install
 from metarl.rollouts.acting import ActingStep
 from metarl.rollouts.folded import folded
 from metarl.run_folder import atomic_write, one_line, versions
@@ -67,7 +67,7 @@ def write_onnx(run: Run, kept: Kept, path: Path, opset: int | None = None) -> Pa
         import onnx
         import onnxscript  # noqa: F401  - the exporter needs it
     except ImportError as error:
-        raise ConfigError(f"{error.name} is missing: install the extra, pip install 'metarl[export]'") from None
+        raise ConfigError(f"{error.name} is missing: {install('export')}") from None
     newest = onnx.defs.onnx_opset_version()
     if opset is not None and not 18 <= opset <= newest:
         raise ConfigError(f"opset={opset}: must be from 18 to {newest}, which onnx {onnx.__version__} has")

@@ -14,7 +14,7 @@ from rich.console import Console
 from metarl.agent import load
 from metarl.assembly.device import enough_memory
 from metarl.config.deployment import ViewSettings
-from metarl.errors import ConfigError, RunWarning, ViewError
+from metarl.errors import ConfigError, RunWarning, ViewError, install
 from metarl.live.session import Session
 
 
@@ -30,7 +30,7 @@ def view_run(settings: ViewSettings) -> None:
 
         from metarl.live.page import Page
     except ImportError as error:
-        raise ViewError(f"{error.name} is missing: install the extra, pip install 'metarl[view]'") from None
+        raise ViewError(f"{error.name} is missing: {install('view')}") from None
     console = Console(highlight=False, soft_wrap=True)
     check_port(settings.host, settings.port)
     if not _is_loopback(settings.host):

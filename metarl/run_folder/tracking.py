@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import ConfigError, RunWarning
+from metarl.errors import ConfigError, RunWarning, install
 from metarl.run_folder.files import one_line
 
 TRACKERS = ("trackio", "wandb")
@@ -40,7 +40,7 @@ def check_installed(logger: str) -> None:
     found = find_spec(logger) if logger in TRACKERS else None
     # A folder `wandb` in the working folder, where it keeps its files, can be imported too, but has no file.
     if logger in TRACKERS and (found is None or found.origin is None):
-        remedy = f"pip install 'metarl[{logger}]', or choose logger=tensorboard"
+        remedy = f"{install(logger)}, or choose logger=tensorboard"
         raise ConfigError(f"logger={logger}: it is not installed; {remedy}")
 
 

@@ -125,7 +125,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(RunFolderError, match="cannot make the folder"):
         write_onnx(run, Kept(), tmp_path / "file" / "policy.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match=r"onnxscript is missing: install the extra, pip install 'metarl\[export\]'"):
+    with pytest.raises(ConfigError, match=r"onnxscript is missing: in your clone.* pip install -e '\.\[export\]'"):
         write_onnx(run, Kept(), tmp_path / "policy.onnx")
 
 

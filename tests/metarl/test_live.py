@@ -181,7 +181,7 @@ def test_a_port_in_use_is_one_line() -> None:
 
 def test_without_viser_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "viser", None)
-    with pytest.raises(ViewError, match=r"viser is missing: install the extra, pip install 'metarl\[view\]'"):
+    with pytest.raises(ViewError, match=r"viser is missing: in your clone of metarl, pip install -e '\.\[view\]'"):
         view_run(compose(["run=pretrained/reach"], "view"))
 
 

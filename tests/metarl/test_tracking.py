@@ -89,7 +89,9 @@ def test_a_tracker_that_fails_is_left_alone(tmp_path: Path, told: list[tuple[str
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metarl.run_folder.tracking.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^logger=trackio: it is not installed; pip install 'metarl\[trackio\]', or"):
+    with pytest.raises(
+        ConfigError, match=r"^logger=trackio: it is not installed; in your clone of .* -e '\.\[trackio\]', or"
+    ):
         MetricsLog(tmp_path, 0, "trackio")
     folder = ModuleSpec("wandb", None, origin=None, is_package=True)  # the one where it keeps its files
     monkeypatch.setattr("metarl.run_folder.tracking.find_spec", lambda name: folder)

@@ -23,7 +23,7 @@ from tests.metarl.test_live import free_port
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90_000  # ms; without a GPU a browser draws slowly
 
-pytest.importorskip("mjviser", reason="the page needs viser and mjviser: pip install 'metarl[view]'")
+pytest.importorskip("mjviser", reason="the page needs viser and mjviser: pip install -e '.[view]'")
 
 
 @pytest.fixture(scope="module")

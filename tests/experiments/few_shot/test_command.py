@@ -120,5 +120,5 @@ def test_without_scikit_learn_the_command_gives_the_install_line() -> None:
     arguments = [sys.executable, "-c", code, "ratings", "digits", "--quick"]
     result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr == "error: digits needs scikit-learn: pip install 'metarl[few_shot]'\n"
+    assert result.stderr == "error: digits needs scikit-learn: in your clone of metarl, pip install -e '.[few_shot]'\n"
     assert result.stdout == "", "something was trained before"
