@@ -183,6 +183,23 @@ class Policy(ABC, nn.Module):
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
     @property
+    def attends(self) -> bool:
+        """Whether `attention_weights` tells what a step looks at."""
+        return False
+
+    def attention_weights(self, token: Tensor, state: State, position: int) -> Tensor:
+        """How much a step looks at each step up to itself: (B, layers, heads, position + 1), 1 in sum over the last.
+
+        Args:
+            token: (B, F), the one that was acted on at `position`.
+            state: the memory after that step, which stays as it is.
+
+        Raises:
+            PolicyError: if it does not attend.
+        """
+        raise PolicyError(f"{type(self).__name__} does not attend to earlier steps")
+
+    @property
     def device(self) -> torch.device:
         """Where its parameters are."""
         return self.log_std.device

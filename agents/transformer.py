@@ -170,16 +170,27 @@ class TransformerPolicy(Policy):
         token = self.normaliser(token)[:, None]
         hidden = self.embed(self.visible(token)) + self.position[position].unsqueeze(-2)
         for block, memory in zip(self.stack(), state, strict=True):
-            joined = block.split(hidden)
             if self.alone:
-                hidden = block.merge(hidden, joined[2])
-                continue
-            query, (keys, values, future) = joined[0], _remember(memory, joined[1:], position)
-            scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
-            weights = torch.softmax(scores if future is None else scores.masked_fill(future, -torch.inf), -1)
-            hidden = block.merge(hidden, weights @ values)
+                hidden = block.merge(hidden, block.split(hidden)[2])
+            else:
+                hidden, _ = _attend(block, hidden, memory, position)
         mean, log_std, value = self.outputs(self.features(hidden, token), token)
         return Output(mean[:, 0], log_std[:, 0], value[:, 0]), state
+
+    @property
+    def attends(self) -> bool:
+        return not self.alone
+
+    def attention_weights(self, token: Tensor, state: Cache, position: int) -> Tensor:
+        # The step once more: what it writes into the memory is there already.
+        if self.alone:
+            return super().attention_weights(token, state, position)
+        hidden = self.embed(self.visible(self.normaliser(token)[:, None])) + self.position[position]
+        weights = []
+        for block, memory in zip(self.stack(), state, strict=True):
+            hidden, attention = _attend(block, hidden, memory, position)
+            weights.append(attention[..., 0, :])
+        return torch.stack(weights, 1)
 
     def visible(self, tokens: Tensor) -> Tensor:
         """What of normalised tokens actions may depend on; with `context="none"` the observation alone."""
@@ -204,6 +215,15 @@ def _by_token(output: Output, tokens: Tensor) -> Output:
     mean, log_std, value = output
     batch, length, _ = tokens.shape
     return Output(mean.view(batch, length, -1), log_std.view(batch, length, -1), value.view(batch, length))
+
+
+def _attend(block: Block, hidden: Tensor, memory: Tensor, position: Position) -> tuple[Tensor, Tensor]:
+    """What a block makes of one more token (B, 1, width), and the weights (B, heads, 1, t) of what it remembers."""
+    joined = block.split(hidden)
+    query, (keys, values, future) = joined[0], _remember(memory, joined[1:], position)
+    scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
+    weights = torch.softmax(scores if future is None else scores.masked_fill(future, -torch.inf), -1)
+    return block.merge(hidden, weights @ values), weights
 
 
 def _remember(memory: Tensor, token: Tensor, position: Position) -> tuple[Tensor, Tensor, Tensor | None]:

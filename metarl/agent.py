@@ -23,7 +23,7 @@ from metarl.rollouts.acting import ActingStep, mean_action, sample
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.folded import folded, swift
 from metarl.rollouts.presented import check_spaces, name_of, vector_of, warn_of_differences
-from metarl.rollouts.recall import Recall, act, remember_nothing
+from metarl.rollouts.recall import Recall, act, look_back, remember_nothing
 from metarl.rollouts.recorded import replay
 from metarl.rollouts.vector_env import VectorSimulations, explore
 from metarl.run_folder.pretrained import locate
@@ -229,6 +229,7 @@ class Controller:
         self.memory = agent.memory
         self.episode = self.memory[0].episodes if self.memory else 0
         self._begins = self.memory is None
+        self._last: tuple[Recall | None, np.ndarray, np.ndarray | float | None, bool] | None = None  # what `act` got
         self._heard: np.ndarray | None = None  # (n,) feedback on the last actions, told by `hear`
 
     def reset(self) -> None:
@@ -237,7 +238,7 @@ class Controller:
 
     def forget(self) -> None:
         """A new task begins: nothing is remembered."""
-        self.memory, self.episode, self._begins = None, 0, True
+        self.memory, self.episode, self._begins, self._last = None, 0, True, None
 
     def act(self, observation: np.ndarray, feedback: np.ndarray | float | None = None) -> np.ndarray:
         """The next action (A,) or (n, A), from -1 to 1.
@@ -250,11 +251,28 @@ class Controller:
         Raises:
             MetaRLError: as `Agent.predict`; then nothing is remembered of the step.
         """
-        starts, deterministic = self._begins or None, self.deterministic
-        action, self.memory = self.agent.predict(observation, self.memory, starts, deterministic, feedback=feedback)
-        self.episode += self._begins
-        self._begins = False
+        before, begins = self.memory, self._begins
+        action, self.memory = self.agent.predict(
+            observation, before, begins or None, self.deterministic, feedback=feedback
+        )
+        self.episode += begins
+        self._begins, self._last = False, (before, observation, feedback, begins)
         return action
+
+    def attention(self) -> np.ndarray | None:
+        """What the last action of `act` looked at: (n, layers, heads, t) weights of the t steps that are remembered.
+
+        The last of these is the step itself; they are 1 in sum. They are computed anew here, so that acting takes no
+        longer for them. None: before the first action, of a policy that does not attend, or of robots that have not
+        come equally far.
+        """
+        if self._last is None or len(self.memory or ()) != 1 or not self.agent.run.policy.attends:
+            return None
+        assert self.memory is not None
+        before, observation, feedback, begins = self._last
+        seen = _observation(observation, self.agent.run.policy.observation_size)
+        felt = np.zeros(len(seen), np.float32) if feedback is None else _feedback(feedback, len(seen))
+        return look_back(self.agent._acting.policy, before, self.memory, seen, felt, begins)
 
     def predict(
         self,

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from agents.policy import Policy
 from metarl.errors import MetaRLError
 from metarl.rollouts.acting import ActingStep, Choose, Memory, blank, with_room
+from metarl.rollouts.transfer import upload
 
 
 @dataclass
@@ -88,6 +89,30 @@ def act(
             actions[rows] = memory.action.numpy()
             after.append(Group(rows, memory, episodes, written))
     return actions, tuple(after)
+
+
+def look_back(
+    policy: Policy, before: Recall | None, after: Recall, observation: np.ndarray, feedback: np.ndarray, first: bool
+) -> np.ndarray:
+    """How much a step of `act`, on rows that have come equally far, looked at each step that it remembers.
+
+    Args:
+        before, after: what was remembered around it.
+        observation, feedback: (n, D) and (n,), which it was given.
+        first: whether an episode began.
+
+    Returns:
+        (n, layers, heads, t), see `Policy.attention_weights`.
+    """
+    (group,) = after
+    position = int(group.memory.position) - 1
+    begun = before is None or position == 0  # nothing was remembered
+    action = torch.zeros(len(observation), policy.action_size) if begun else before[0].memory.action
+    felt = torch.zeros(len(observation)) if begun else torch.from_numpy(feedback)
+    token = policy.layout.join(torch.from_numpy(observation), action, felt, first)
+    (token,) = upload([token], policy.device)
+    with torch.inference_mode():
+        return policy.attention_weights(token, group.memory.state, position).cpu().numpy()
 
 
 def _parts(group: Group, begins: np.ndarray) -> Iterator[tuple[bool, Group]]:

@@ -72,6 +72,35 @@ def test_acting_equals_the_whole_pass(context: str, attention: str) -> None:
     assert_equal(play(policy, sequence), whole)
 
 
+@pytest.mark.parametrize("position", [0, 2, T - 1])
+def test_attention_weights_are_those_of_the_whole_pass(position: int) -> None:
+    """The softmax, written out over the whole sequence."""
+    policy, sequence, state = transformer(), tokens(), None
+    with torch.no_grad():
+        state = policy.initial_state(len(sequence))
+        for t in range(position + 1):
+            _, state = policy.step(sequence[:, t], state, t)
+        before = [memory.clone() for memory in state]
+        weights = policy.attention_weights(sequence[:, position], state, position)
+        hidden = policy.embed(policy.visible(policy.normaliser(sequence))) + policy.position
+        for layer, block in enumerate(policy.stack()):
+            query, key, value = block.split(hidden)
+            scores = torch.einsum("bhtd,bhsd->bhts", query, key) / math.sqrt(query.shape[-1])
+            scores = torch.where(torch.ones(T, T).tril() > 0, scores, -torch.inf)
+            expected = scores.exp() / scores.exp().sum(-1, keepdim=True)
+            torch.testing.assert_close(weights[:, layer], expected[:, :, position, : position + 1])
+            hidden = block.merge(hidden, expected @ value)
+    assert weights.shape == (3, 2, 2, position + 1)
+    assert all(torch.equal(old, new) for old, new in zip(before, state, strict=True))
+
+
+@pytest.mark.parametrize("policy", [transformer("step"), mlp()], ids=["transformer", "mlp"])
+def test_a_policy_without_memory_does_not_attend(policy: Policy) -> None:
+    assert not policy.attends and transformer().attends
+    with pytest.raises(PolicyError, match=f"{type(policy).__name__} does not attend"):
+        policy.attention_weights(tokens()[:, 0], policy.initial_state(3), 0)
+
+
 def test_acting_equals_the_whole_pass_without_memory() -> None:
     policy, sequence = mlp(), tokens()
     with torch.no_grad():

@@ -44,6 +44,37 @@ def test_it_acts_as_predict_does_over_a_trial_and_the_next(agent: Agent) -> None
     np.testing.assert_array_equal(robot.act(rows(1)[0]), agent.predict(rows(1)[0])[0])
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_what_it_looked_at_is_told_and_changes_nothing(agent: Agent, adapted: bool) -> None:
+    """Over a trial and the next: as the policy, fed the same tokens from the beginning, would tell it."""
+    agent = moved(agent) if adapted else agent
+    robot, other = agent.controller(), agent.controller()
+    policy = folded(agent.run.policy, agent.adapted)
+    assert robot.attention() is None
+    action, feedback, state = torch.zeros(1, policy.action_size), 0.7, policy.initial_state(1)
+    for t in range(3 * HORIZON):
+        position = t % (2 * HORIZON)
+        if t % HORIZON == 0:
+            robot.reset()
+            other.reset()
+        if position == 0:
+            action, state = torch.zeros_like(action), policy.initial_state(1)
+        seen, felt = torch.from_numpy(rows(1, t)), torch.tensor([feedback if position else 0.0])
+        token = policy.layout.join(seen, action, felt, t % HORIZON == 0)
+        with torch.no_grad():
+            _, state = policy.step(token, state, position)
+            expected = policy.attention_weights(token, state, position).numpy()
+        np.testing.assert_array_equal(robot.act(rows(1, t)[0], feedback), other.act(rows(1, t)[0], feedback))
+        told = robot.attention()
+        assert told is not None and told.shape[-1] == position + 1
+        np.testing.assert_allclose(told, expected, atol=1e-6)
+        np.testing.assert_allclose(told.sum(-1), 1.0, atol=1e-5)
+        assert robot.memory is not None
+        action, feedback = robot.memory[0].memory.action, 0.1 * t
+    robot.forget()
+    assert robot.attention() is None
+
+
 def test_it_refuses_what_is_not_finite_and_goes_on(agent: Agent) -> None:
     robot, other = agent.controller(), agent.controller()
     for each in (robot, other):
