@@ -46,6 +46,9 @@ class ViewSettings(OnARun):
     """Watch a trained run act in a browser, on this machine alone, and change its task while it acts."""
 
     task: Natural = setting(0, "its number in the split's list, at first")
+    beside: RunPath | None = setting(
+        None, "a second run on the same tasks, such as an oracle or one without memory: it acts on the same task"
+    )
     host: Annotated[Text, said("an address of this machine")] = setting(
         "127.0.0.1", "where the page is served; any other than this machine's own is open to whoever reaches it"
     )

@@ -41,6 +41,11 @@ class Drawing:
     def follows(self, value: bool) -> None:
         self._scene.camera_tracking_enabled = value
 
+    def watch(self, env: MujocoEnvironment) -> None:
+        """Draw another environment, in which the same bodies move."""
+        self._env = env
+        self.vary()
+
     def vary(self) -> None:
         """The task has changed: draw the shapes that it has now."""
         model = self._env.drawn_model(0)

@@ -1,4 +1,4 @@
-"""The page on which a session is watched: sliders, menus, buttons, and what has happened, by viser.
+"""The page on which robots are watched: sliders, menus, buttons, and what has happened, by viser.
 
 Everything that a browser asks for is done by the one thread that also steps the simulation, between two steps.
 """
@@ -13,13 +13,14 @@ from typing import Any
 from viser import ViserServer
 
 from metarl.errors import KNOWN
+from metarl.live.charts import Charts
 from metarl.live.drawing import Drawing
 from metarl.live.knobs import Menu, Slider, knobs
 from metarl.live.session import SPEEDS, Session
+from metarl.live.telling import Robots, describe
 
 IDLE = 0.05  # seconds between two looks at what is asked for, while nothing moves
 FOLDED = 8  # a parameter with more sliders than this is folded away
-SHOWN = 6  # of the latest episodes
 LIGHT = 0.45  # of the surroundings; mjviser's 0.8 pales the colours
 HINTS = {
     "robot": "at the next episode the memory stays; to forget begins one without it",
@@ -29,13 +30,14 @@ OOD = " (ood)"
 
 
 class Page:
-    """A session on a server's page.
+    """Robots on a server's page: one is drawn, and what is asked for is asked of all.
 
-    Nobody watches, nothing moves: the session goes on when a browser comes back.
+    Nobody watches, nothing moves: they go on when a browser comes back.
     """
 
-    def __init__(self, server: ViserServer, session: Session, title: str) -> None:
-        self._server, self._session, self._title = server, session, title
+    def __init__(self, server: ViserServer, robots: Robots) -> None:
+        self._server, self._robots = server, robots
+        self._lead = self._drawn = next(iter(robots.values()))
         self._asked: dict[str, Callable[[], object]] = {}  # of one control the last request counts
         self._lock = Lock()
         self._turned: dict[Slider | Menu, Any] = {}
@@ -43,11 +45,12 @@ class Page:
         server.gui.configure_theme(show_logo=False, show_share_button=False)
         server.gui.main_panel.dock_right()
         server.gui.set_panel_label("metarl")
-        self._drawing = Drawing(server, session.env)
+        self._drawing = Drawing(server, self._lead.env)
         server.scene.configure_environment_map(environment_intensity=LIGHT)
         self._text = server.gui.add_markdown("")
         self._add_buttons()
         self._add_knobs()
+        self._charts = Charts(server, robots)
         self.tell()
 
     def serve(self) -> None:
@@ -63,26 +66,31 @@ class Page:
             asked, self._asked = self._asked, {}
         for action in asked.values():
             self._try(action)
-        moves = not self._session.paused and bool(self._server.get_clients())
+        moves = not self._lead.paused and bool(self._server.get_clients())
         if moves:
-            self._try(self._session.advance)
+            self._try(lambda: self._each(Session.advance))
         if moves or asked:
             self._drawing.show()
             self.tell()
-        return self._session.pace if moves else IDLE
+        return self._lead.pace if moves else IDLE
 
     def tell(self) -> None:
-        """Bring the text up to date."""
-        if (text := describe(self._session, self._title)) != self._told:
+        """Bring text and charts up to date."""
+        if (text := describe(self._robots)) != self._told:
             self._text.content = self._told = text
+        self._charts.tell(self._drawn)
 
     def _try(self, action: Callable[[], object]) -> None:
-        """A known failure is told on the page, and the robot waits; the session goes on from there."""
+        """A known failure is told on the page, and the robots wait; they go on from there."""
         try:
             action()
         except KNOWN as error:
-            self._session.paused = self._paused.value = True
+            self._lead.paused = self._paused.value = True
             self._notify("That did not work", " ".join(str(error).split()), color="red")
+
+    def _each(self, action: Callable[[Session], object]) -> None:
+        for session in self._robots.values():
+            action(session)
 
     def _notify(self, title: str, body: str, **style: Any) -> None:
         for client in self._server.get_clients().values():
@@ -99,12 +107,18 @@ class Page:
         (handle.on_click if click else handle.on_update)(ask)
 
     def _add_buttons(self) -> None:
-        gui, session = self._server.gui, self._session
+        gui, session = self._server.gui, self._lead
+        if len(self._robots) > 1:
+            drawn = gui.add_dropdown("drawn", list(self._robots), hint="all of them act; this one is in the scene")
+            self._when(drawn, lambda: self._draw(self._robots[drawn.value]))
         fresh = gui.add_button_group("new task", session.splits, hint="another one, with the policy as it was at first")
         self._when(fresh, lambda: self._new_task(fresh.value), click=True)
-        choices = {
-            "robot": {"next episode": session.next_episode, "forget": session.forget},
-            "policy": {"gradient step": self._gradient_step, "as trained": session.as_trained},
+        choices: dict[str, dict[str, Callable[[], object]]] = {
+            "robot": {
+                "next episode": lambda: self._each(Session.next_episode),
+                "forget": lambda: self._each(Session.forget),
+            },
+            "policy": {"gradient step": self._gradient_step, "as trained": lambda: self._each(Session.as_trained)},
         }
         for label, actions in choices.items():
             group = gui.add_button_group(label, list(actions), hint=HINTS[label])
@@ -118,7 +132,7 @@ class Page:
         self._when(follow, lambda: setattr(self._drawing, "follows", follow.value))
 
     def _add_knobs(self) -> None:
-        gui, found = self._server.gui, list(knobs(self._session.env.distribution))
+        gui, found = self._server.gui, list(knobs(self._lead.env.distribution))
         by_name = {name: [knob for knob in found if knob.name == name] for name in {knob.name: None for knob in found}}
         with gui.add_folder("task (hidden from the robot)"):
             for name, some in by_name.items():
@@ -144,9 +158,13 @@ class Page:
             self._turned[knob] = handle
             self._when(handle, lambda knob=knob, handle=handle: self._turn(knob, handle.value))
 
+    def _draw(self, session: Session) -> None:
+        self._drawn = session
+        self._drawing.watch(session.env)
+
     def _shown(self, knob: Slider | Menu) -> Any:
         """What a control shows of the present task."""
-        values = self._session.values[knob.name]
+        values = self._lead.values[knob.name]
         if isinstance(knob, Menu):
             name = knob.choices[int(values[0])]
             return name + OOD * (name in knob.ood)
@@ -154,46 +172,21 @@ class Page:
 
     def _turn(self, knob: Slider | Menu, value: Any) -> None:
         if isinstance(knob, Menu):
-            self._session.change(knob.name, value.removesuffix(OOD))
+            self._each(lambda session: session.change(knob.name, value.removesuffix(OOD)))
         else:
-            self._session.change(knob.name, value, knob.axis)
+            self._each(lambda session: session.change(knob.name, value, knob.axis))
         self._drawing.vary()
 
     def _new_task(self, split: str) -> None:
-        self._session.new_task(split)
+        self._lead.new_task(split)
+        for session in self._robots.values():
+            if session is not self._lead:
+                session.present(self._lead.tasks)
         self._drawing.vary()
         for knob, handle in self._turned.items():
             handle.value = self._shown(knob)
 
     def _gradient_step(self) -> None:
-        count = self._session.agent.run.settings.evaluate.episodes_per_step
+        count = self._lead.agent.run.settings.evaluate.episodes_per_step
         self._notify("Adapting", f"playing {count} exploring trials of this task", auto_close_seconds=3.0)
-        self._session.gradient_step()
-
-
-def describe(session: Session, title: str) -> str:
-    """What a session is at and what it has done, as Markdown."""
-    period, (episode, trial) = session.env.control_period, session.trial
-    beyond = f": {', '.join(session.beyond)} beyond what was trained on" if session.beyond else ""
-    lines = [
-        f"**{title}**",
-        f"{session.split} task{beyond}",
-        f"episode {episode} of {trial} in its trial, "
-        f"{session.elapsed * period:.1f} s of {session.env.horizon * period:.1f} s",
-        f"feedback {session.feedback:.3g}, {'**success**' if session.success else 'no success'}",
-        f"on this task: {_count(len(session.episodes), 'episode')}, {_count(session.gradient_steps, 'gradient step')}",
-    ]
-    rows = [
-        f"| {number} | {played.trial} | {played.gradient_steps} | {played.feedback:.3g} | {_outcome(played)} |"
-        for number, played in list(enumerate(session.episodes, 1))[-SHOWN:]
-    ]
-    table = ["", "| episode | of trial | after steps | feedback | success |", "|-|-|-|-|-|", *rows] if rows else []
-    return "  \n".join(lines) + "\n" + "\n".join(table)
-
-
-def _outcome(played: Any) -> str:
-    return "physics failed" if played.failed else "yes" if played.success else "no"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+        self._each(Session.gradient_step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import ipaddress
 import socket
 import warnings
 
@@ -16,6 +15,7 @@ from metarl.assembly.device import enough_memory
 from metarl.config.deployment import ViewSettings
 from metarl.errors import ConfigError, RunWarning, ViewError, install
 from metarl.live.session import Session
+from metarl.live.telling import Robots
 
 
 @enough_memory()
@@ -23,37 +23,52 @@ def view_run(settings: ViewSettings) -> None:
     """The `metarl.view` command; it ends by Ctrl-C.
 
     Raises:
-        ViewError: if viser or mjviser is missing, the environment has no MuJoCo model, or the port is in use.
+        ViewError: if viser or mjviser is missing, the environment has no MuJoCo model, the run beside has other tasks,
+            or the port is in use.
     """
     try:
         from viser import ViserServer
 
+        from metarl.live.origin import is_loopback, own_pages_only
         from metarl.live.page import Page
     except ImportError as error:
         raise ViewError(f"{error.name} is missing: {install('view')}") from None
     console = Console(highlight=False, soft_wrap=True)
     check_port(settings.host, settings.port)
-    if not _is_loopback(settings.host):
+    local = is_loopback(settings.host)
+    if not local:
         warnings.warn(
             f"host={settings.host}: whoever reaches this machine sees the page and can use it, without a password",
             RunWarning,
             stacklevel=2,
         )
-    agent = load(settings.run, settings.device, settings.checkpoint, settings.trust)
-    session = Session(agent, settings.split, settings.task, settings.seed)
-    with contextlib.redirect_stdout(io.StringIO()):  # viser has a frame of its own around the address
+    robots = _robots(settings)
+    # viser has a frame of its own around the address
+    with contextlib.redirect_stdout(io.StringIO()), own_pages_only(local):
         server = ViserServer(settings.host, settings.port, verbose=False)
     try:
         if server.get_port() != settings.port:  # viser takes the next free one if another was quicker
             raise ViewError(_in_use(settings.port))
         server.request_share_url = lambda *_, **__: None  # nothing leaves this machine, whatever a page asks for
-        page = Page(server, session, agent.run.name)
-        console.print(f"http://{_in_url(settings.host)}:{settings.port} shows {agent.run.name}; Ctrl-C ends it")
+        page = Page(server, robots)
+        shown = ", ".join(robots)
+        console.print(f"http://{_in_url(settings.host)}:{settings.port} shows {shown}; Ctrl-C ends it")
         page.serve()
     except KeyboardInterrupt:
         console.print("closed")
     finally:
         server.stop()
+
+
+def _robots(settings: ViewSettings) -> Robots:
+    """The run's policy, and the one beside it, on the same task."""
+    runs = [run for run in (settings.run, settings.beside) if run is not None]
+    agents = [load(run, settings.device, settings.checkpoint, settings.trust) for run in runs]
+    lead = Session(agents[0], settings.split, settings.task, settings.seed)
+    if len(agents) == 1:
+        return {agents[0].run.name: lead}
+    other = Session(agents[1], seed=settings.seed, beside=lead)
+    return {f"A: {agents[0].run.name}": lead, f"B: {agents[1].run.name}": other}
 
 
 def check_port(host: str, port: int) -> None:
@@ -79,13 +94,6 @@ def check_port(host: str, port: int) -> None:
 
 def _in_use(port: int) -> str:
     return f"port={port} is in use: choose another, such as port={port + 1 if port < 65535 else port - 1}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _in_url(host: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,12 +49,17 @@ class Session:
         elapsed: control steps of the present episode.
         paused, speed: what a page should do; nothing here waits. Speed 1 is real time.
 
+    Args:
+        beside: a session whose task this one has, in place of number `task` of a split.
+
     Raises:
-        ViewError: if the environment has no MuJoCo model.
+        ViewError: if the environment has no MuJoCo model, or not the tasks, pace and bodies of the one beside.
         EnvsError, ConfigError: if there is no such task.
     """
 
-    def __init__(self, agent: Agent, split: str = "test", task: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, agent: Agent, split: str = "test", task: int = 0, seed: int = 0, beside: Session | None = None
+    ) -> None:
         run, self._seed = agent.run, stream_seed(seed, "evaluation")
         env = run.environment(1, self._seed, 1)
         if not isinstance(env, MujocoEnvironment):
@@ -61,19 +67,29 @@ class Session:
         self.env, self.agent, self._trained = env, agent, agent
         self._generator = torch.Generator().manual_seed(self._seed + 1)
         self.paused, self.speed = False, 1.0
-        self._begin_task(run.held_out(split, task + 1).select([task]))
+        if beside is None:
+            self.present(run.held_out(split, task + 1).select([task]))
+            return
+        if _world(env) != _world(beside.env):
+            what = f"{env.name} has other tasks, another pace or other bodies than {beside.env.name}"
+            raise ViewError(f"{run.name} cannot act beside {beside.agent.run.name}: {what}")
+        self.present(beside.tasks)
 
     @property
     def values(self) -> Mapping[str, Tensor]:
         """The present task, (d,) by parameter; a category is the number of its name."""
+        return {name: value[0] for name, value in self.tasks.values.items()}
+
+    @property
+    def tasks(self) -> Tasks:
+        """The present task."""
         assert self.env.tasks is not None
-        return {name: value[0] for name, value in self.env.tasks.values.items()}
+        return self.env.tasks
 
     @property
     def split(self) -> str:
         """The split that the present task would belong to."""
-        assert self.env.tasks is not None
-        return self.env.distribution.split_of(self.env.tasks)[0]
+        return self.env.distribution.split_of(self.tasks)[0]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -84,8 +100,7 @@ class Session:
     @property
     def beyond(self) -> list[str]:
         """The parameters with a value that was not trained on."""
-        assert self.env.tasks is not None
-        return [name for name, moved in self.env.distribution.moved(self.env.tasks).items() if moved[0]]
+        return [name for name, moved in self.env.distribution.moved(self.tasks).items() if moved[0]]
 
     @property
     def trial(self) -> tuple[int, int]:
@@ -101,6 +116,15 @@ class Session:
     def pace(self) -> float:
         """Seconds from one `advance` to the next."""
         return self.env.control_period / self.speed
+
+    @property
+    def attention(self) -> np.ndarray | None:
+        """(t,) how much the last action looked at each of the t steps in the memory, the mean over heads and layers.
+
+        None: before the first action, or of a policy that does not attend.
+        """
+        weights = self._controller.attention()
+        return None if weights is None else weights[0].mean((0, 1))
 
     def advance(self) -> None:
         """One control step; after the last one of an episode, the next episode begins.
@@ -138,9 +162,8 @@ class Session:
         Raises:
             NotFiniteError: if the step is not finite; nothing has changed then.
         """
-        run, tasks = self.agent.run, self.env.tasks
-        assert tasks is not None
-        self._explored.set_tasks(tasks)
+        run = self.agent.run
+        self._explored.set_tasks(self.tasks)
         trial = run.learner.settings.trial_episodes
         played = collect(
             self._explored, run.policy, self.agent.adapted, generator=self._generator, trial_episodes=trial
@@ -162,8 +185,7 @@ class Session:
             TaskError: if there is no such split.
         """
         tasks = self.env.distribution.sample(1, split)
-        self._trained = replace(self._trained, memory=None)
-        self._begin_task(tasks)
+        self.present(tasks)
 
     def change(self, name: str, value: float | str, axis: int = 0) -> None:
         """Change a parameter in the middle of the episode; the robot is not told, stays where it is, and remembers.
@@ -182,9 +204,11 @@ class Session:
         self._observation = self.env.change_tasks(Tasks(values))[0].numpy()
         self.episodes: list[Played] = []
 
-    def _begin_task(self, tasks: Tasks) -> None:
+    def present(self, tasks: Tasks) -> None:
+        """Begin with another task, (1, d) by parameter, and with the policy as it was at first."""
         self.env.set_tasks(tasks)
         self.agent, self.episodes, self.gradient_steps = self._trained, [], 0
+        self._trained = replace(self._trained, memory=None)  # what was kept of another task is of no use in the next
         self._controller, self._felt = self.agent.controller(), 0.0
         self.next_episode()
 
@@ -195,3 +219,11 @@ class Session:
         env = run.environment(run.settings.evaluate.episodes_per_step, self._seed + 2)
         assert isinstance(env, MujocoEnvironment)
         return env
+
+
+def _world(env: MujocoEnvironment) -> tuple[object, ...]:
+    """What robots beside each other have in common: what varies, the pace, and what moves."""
+    parameters = env.distribution.parameters
+    varies = [(name, p.names if isinstance(p, Categories) else p.size) for name, p in parameters.items()]
+    model = env.drawn_model(0)
+    return varies, env.control_period, model.nq, model.nbody, model.nmocap

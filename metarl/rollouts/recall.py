@@ -106,9 +106,9 @@ def look_back(
     """
     (group,) = after
     position = int(group.memory.position) - 1
-    begun = before is None or position == 0  # nothing was remembered
-    action = torch.zeros(len(observation), policy.action_size) if begun else before[0].memory.action
-    felt = torch.zeros(len(observation)) if begun else torch.from_numpy(feedback)
+    action, felt = torch.zeros(len(observation), policy.action_size), torch.zeros(len(observation))
+    if before is not None and position > 0:  # something was remembered
+        action, felt = before[0].memory.action, torch.from_numpy(feedback)
     token = policy.layout.join(torch.from_numpy(observation), action, felt, first)
     (token,) = upload([token], policy.device)
     with torch.inference_mode():

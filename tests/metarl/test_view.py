@@ -75,12 +75,14 @@ def test_the_server_answers_on_this_machine_alone(server: tuple[subprocess.Popen
 def test_what_does_not_work_is_told_and_the_session_waits() -> None:
     from viser import ViserServer
 
-    from metarl.live.page import Page, describe
+    from metarl.live.page import Page
+    from metarl.live.telling import describe
 
     session = Session(metarl.load("cheetah_dir-maml", "cpu"))
+    robots = {"cheetah": session}
     server = ViserServer("127.0.0.1", free_port(), verbose=False)
     try:
-        page = Page(server, session, "cheetah")
+        page = Page(server, robots)
         page.tick()
         assert session.elapsed == 0, "nobody watches"
         page._asked["new task"] = lambda: page._new_task("nowhere")
@@ -89,7 +91,7 @@ def test_what_does_not_work_is_told_and_the_session_waits() -> None:
         (turned,) = (handle for knob, handle in page._turned.items() if knob.name == "direction")
         for split in ("train", "ood"):
             page._new_task(split)
-            assert "ood task: mass_scale" in describe(session, "cheetah") or split == "train"
+            assert "ood task: mass_scale" in describe(robots) or split == "train"
             assert turned.value in ("forward", "backward")
             assert (turned.value == "backward") == bool(session.values["direction"])
     finally:
