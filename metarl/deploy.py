@@ -24,6 +24,7 @@ from metarl.assembly.opened import open_run
 from metarl.config.deployment import AdaptSettings, ExportSettings
 from metarl.config.settings import EnvironmentSettings
 from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError, install
+from metarl.run_folder.files import one_line
 from metarl.run_folder.recordings import read_recording, write_recording
 from metarl.run_folder.slim import check_free
 
@@ -114,14 +115,16 @@ def _recording(settings: AdaptSettings) -> object:
         raise ConfigError("recording takes the place of env: give one of them")
     if not recording.startswith(MINARI):
         return read_recording(Path(recording))
+    name = recording.removeprefix(MINARI)
     try:
-        minari = importlib.import_module(MINARI[:-1])
-    except ImportError:
-        raise ConfigError(f"minari is missing: {install('minari')}") from None
-    try:
-        return minari.load_dataset(recording.removeprefix(MINARI))
+        return importlib.import_module(MINARI[:-1]).load_dataset(name)
+    except ImportError as error:  # its file formats are packages of their own
+        raise ConfigError(f"recording={recording}: {one_line(error)}; {install('minari')}") from None
+    except FileNotFoundError:
+        remedy = f"minari download {name}" if name else "give minari:<dataset>"
+        raise ConfigError(f"recording={recording}: this machine has no such dataset; {remedy}") from None
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"recording={recording}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"recording={recording}: {one_line(error)}") from None
 
 
 def _kept(stopped: CollectionStopped, settings: AdaptSettings, out: Path) -> MetaRLError:

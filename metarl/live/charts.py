@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -39,38 +37,44 @@ class Charts:
         hint = "of the last action to all steps in the memory, the mean over heads and layers"
         self.wanted = server.gui.add_checkbox("attention", False, visible=attends, hint=hint)
         line = {"label": "attention", "stroke": COLOURS["blue"], "fill": COLOURS["blue"] + "55", "width": 1}
-        self._attention = _chart(server, "attention to each step in the memory (s)", [line])
+        self._attention = _chart(server, "attention to each step in the memory (s)", [line], visible=False)
 
     def tell(self, drawn: Session) -> None:
         """Bring the charts up to date."""
         played = [tuple(session.episodes) for session in self._robots.values()]
         if played != self._played:
             self._played = played
-            self._episodes.data = (np.arange(1.0, max(map(len, played)) + 1), *_curves(played))
-            self._episodes.visible = any(played)
+            self._episodes.data = _curves(played)
         weights = drawn.attention if self.wanted.value else None
-        self._attention.visible = weights is not None
         if weights is not None:
             self._attention.data = (np.arange(len(weights)) * drawn.env.control_period, weights.astype(np.float64))
+        self._attention.visible = weights is not None
 
 
-def _chart(server: ViserServer, title: str, series: list[dict[str, Any]]) -> GuiUplotHandle:
-    empty = tuple(np.zeros(0) for _ in range(len(series) + 1))
+def _chart(server: ViserServer, title: str, series: list[dict[str, Any]], visible: bool = True) -> GuiUplotHandle:
+    nothing = (np.array([1.0, 2.0]), *(np.full(2, np.nan) for _ in series))
     return server.gui.add_uplot(
-        empty,
+        nothing,
         ({}, *series),  # pyright: ignore[reportArgumentType]
         title=title,
         scales={"x": {"time": False}},
         axes=({"size": 26}, {"size": 44}),
         legend={"show": False},
         height=HEIGHT,
-        visible=False,
+        visible=visible,
     )
 
 
-def _curves(played: list[tuple[Played, ...]]) -> Iterator[np.ndarray]:
-    """For each robot its feedback, and that of the episodes that succeeded; NaN where there is nothing to draw."""
-    for episodes in zip(*zip_longest(*played), strict=True):
-        feedback = np.array([np.nan if each is None else each.feedback for each in episodes])
-        yield feedback
-        yield np.where([each is not None and each.success for each in episodes], feedback, np.nan)
+def _curves(played: list[tuple[Played, ...]]) -> tuple[np.ndarray, ...]:
+    """The numbers of the episodes; for each robot its feedback, and that of the episodes that succeeded.
+
+    NaN where there is nothing to draw. There are at least two columns: viser never finds a scale for fewer.
+    """
+    columns = max(2, *map(len, played))
+    curves = [np.arange(1.0, columns + 1)]
+    for episodes in played:
+        feedback, success = np.full(columns, np.nan), np.full(columns, np.nan)
+        feedback[: len(episodes)] = [each.feedback for each in episodes]
+        success[: len(episodes)] = [each.feedback if each.success else np.nan for each in episodes]
+        curves += [feedback, success]
+    return tuple(curves)

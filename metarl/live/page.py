@@ -48,9 +48,9 @@ class Page:
         self._drawing = Drawing(server, self._lead.env)
         server.scene.configure_environment_map(environment_intensity=LIGHT)
         self._text = server.gui.add_markdown("")
+        self._charts = Charts(server, robots)
         self._add_buttons()
         self._add_knobs()
-        self._charts = Charts(server, robots)
         self.tell()
 
     def serve(self) -> None:

@@ -9,7 +9,7 @@ from metarl.live.session import Played, Session
 
 # By what they are called, the run of a lone one, or "A: run" and "B: run". The first one leads.
 Robots = Mapping[str, Session]
-SHOWN = 6  # rows of the table, for the latest episodes
+SHOWN = 4  # rows of the table, for the latest episodes
 
 
 def describe(robots: Robots) -> str:

@@ -7,7 +7,9 @@ WANDB_MODE=online, or TRACKIO_SPACE_ID=name. metrics.csv is written in any case.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -76,11 +78,13 @@ class Tracker:
         """Hand over what the tracker still has in memory."""
         run, self._run = self._run, None
         if run is not None:
-            self._tried(run.finish)
+            # The module's, not the run's: trackio would finish it once more when Python ends.
+            self._tried(lambda: import_module(self.logger).finish())
 
     def _tried(self, action: Callable[[], Any]) -> Any:
         try:
-            return action()
+            with contextlib.redirect_stdout(io.StringIO()):  # trackio speaks into the display of the training
+                return action()
         except Exception as error:  # of any kind: it is another's code, perhaps on a network
             self._run = None
             text = f"logger={self.logger} failed and is left alone: {type(error).__name__}: {one_line(error)}"

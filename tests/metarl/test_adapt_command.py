@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -98,3 +100,26 @@ def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:
             adapt(f"run={run}", *given)
         assert "\n" not in str(error.value)
     assert not Path("x").exists() and '"-m metarl.adapt"' in SCRIPT
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (None, r"import of minari .*; in your clone of metarl, pip install -e '\.\[minari\]'"),
+        (ImportError("h5py is not\ninstalled"), r"h5py is not installed; in your clone .* -e '\.\[minari\]'"),
+        (FileNotFoundError("Use download=True"), "this machine has no such dataset; minari download lab/arm-v0"),
+        (ValueError("bad id"), "bad id"),
+    ],
+)
+def test_a_dataset_that_is_not_there(
+    run: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception | None, line: str
+) -> None:
+    def load_dataset(name: str) -> object:
+        assert raised is not None and name == "lab/arm-v0"
+        raise raised
+
+    fake = SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "minari", None if raised is None else fake)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"^recording=minari:lab/arm-v0: {line}") as error:
+        adapt(f"run={run}", "recording=minari:lab/arm-v0", "out=x")
+    assert "\n" not in str(error.value)

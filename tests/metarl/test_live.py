@@ -16,7 +16,8 @@ from metarl.config.composition import compose
 from metarl.errors import ConfigError, RunWarning, ViewError
 from metarl.live.knobs import Menu, Slider, knobs
 from metarl.live.serving import check_port, view_run
-from metarl.live.session import Session
+from metarl.live.session import Played, Session
+from metarl.live.telling import describe
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,62 @@ def test_gradient_steps_and_back(agents: dict[str, Agent]) -> None:
     session.agent = replace(session.agent, adapted=first)
     session.as_trained()
     assert session.agent.adapted is None
+
+
+def test_two_policies_on_the_same_task(agents: dict[str, Agent]) -> None:
+    """They begin every episode alike, whatever they do in it, and are told of the same changes."""
+    agent = agents["cheetah_dir-maml"]
+    other = Agent(replace(agent.run), {name: 0.5 * p.detach()[None] for name, p in agent.run.policy.named_parameters()})
+    lead = Session(agent, "ood", 4, seed=3)
+    beside = Session(other, seed=3, beside=lead)
+    for scale in (1.2, 0.8):
+        assert torch.equal(lead.env.qpos, beside.env.qpos) and not lead.env.qpos.eq(0).all()
+        for session in (lead, beside):
+            session.advance()
+            session.change("mass_scale", scale)
+        assert not torch.equal(lead.env.qpos, beside.env.qpos), "both act alike"
+        assert all(torch.equal(value, beside.values[name]) for name, value in lead.values.items())
+        lead.next_episode()
+        beside.next_episode()
+    lead.new_task("train")
+    beside.present(lead.tasks)
+    assert all(torch.equal(value, beside.values[name]) for name, value in lead.values.items())
+    assert beside.agent.adapted is other.adapted
+
+
+def test_another_robot_cannot_act_beside(agents: dict[str, Agent]) -> None:
+    lead = Session(agents["cheetah_dir-maml"])
+    with pytest.raises(ViewError, match="cannot act beside .*cheetah_dir-maml: reach_search has other tasks"):
+        Session(agents["reach_search"], beside=lead)
+
+
+def test_what_it_looks_at_sums_to_one(agents: dict[str, Agent]) -> None:
+    session = Session(agents["reach_search"])
+    assert session.attention is None
+    for _ in range(3):
+        session.advance()
+    assert session.attention is not None and session.attention.shape == (3,)
+    assert session.attention.sum() == pytest.approx(1.0, abs=1e-5)
+    session.forget()
+    assert session.attention is None
+
+
+def test_a_page_tells_of_both(agents: dict[str, Agent]) -> None:
+    lead = Session(agents["cheetah_dir-maml"])
+    robots = {"A: runs/a": lead, "B: runs/b": Session(agents["cheetah_dir-maml"], beside=lead)}
+    told = (Played(2.5, True, 10, 0, 1), Played(-1.0, False, 10, 1, 1), Played(0.0, False, 3, 1, 1, failed=True))
+    lead.episodes, robots["B: runs/b"].episodes = [*told], [told[1]]
+    lines = describe(robots).splitlines()
+    assert {"**A: runs/a**  ", "**B: runs/b**  ", "on this task: 3 episodes, 0 gradient steps  "} <= set(lines)
+    assert lines[-5:] == [
+        "|-|-|-|-|-|-|",
+        "| 1 | A | 1 | 0 | 2.5 | yes |",
+        "| 1 | B | 1 | 1 | -1 | no |",
+        "| 2 | A | 1 | 1 | -1 | no |",
+        "| 3 | A | 1 | 1 | 0 | physics failed |",
+    ]
+    alone = describe({"runs/a": lead}).splitlines()
+    assert alone[-5:-3] == ["| episode | of trial | after steps | feedback | success |", "|-|-|-|-|-|"]
 
 
 def test_the_pace_is_that_of_the_robot(agents: dict[str, Agent]) -> None:

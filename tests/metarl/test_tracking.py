@@ -27,10 +27,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
                 raise OSError("the network\nis away")
             calls.append(("log", (step, scalars)))
 
-        def finish(self) -> None:
-            calls.append(("finish", None))
-
     def init(**options: Any) -> Run:
+        print("* Created new run")
         calls.append(("init", options | {"mode": os.environ["WANDB_MODE"]}))
         return Run()
 
@@ -38,6 +36,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         module = types.ModuleType(name)
         module.__spec__ = ModuleSpec(name, None, origin="fake.py")
         module.init = init  # type: ignore[attr-defined]
+        module.finish = lambda: calls.append(("finish", None))  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, module)
     for name in SILENCE:
         monkeypatch.setenv(name, "")  # so that it is put back afterwards
@@ -46,12 +45,15 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("logger", TRACKERS)
-def test_a_tracker_gets_every_row_and_nothing_is_sent(logger: str, tmp_path: Path, told: list[tuple[str, Any]]) -> None:
+def test_a_tracker_gets_every_row_and_nothing_is_sent(
+    logger: str, tmp_path: Path, told: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     with MetricsLog(tmp_path, 0, logger, {"seed": 3}) as log:
         assert told == [], "nothing begins before the first row"
         log.append({"iteration": 1, "loss": 0.5})
         log.append({"iteration": 2, "loss": 0.25})
     assert [kind for kind, _ in told] == ["init", "log", "log", "finish"]
+    assert capsys.readouterr().out == "", "the display is the training's"
     options = told[0][1]
     assert (options["project"], options["config"], options["resume"]) == ("metarl", {"seed": 3}, "allow")
     assert options["mode"] == "offline"

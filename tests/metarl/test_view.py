@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from metarl.live.session import Session
 from tests.metarl.test_live import free_port
 
 ROOT = Path(__file__).parents[2]
+RUNS = ("run=pretrained/reach_search", "beside=pretrained/reach_search")
 PATIENCE = 90_000  # ms; without a GPU a browser draws slowly
 
 pytest.importorskip("mjviser", reason="the page needs viser and mjviser: pip install -e '.[view]'")
@@ -30,12 +32,12 @@ pytest.importorskip("mjviser", reason="the page needs viser and mjviser: pip ins
 def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command as a user gives it, on a port of its own."""
     port = free_port()
-    line = [sys.executable, "-m", "metarl.view", "run=pretrained/reach_search", f"port={port}", "device=cpu"]
+    line = [sys.executable, "-m", "metarl.view", *RUNS, f"port={port}", "device=cpu"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     said = process.stdout.readline()
-    assert said.startswith(f"http://127.0.0.1:{port} shows pretrained/reach_search"), said + process.stdout.read()
+    assert said.startswith(f"http://127.0.0.1:{port} shows A: pretrained/reach_search"), said + process.stdout.read()
     yield process, f"http://127.0.0.1:{port}"
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
@@ -72,6 +74,31 @@ def test_the_server_answers_on_this_machine_alone(server: tuple[subprocess.Popen
     assert [address for address, number in listening if int(number, 16) == port] == ["0100007F"], "127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:{}", "http://127.0.0.1:{}", 101),
+        ("localhost:{}", "http://localhost:{}", 101),
+        ("127.0.0.1:{}", None, 101),  # a program
+        ("127.0.0.1:{}", "http://evil.example", 403),
+        ("127.0.0.1:{}", "http://127.0.0.1:1", 403),  # another server of this machine
+        ("127.0.0.1:{}", "null", 403),
+        ("evil.example:{}", "http://evil.example:{}", 403),  # a name that points here
+    ],
+)
+def test_pages_of_other_servers_cannot_use_it(
+    server: tuple[subprocess.Popen[str], str], host: str, origin: str | None, status: int
+) -> None:
+    """The handshake as a browser does it for a page of that origin."""
+    port = int(server[1].rpartition(":")[2])
+    lines = ["GET / HTTP/1.1", f"Host: {host.format(port)}", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
+    lines += [f"Origin: {origin.format(port)}"] if origin else []
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        assert connection.recv(100).split()[1] == str(status).encode()
+
+
 def test_what_does_not_work_is_told_and_the_session_waits() -> None:
     from viser import ViserServer
 
@@ -100,8 +127,13 @@ def test_what_does_not_work_is_told_and_the_session_waits() -> None:
 
 def test_the_page_is_used(server: tuple[subprocess.Popen[str], str], page: tuple[Any, list[str]]) -> None:
     tab, errors = page
-    until(tab, r"[1-9] episodes?, 0 gradient steps")
-    assert re.search(r"\b(yes|no)\b", text(tab)), "no success in the table"
+    until(tab, r"\bA\s.*\b(yes|no)\s+\d+\s+B\s.*\b(yes|no)\b")  # both in the table
+    assert re.search(r"[1-9] episodes?, 0 gradient steps", text(tab))
+    assert tab.locator(".uplot").count() == 1, "the chart of the episodes"
+    tab.get_by_label("attention").click()
+    tab.locator(".uplot").nth(1).wait_for()
+    tab.get_by_label("drawn", exact=True).first.click()
+    tab.get_by_role("option").last.click()
     until(tab, r"test task\b")
     box = tab.get_by_text("payload_mass (kg)").locator("xpath=ancestor::*[.//input][1]").locator("input").last
     box.fill("2.5")
