@@ -63,6 +63,30 @@ def supervised() -> list[str]:
     return [title, "", text, "", "`python -m experiments.few_shot`", ""] if text else []
 
 
+def latency() -> list[str]:
+    """How long one robot waits for an action, if that was measured: alone, or with everything else."""
+    for name in ("latency", "bench"):
+        path = RESULTS / f"{name}.json"
+        content = json.loads(path.read_bytes()) if path.exists() else {"rows": []}
+        if rows := [row for row in content["rows"] if row["group"] == "latency"]:
+            break
+    else:
+        return []
+    lines = [
+        "### From an observation to an action",
+        "",
+        f"One robot, one thread; {content['machine']['processor']}. In brackets the lowest and the highest round.",
+        "",
+        "| figure | ms | wanted | |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        judged = {True: "met", False: "missed", None: ""}[row["met"]]
+        span = f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+        lines.append(f"| {row['name']} | {span} | {row['target'] or ''} | {judged} |")
+    return [*lines, "", "`python -m experiments.bench latency`", ""]
+
+
 def shipped() -> list[str]:
     """A table of the policies that come with the package, from their own evaluation files."""
     folders = {name: path for name, path in pretrained.names().items() if name == path.name}
@@ -132,7 +156,14 @@ def write(page: Path, film: bool) -> None:
     except OSError as error:
         raise ConfigError(f"page={page}: {error.strerror}") from None
     rewritten(text, "")  # so that a mistake shows before anything is filmed
-    lines = [*pictures(film), *comparisons(RESULTS / "compare"), *beside_papers(), *supervised(), *shipped()]
+    lines = [
+        *pictures(film),
+        *comparisons(RESULTS / "compare"),
+        *beside_papers(),
+        *supervised(),
+        *latency(),
+        *shipped(),
+    ]
     atomic_write(page, rewritten(text, "\n".join(lines)).encode())
 
 

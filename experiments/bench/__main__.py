@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=others)
     parser.add_argument("--quick", action="store_true", help="few rounds and tasks, to see that everything runs")
     parser.add_argument("--dry", action="store_true", help=f"{GPU}: the same, with the CPU in the accelerator's place")
-    results = f"JSON file to write (default: bench.json or {GPU}.json in {RESULTS}; nothing with --dry)"
+    results = f"JSON file to write (default: bench.json in {RESULTS}, of one group <group>.json; nothing with --dry)"
     parser.add_argument("--out", type=Path, help=results)
     options = parser.parse_args(arguments)
     chosen = options.groups or list(GROUPS)
@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     except DeviceError as error:
         parser.error(str(error))
     described = machine()
-    out = options.out or (None if options.dry else RESULTS / f"{GPU if chosen == [GPU] else 'bench'}.json")
+    # What one group measures must not take the place of what all have.
+    out = options.out or (None if options.dry else RESULTS / f"{chosen[0] if len(chosen) == 1 else 'bench'}.json")
     if out is not None:
         write_json(out, described, {"groups": chosen, "quick": options.quick or options.dry}, rows, missing)
     print_table(described, rows, missing)

@@ -1,6 +1,7 @@
 """What is timed is the same mathematics on both sides."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,16 @@ def test_time_runs_out_and_the_rest_is_shorter() -> None:
     calls: list[str] = []
     late.faster("name", {side: lambda side=side: calls.append(side) for side in ("there", "here")})
     assert calls.count("there") == calls.count("here") == 3  # to warm up, to see how long it takes, and one that counts
+
+
+@pytest.mark.parametrize(("groups", "name"), [(["latency"], "latency.json"), (["latency", "memory"], "bench.json")])
+def test_one_group_does_not_take_the_place_of_all(
+    groups: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.bench.__main__.RESULTS", tmp_path)
+    monkeypatch.setattr("experiments.bench.__main__._measurements", lambda *_: [])
+    assert main(groups) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_without_an_accelerator_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,21 @@ def test_the_results_are_replaced_and_nothing_else(results: Path, tmp_path: Path
         assert text.count(shipped) == 1
 
 
+def test_the_latency_stands_on_the_page_if_it_was_measured(results: Path) -> None:
+    row = {"group": "latency", "name": "ONNX, median, reach", "value": 0.1, "low": 0.09, "high": 0.2}
+    other = row | {"group": "memory", "name": "peak", "target": None, "met": None}
+    content = {"machine": {"processor": "some CPU"}, "rows": [other]}
+    (results / "bench.json").write_text(json.dumps(content))
+    assert results_page.latency() == []
+    content["rows"] = [other, row | {"target": "<= 0.25", "met": True}]
+    (results / "bench.json").write_text(json.dumps(content))
+    assert "| ONNX, median, reach | 0.1 [0.09, 0.2] | <= 0.25 | met |" in results_page.latency()
+    content["rows"] = [row | {"target": "<= 0.25", "value": 0.3, "met": False}]
+    (results / "latency.json").write_text(json.dumps(content))
+    text = "\n".join(results_page.latency())
+    assert "| 0.3 [0.09, 0.2] | <= 0.25 | missed |" in text and "some CPU" in text and "peak" not in text
+
+
 def test_the_papers_and_the_few_shot_problems_stand_on_the_page_if_they_are_there(
     results: Path, tmp_path: Path
 ) -> None:
