@@ -33,7 +33,7 @@ class Played:
     success: bool  # at its end
     steps: int
     gradient_steps: int  # taken before it
-    trial: int  # which episode of its trial it was, from 1
+    trial: int  # which episode in the memory it was, from 1
     failed: bool = False  # the physics broke
 
 
@@ -104,13 +104,13 @@ class Session:
 
     @property
     def trial(self) -> tuple[int, int]:
-        """Which episode of its trial the present one is, from 1, and how many a trial has."""
+        """Which episode in its memory the present one is, from 1, and how many there were in training."""
         memory, total = self._controller.memory, self.agent.run.learner.settings.trial_episodes
         if memory is None:
             return 1, total
         if self.elapsed:
             return memory[0].episodes, total
-        return memory[0].episodes % total + 1, total
+        return memory[0].episodes + 1 if self.agent.run.policy.context == "trial" else 1, total
 
     @property
     def pace(self) -> float:

@@ -21,7 +21,7 @@ def describe(robots: Robots) -> str:
         period, (episode, trial) = session.env.control_period, session.trial
         lines += [
             f"**{name}**",
-            f"episode {episode} of {trial} in its trial, "
+            f"episode {episode} in its memory (trained with {trial}), "
             f"{session.elapsed * period:.1f} s of {session.env.horizon * period:.1f} s",
             f"feedback {session.feedback:.3g}, {'**success**' if session.success else 'no success'}",
             f"on this task: {_count(len(session.episodes), 'episode')}, "
@@ -42,7 +42,7 @@ def _table(robots: Robots) -> list[str]:
         for each, played in zip(tags, row, strict=True)
         if played is not None
     ]
-    head = ["episode", *["policy"] * several, "of trial", "after steps", "feedback", "success"]
+    head = ["episode", *["policy"] * several, "in memory", "after steps", "feedback", "success"]
     return ["", f"| {' | '.join(head)} |", f"|{'-|' * len(head)}", *rows[-SHOWN:]] if rows else []
 
 

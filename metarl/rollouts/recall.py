@@ -107,8 +107,10 @@ def look_back(
     (group,) = after
     position = int(group.memory.position) - 1
     action, felt = torch.zeros(len(observation), policy.action_size), torch.zeros(len(observation))
-    if before is not None and position > 0:  # something was remembered
-        action, felt = before[0].memory.action, torch.from_numpy(feedback)
+    if before is not None and not (first and policy.context != "trial"):  # something was remembered
+        action = before[0].memory.action
+    if position > 0:
+        felt = torch.from_numpy(feedback)
     token = policy.layout.join(torch.from_numpy(observation), action, felt, first)
     (token,) = upload([token], policy.device)
     with torch.inference_mode():

@@ -46,19 +46,17 @@ def test_it_acts_as_predict_does_over_a_trial_and_the_next(agent: Agent) -> None
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_what_it_looked_at_is_told_and_changes_nothing(agent: Agent, adapted: bool) -> None:
-    """Over a trial and the next: as the policy, fed the same tokens from the beginning, would tell it."""
+    """Over a trial, and an episode in the last one's place: as the policy, fed the same tokens, would tell it."""
     agent = moved(agent) if adapted else agent
     robot, other = agent.controller(), agent.controller()
     policy = folded(agent.run.policy, agent.adapted)
     assert robot.attention() is None
     action, feedback, state = torch.zeros(1, policy.action_size), 0.7, policy.initial_state(1)
     for t in range(3 * HORIZON):
-        position = t % (2 * HORIZON)
+        position = t if t < 2 * HORIZON else t - HORIZON
         if t % HORIZON == 0:
             robot.reset()
             other.reset()
-        if position == 0:
-            action, state = torch.zeros_like(action), policy.initial_state(1)
         seen, felt = torch.from_numpy(rows(1, t)), torch.tensor([feedback if position else 0.0])
         token = policy.layout.join(seen, action, felt, t % HORIZON == 0)
         with torch.no_grad():

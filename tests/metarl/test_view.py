@@ -147,7 +147,7 @@ def test_the_page_is_used(server: tuple[subprocess.Popen[str], str], page: tuple
     tab.get_by_label("pause").click()
     until_still(tab)
     tab.get_by_text("forget", exact=True).click()
-    until(tab, r"episode 1 of 3 in its trial, 0.0 s")
+    until(tab, r"episode 1 in its memory \(trained with 3\), 0.0 s")
     assert errors == []
 
 
