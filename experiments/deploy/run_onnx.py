@@ -29,10 +29,10 @@ class Robot:
         self.episode = 0
 
     def reset(self) -> None:
-        if self.about["context"] != "trial":
+        room = self.about["max_length"] - self.about["environment"]["horizon"]["value"]
+        if self.about["context"] != "trial" or room <= 0:
             self.forget()
         # An episode for which the memory has no room takes the last one's place.
-        room = self.about["max_length"] - self.about["environment"]["horizon"]["value"]
         self.inputs["position"] = np.minimum(self.inputs["position"], max(room, 0))
         self.episode += 1
         self.inputs["first"] = np.ones(1, np.float32)

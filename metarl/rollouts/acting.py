@@ -32,6 +32,11 @@ def blank(policy: Policy, count: int) -> Memory:
     return Memory(policy.initial_state(count), 0, torch.zeros(count, policy.action_size))
 
 
+def goes_on(policy: Policy, horizon: int) -> bool:
+    """Whether a policy remembers more than an episode of `horizon` steps."""
+    return policy.context == "trial" and policy.max_length > horizon
+
+
 def with_room(policy: Policy, memory: Memory, horizon: int) -> Memory:
     """The memory of a trial in which another episode of `horizon` steps begins.
 
@@ -144,7 +149,7 @@ class Actor:
 
         A policy that remembers one episode begins anew.
         """
-        if self.policy.context == "episode":
+        if self.policy.context in ("episode", "trial") and not goes_on(self.policy, horizon):
             return self.start(len(felt)), torch.zeros_like(felt)
         return with_room(self.policy, memory, horizon), felt
 

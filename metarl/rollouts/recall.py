@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from agents.policy import Policy
 from metarl.errors import MetaRLError
-from metarl.rollouts.acting import ActingStep, Choose, Memory, blank, with_room
+from metarl.rollouts.acting import ActingStep, Choose, Memory, blank, goes_on, with_room
 from metarl.rollouts.transfer import upload
 
 
@@ -133,7 +133,7 @@ def _parts(group: Group, begins: np.ndarray) -> Iterator[tuple[bool, Group]]:
 
 def _begun(policy: Policy, group: Group, horizon: int) -> Group:
     """A group at the beginning of an episode: its trial goes on, or nothing is remembered."""
-    if policy.context == "trial" and group.episodes:
+    if goes_on(policy, horizon) and group.episodes:
         memory = with_room(policy, group.memory, horizon)
         return _own(group._replace(memory=memory))._replace(episodes=group.episodes + 1)
     return group_of(group.rows, blank(policy, len(group.rows)), 1)
