@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -49,6 +50,29 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
+class Moments(NamedTuple):
+    """What is known of n values (n, ...)."""
+
+    count: int  # n
+    mean: Tensor  # (...)
+    variance: Tensor  # (...), of the values themselves: a sum divided by n
+
+
+Pool = Callable[[Moments], Moments]  # moments of some values to those of all that belong together
+
+
+def moments(values: Tensor) -> Moments:
+    """Moments of values (n, ...); n may be 0."""
+    if len(values) == 0:
+        return Moments(0, values.new_zeros(values.shape[1:]), values.new_zeros(values.shape[1:]))
+    return Moments(len(values), values.mean(0), values.var(0, unbiased=False))
+
+
+def these_alone(found: Moments) -> Moments:
+    """There are no other values."""
+    return found
+
+
 class Normaliser(nn.Module):
     """Scales tokens (..., F) by the running mean and variance of their observations, feedback and tasks.
 
@@ -70,19 +94,21 @@ class Normaliser(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, tokens: Tensor) -> bool:
+    def update(self, tokens: Tensor, pool: Pool = these_alone) -> bool:
         """Merge in the statistics of tokens (n, F); n may be 0.
 
         A number that is not finite, or whose square is not, would spoil them for good: then they stay as they were, and
         this returns False.
+
+        Args:
+            pool: adds what others have seen at the same time.
         """
-        if len(tokens) == 0:
-            return True
         wide = widest(tokens.device)
-        batch = tokens.to(wide)
-        count, variance = batch.shape[0], batch.var(0, unbiased=False)
-        old, total = self.count.to(wide), self.count.to(wide) + batch.shape[0]
-        shift = batch.mean(0) - self.mean.to(wide)
+        count, mean, variance = pool(moments(tokens.to(wide)))
+        if count == 0:
+            return True
+        old, total = self.count.to(wide), self.count.to(wide) + count
+        shift = mean - self.mean.to(wide)
         merged = (self.variance.to(wide) * old + variance * count + shift.square() * old * count / total) / total
         if not torch.isfinite(shift.sum() + merged.to(self.variance.dtype).sum()):
             return False
@@ -120,18 +146,22 @@ class Critic(nn.Module):
         return self.layers(features)[..., 0] * self.deviation + self.mean
 
     @torch.no_grad()
-    def rescale(self, targets: Tensor) -> None:
+    def rescale(self, targets: Tensor, pool: Pool = these_alone) -> None:
         """Move the units towards those of targets (n,); n may be 0.
 
         New targets weigh as much as `memory`, and more in the first calls. Targets that are not finite, or have squares
         that are not, change nothing.
+
+        Args:
+            pool: as for `Normaliser.update`.
         """
-        if len(targets) == 0:
+        found = pool(moments(targets))
+        if found.count == 0:
             return
         count = self.count + 1
         rate = torch.clamp(1 / count, min=self.memory)
-        shift = targets.mean() - self.mean
-        variance = (1 - rate) * (self.deviation.square() + rate * shift.square()) + rate * targets.var(unbiased=False)
+        shift = found.mean - self.mean
+        variance = (1 - rate) * (self.deviation.square() + rate * shift.square()) + rate * found.variance
         mean, deviation = self.mean + rate * shift, variance.sqrt().clamp(min=1e-4)
         if not torch.isfinite(mean + deviation):
             return

@@ -44,6 +44,10 @@ class TrainingError(MetaRLError):
     """Training makes no progress, for example because its gradients are not finite."""
 
 
+class ProcessLostError(MetaRLError):
+    """Another process that trains the same policy has ended."""
+
+
 class NotFiniteError(MetaRLError):
     """A value that everything else depends on is infinite or not a number; the message names it and its task."""
 

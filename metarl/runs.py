@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from metarl.assembly.opened import Run, open_run
 from metarl.assembly.trust import check_factory, checked_settings, modules, words
 from metarl.config.memory import check_training
 from metarl.config.settings import EvaluateSettings, ReproduceSettings, ResumeSettings, TrainSettings
+from metarl.distributed import joined
 from metarl.errors import (
     CheckpointError,
     ConfigError,
@@ -45,20 +47,26 @@ SKIPPED_LIMIT = 0.5
 def train(settings: TrainSettings | ResumeSettings) -> Path:
     """Meta-train, or continue a run, evaluate on held-out tasks, and return the run folder.
 
+    Of several processes that PyTorch's launcher started, the first one writes, prints and evaluates.
+
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
         TrainingError: if most updates had to be skipped; names what was not finite and the dump that reproduces it. If
             all episodes failed; names the first.
         ConfigError: if it cannot fit into the memory of the machine or of its GPU.
+        ProcessLostError: if another process that trains the same policy has ended.
         DeviceError: if the device is not there, or its memory is used up.
     """
-    console = Console(highlight=False, soft_wrap=True)
     if isinstance(settings, TrainSettings):
         check_training(settings, gpu_memory(resolve_device(settings.device)))
-    with start(settings, console) as session:
-        _announce(session, console)
-        _iterate(session, console)
-        _finish(session, console)
+    with ExitStack() as held:
+        with joined() as ranks:
+            console = Console(highlight=False, soft_wrap=True, quiet=not ranks.first)
+            session = held.enter_context(start(settings, console, ranks))
+            _announce(session, console)
+            _iterate(session, console)
+        if ranks.first:
+            _finish(session, console)
     return session.folder.path
 
 
@@ -93,16 +101,17 @@ def _iterate(session: Session, console: Console) -> None:
             phase, _ = trainer.phase()
             row = trainer.iterate()
             session.best.add(row)
-            spent = session.seconds = time.monotonic() - started
+            spent, signal = trainer.ranks.most(time.monotonic() - started, stop.signal or 0)
+            session.seconds = spent
             speed = (trainer.env_steps - steps_before) / (time.monotonic() - beginning)
             metrics.append(row | {"seconds": spent, "steps_per_second": speed})
             used = budget.fraction(trainer.iteration, trainer.env_steps, spent)
             progress.show(phase.settings.name, row, used, spent, speed)
-            if stop.signal is not None or used >= 1.0 or trainer.iteration % settings.checkpoint.every == 0:
+            if signal or used >= 1.0 or trainer.iteration % settings.checkpoint.every == 0:
                 session.save(spent)
-            if stop.signal is not None:
+            if signal:
                 command = f"python -m metarl.train resume={path}{words(settings)}"
-                raise Interrupted(f"stopped; continue with: {command}", stop.signal)
+                raise Interrupted(f"stopped; continue with: {command}", int(signal))
             for kind, trouble in ((re.split(" in | of ", text)[0], text) for text in trainer.troubles):
                 if kind not in told:  # a thousand simulations can fail in the same way
                     console.print(f"warning: iteration {trainer.iteration}: {trouble}", markup=False)

@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -208,7 +209,7 @@ class GymnasiumTasks(Environment):
         if self.tasks is None:
             raise TaskError(f"{self.name}: call set_tasks before reset")
         chosen = torch.ones(self.num_simulations, dtype=torch.bool) if mask is None else mask
-        seeds = torch.randint(2**31 - 1, (self.num_simulations,), generator=self.generator).tolist()
+        seeds = self.drawn(partial(torch.randint, 2**31 - 1), self.num_simulations).tolist()
         observation, _ = self.vector.reset(seed=seeds, options={"reset_mask": chosen.numpy().copy()})
         self.elapsed[chosen] = 0
         rows = _rows(observation)

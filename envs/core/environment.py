@@ -43,6 +43,13 @@ class Step(NamedTuple):
     feedback: Tensor  # (N,) float32: what the robot senses of how it is doing; a policy is fed nothing else of it
 
 
+class Part(NamedTuple):
+    """Which simulations of a larger whole an environment has: several processes may have a part of it each."""
+
+    first: int  # the number of those before them
+    whole: int
+
+
 Drawer = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
@@ -66,6 +73,7 @@ class Environment(ABC):
         if num_simulations < 1:
             raise TaskError(f"num_simulations must be at least 1, got {num_simulations}")
         self.num_simulations = num_simulations
+        self.part = Part(0, num_simulations)
         self.distribution = distribution
         self.generator = torch.Generator().manual_seed(seed)
         self.tasks: Tasks | None = None
@@ -129,7 +137,8 @@ class Environment(ABC):
         if self.tasks is None:
             return "no task"
         index = simulation // (self.num_simulations // len(self.tasks))
-        return f"task {index} {self.tasks.describe(index)}"
+        before = self.part.first // (self.num_simulations // len(self.tasks))
+        return f"task {before + index} {self.tasks.describe(index)}"
 
     @abstractmethod
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
@@ -139,9 +148,25 @@ class Environment(ABC):
     def drawer(self, simulation: int, width: int, height: int) -> Drawer:
         """A function from render states of this simulation to pictures (height, width, 3) uint8."""
 
-    def noise(self, *size: int) -> Tensor:
-        """Standard normal numbers from the environment's own generator."""
-        return torch.randn(*size, generator=self.generator)
+    def noise(self, *size: int, dim: int = 0) -> Tensor:
+        """Standard normal numbers from the environment's own generator; `dim` counts the simulations."""
+        return self.drawn(torch.randn, *size, dim=dim)
+
+    def uniform(self, *size: int, dim: int = 0) -> Tensor:
+        """The same, uniform in [0, 1)."""
+        return self.drawn(torch.rand, *size, dim=dim)
+
+    def drawn(self, draw: Callable[..., Tensor], *size: int, dim: int = 0) -> Tensor:
+        """Random numbers `draw(size, generator=...)` from the environment's own generator.
+
+        Where the environment is a part of a whole, they are drawn for the whole, so that each simulation has the same
+        numbers however the whole is divided.
+        """
+        if size[dim] != self.num_simulations:  # not a number for each of them
+            return draw(size, generator=self.generator)
+        whole = list(size)
+        whole[dim] = self.part.whole
+        return draw(whole, generator=self.generator).narrow(dim, self.part.first, size[dim])
 
 
 class MujocoEnvironment(Environment):

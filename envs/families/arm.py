@@ -105,7 +105,7 @@ class ArmEnvironment(MujocoFamily):
     def draw_pose(self, low: tuple[float, float], high: tuple[float, float]) -> tuple[Tensor, Tensor]:
         """A position (N, 2) in m between two corners, and a yaw (N,) within 45 degrees in rad, both uniform."""
         corner, opposite = torch.tensor(low), torch.tensor(high)
-        unit = torch.rand(self.num_simulations, 3, generator=self.generator)
+        unit = self.uniform(self.num_simulations, 3)
         return corner + (opposite - corner) * unit[:, :2], torch.pi / 2 * (unit[:, 2] - 0.5)
 
     def start_state(self, position: Tensor, yaw: Tensor, arm_spread: float) -> dict[str, Tensor]:

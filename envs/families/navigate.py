@@ -139,7 +139,7 @@ class Navigate(MujocoFamily):
 
     def initial_state(self) -> dict[str, Tensor]:
         qpos = self.repeated("qpos0")
-        y, heading = self.noise(2, self.num_simulations).clamp(-2.0, 2.0).double().unbind()
+        y, heading = self.noise(2, self.num_simulations, dim=1).clamp(-2.0, 2.0).double().unbind()
         qpos[:, 0], qpos[:, 1] = START_X, 0.15 * y
         qpos[:, 3], qpos[:, 6] = (0.125 * heading).cos(), (0.125 * heading).sin()
         return {"qpos": qpos, "mocap_pos": torch.nn.functional.pad(self.goal, (0, 1))[:, None].double()}

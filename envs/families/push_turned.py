@@ -105,7 +105,7 @@ class PushTurned(Push):
 
     def next_goal(self) -> Tensor:
         low, high = torch.tensor(GOAL_LOW), torch.tensor(GOAL_HIGH)
-        return low + (high - low) * torch.rand(self.num_simulations, 2, generator=self.generator)
+        return low + (high - low) * self.uniform(self.num_simulations, 2)
 
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)

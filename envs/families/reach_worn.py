@@ -99,7 +99,7 @@ class ReachWorn(Reach):
 
     def initial_state(self) -> dict[str, Tensor]:
         low, high = torch.tensor(GOAL_LOW), torch.tensor(GOAL_HIGH)
-        goal = low + (high - low) * torch.rand(self.num_simulations, 3, generator=self.generator)
+        goal = low + (high - low) * self.uniform(self.num_simulations, 3)
         return super().initial_state() | {"mocap_pos": goal[:, None].double()}
 
     def on_reset(self, mask: Tensor) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from agents.policy import widest
+
+Total = Callable[[Tensor], Tensor]  # a sum over some tasks to that over all that belong together
 
 
 def discounted_returns(reward: Tensor, valid: Tensor, discount: float) -> Tensor:
@@ -71,14 +75,23 @@ def episode_baseline_advantage(reward: Tensor, valid: Tensor, discount: float) -
     return (returns - mean) * valid if reward.shape[1] > 1 else returns * valid
 
 
-def normalise(advantage: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Advantages with mean 0 and standard deviation 1 over the valid steps of `dims`, and 0 elsewhere."""
-    count = valid.sum(dims, keepdim=True).clamp(min=1.0)
-    moved = centred(advantage, valid, dims)
-    return moved / (moved.square().sum(dims, keepdim=True) / count).sqrt().clamp(min=1e-6)
+def these_alone(total: Tensor) -> Tensor:
+    """There are no other tasks."""
+    return total
 
 
-def centred(advantage: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Advantages with mean 0 over the valid steps of `dims`, and 0 elsewhere."""
-    mean = (advantage * valid).sum(dims, keepdim=True) / valid.sum(dims, keepdim=True).clamp(min=1.0)
-    return (advantage - mean) * valid
+def normalise(advantage: Tensor, valid: Tensor, dims: tuple[int, ...], total: Total = these_alone) -> Tensor:
+    """Advantages with mean 0 and standard deviation 1 over the valid steps of `dims`, and 0 elsewhere.
+
+    Args:
+        total: where `dims` has the tasks, adds the sums over those that are elsewhere.
+    """
+    count = total(valid.sum(dims, keepdim=True)).clamp(min=1.0)
+    moved = centred(advantage, valid, dims, total)
+    return moved / (total(moved.square().sum(dims, keepdim=True)) / count).sqrt().clamp(min=1e-6)
+
+
+def centred(advantage: Tensor, valid: Tensor, dims: tuple[int, ...], total: Total = these_alone) -> Tensor:
+    """Advantages with mean 0 over the valid steps of `dims`, and 0 elsewhere; `total` as for `normalise`."""
+    count = total(valid.sum(dims, keepdim=True)).clamp(min=1.0)
+    return (advantage - total((advantage * valid).sum(dims, keepdim=True)) / count) * valid

@@ -18,6 +18,18 @@ from metarl.rollouts.episodes import Batch
 from metarl.rollouts.folded import twin
 from metarl.rollouts.transfer import on_cpu, upload
 
+Weigh = Callable[[Batch], Tensor]
+
+
+def steps_of(batch: Batch) -> Tensor:
+    """The valid steps of a batch: what losses are means over."""
+    return batch.valid.sum()
+
+
+def tasks_of(batch: Batch) -> Tensor:
+    """The tasks of a batch (M, ...)."""
+    return batch.valid.new_tensor(len(batch.valid))
+
 
 class OuterGradient(NamedTuple):
     """A mean loss and its gradient."""
@@ -35,6 +47,8 @@ class GradientLearner(Learner):
 
     A subclass passes the function that computes this gradient to `descend`, and returns the metrics it gets.
     """
+
+    shares_tasks = True
 
     def __init__(self, policy: Policy, settings: AlgorithmSettings, generator: torch.Generator) -> None:
         super().__init__(policy, settings, generator)
@@ -66,10 +80,14 @@ class GradientLearner(Learner):
         return [self, *others]
 
     def minibatches(self, size: int) -> Iterator[Tensor]:
-        """Numbers below `size` for every minibatch of every epoch."""
-        orders = [torch.randperm(size, generator=self.generator) for _ in range(self.settings.outer.n_epochs)]
-        for order in upload(orders, self.device):
-            yield from order.tensor_split(min(self.settings.outer.minibatches, size))
+        """Numbers below `size` for every minibatch of every epoch: those of its entries that this process has.
+
+        The minibatches are drawn from the entries of all processes, of which `size` are here.
+        """
+        before, whole = self.ranks.place(size)
+        orders = [torch.randperm(whole, generator=self.generator) for _ in range(self.settings.outer.n_epochs)]
+        drawn = [part for order in orders for part in order.tensor_split(min(self.settings.outer.minibatches, whole))]
+        yield from upload([part[(part >= before) & (part < before + size)] - before for part in drawn], self.device)
 
     def apply(self, gradient: Parameters, rate_gradient: Parameters) -> Tensor:
         """Clip the gradient of the parameters in place and step the optimiser.
@@ -90,9 +108,16 @@ class GradientLearner(Learner):
         return finite
 
     def descend(
-        self, rounds: Sequence[Batch], gradient: Callable[[Sequence[Batch]], OuterGradient]
+        self,
+        rounds: Sequence[Batch],
+        gradient: Callable[[Sequence[Batch]], OuterGradient],
+        weigh: Weigh = steps_of,
     ) -> dict[str, float]:
         """Step on the `gradient` of every minibatch of the rounds, drawn along their leading dimension.
+
+        Args:
+            weigh: what the gradient of a part of a minibatch counts in the mean over its parts in several processes;
+                of the part in the first round.
 
         Returns:
             Metrics: the mean loss, and the numbers of updates and of those that were skipped.
@@ -100,7 +125,10 @@ class GradientLearner(Learner):
         losses: list[Tensor] = []
         moved: list[Tensor] = []
         for index in self.minibatches(len(rounds[0].tokens)):
-            parameters, rate_parameters, loss = gradient([batch.select(index) for batch in rounds])
+            # A process that has no part of it computes a gradient that counts nothing: it would wait anyway.
+            part = [batch.select(index if len(index) else slice(0, 1)) for batch in rounds]
+            weight = weigh(part[0]) * bool(len(index))
+            parameters, rate_parameters, loss = self.ranks.mean(gradient(part), weight)
             moved.append(self.apply(parameters, rate_parameters))
             losses.append(loss)
         # All at once: reading a number waits for an accelerator.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -19,9 +20,11 @@ from metarl.algorithms.advantages import (
     generalised_advantage,
     linear_baseline,
     normalise,
+    these_alone,
 )
 from metarl.algorithms.objectives import ppo, surrogate
 from metarl.config.settings import AlgorithmSettings
+from metarl.distributed import ALONE, Ranks
 from metarl.rollouts.episodes import Batch, Episodes
 
 
@@ -35,6 +38,9 @@ class Learner(ABC):
         Settings: what `algo.` on the command line may set.
         rounds: rollouts in a meta-iteration; between them every task takes an inner step on the last one.
         attention: how attention over whole sequences is computed in training, see `agents.attention`.
+        shares_tasks: whether `update` takes one process' tasks alone, and makes one step of those of all (see `ranks`).
+            Otherwise every process is given all of them, and computes the same.
+        ranks: the processes that train together; in a plain run, this one.
         parameters: of the policy, by name.
         rate_parameters: what the inner rate of each adapting parameter is made of, see `rates_of`.
     """
@@ -42,7 +48,9 @@ class Learner(ABC):
     Settings: ClassVar[type[AlgorithmSettings]] = AlgorithmSettings
     rounds: int = 1
     attention = "math"
+    shares_tasks: ClassVar[bool] = False
     critic_adapts: ClassVar[bool] = False  # whether inner steps move the critic too
+    ranks: Ranks = ALONE
 
     def __init__(self, policy: Policy, settings: AlgorithmSettings, generator: torch.Generator) -> None:
         self.policy = policy
@@ -59,6 +67,15 @@ class Learner(ABC):
             Metrics, with the numbers of `updates` and, among these, of `skipped_updates`: those that were not finite
             and moved nothing.
         """
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For an update on the data of all processes."""
+        ranks, self.ranks = self.ranks, ALONE
+        try:
+            yield
+        finally:
+            self.ranks = ranks
 
     def initial_rate_parameters(self) -> Parameters:
         """The rate parameters to begin with: for each parameter that adapts a scalar, or one of its own shape."""
@@ -85,13 +102,13 @@ class Learner(ABC):
             observation = self.policy.layout.observation(episodes.tokens)
             value = linear_baseline(observation, discounted_returns(episodes.reward, valid, gamma), valid)
         advantage = generalised_advantage(episodes.reward, value, valid, gamma, settings.gae_lambda)
-        dims = (1, 2) if episodes.tokens.shape[1] > 1 else (0, 1, 2)
-        normalised, target = normalise(advantage, valid, dims), advantage + value
-        inner = normalised if alike else centred(advantage, valid, dims) / self.policy.critic.deviation
+        over = ((1, 2), these_alone) if episodes.tokens.shape[1] > 1 else ((0, 1, 2), self.ranks.total)
+        normalised, target = normalise(advantage, valid, *over), advantage + value
+        inner = normalised if alike else centred(advantage, valid, *over) / self.policy.critic.deviation
         # A robot that adapts has neither the reward nor the task that a critic was told: feedback is all.
         if not episodes.fed_the_reward or self.policy.layout.privileged_size:
             felt = episode_baseline_advantage(episodes.feedback, valid, gamma)
-            inner = (normalise if alike else centred)(felt, valid, dims)
+            inner = (normalise if alike else centred)(felt, valid, *over)
             target = value if self.critic_adapts else target
         batch = Batch(episodes.tokens, episodes.actions, episodes.log_probability, normalised, target, valid, inner)
         return batch.valid_first() if episodes.trial_episodes > 1 else batch

@@ -17,7 +17,7 @@ from torch.func import grad_and_value, vmap
 
 from agents.policy import Policy
 from metarl.algorithms.adaptation import InnerStep, Loss, Parameters, Rates, adapt, inner_step
-from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient
+from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient, tasks_of
 from metarl.algorithms.threads import run_all
 from metarl.config.settings import MAMLSettings
 from metarl.rollouts.episodes import Batch
@@ -191,6 +191,6 @@ class MAML(GradientLearner):
         return self.settings.inner.chunk or (cached if on_cpu(self.device) else share)
 
     def update(self, rounds: Sequence[Batch]) -> dict[str, float]:
-        metrics = self.descend(rounds, partial(self.meta_gradient, learners=self.twins()))
+        metrics = self.descend(rounds, partial(self.meta_gradient, learners=self.twins()), weigh=tasks_of)
         rate = float(torch.stack([value.mean() for value in self.rates().values()]).mean())
         return metrics | {"inner_rate": rate, "std": self.action_std()}

@@ -58,7 +58,7 @@ def search_update(learner: Learner, start: Mapping[str, Tensor], rounds: Sequenc
 
     Args:
         start: a `snapshot` of the learner before the update.
-        rounds: the data of the update (M, E, T, ...).
+        rounds: the data of the update (M, E, T, ...), of all processes.
     """
     after = snapshot(learner)
     try:
@@ -125,7 +125,8 @@ def _update_with(learner: Learner, rounds: Sequence[Batch], **methods: Callable[
     """Update with some of the learner's methods replaced; the step at which one of them stopped it."""
     vars(learner).update(methods)
     try:
-        learner.update(rounds)
+        with learner.alone():
+            learner.update(rounds)
     except _Stop as stop:
         return stop.step
     finally:

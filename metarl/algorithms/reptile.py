@@ -31,6 +31,7 @@ class Reptile(Learner):
     """
 
     Settings = ReptileSettings
+    shares_tasks = True
     critic_adapts = True
 
     def __init__(self, policy: Policy, settings: ReptileSettings, generator: torch.Generator) -> None:
@@ -66,6 +67,7 @@ class Reptile(Learner):
         assert adapted is not None
         start = {name: self.parameters[name].detach() for name in adapted}
         moved = interpolate(start, adapted, self.settings.outer.meta_step_size)
+        moved = self.ranks.mean(moved, len(rounds[0].tokens))  # it is linear in the adapted parameters
         squares = torch.stack([(moved[name] - start[name]).square().sum() for name in moved])
         skipped = not self.apply(moved)
         return {

@@ -10,6 +10,7 @@ import torch
 
 from metarl.config.settings import DEVICES
 from metarl.errors import CheckpointError, ConfigError, DeviceError
+from metarl.launched import local_rank, local_world_size
 
 FAULTS = (torch.OutOfMemoryError, torch.AcceleratorError)  # RuntimeErrors that say nothing about what was computed
 CPU = torch.device("cpu")
@@ -23,24 +24,32 @@ def resolve_device(name: str) -> torch.device:
     """The device that a setting names, in the words of torch; `auto` is the CPU unless an accelerator is known to be
     faster.
 
+    Of several processes on a machine each takes an accelerator of its own, unless the name has a number.
+
     Raises:
         ConfigError: if it names none.
         DeviceError: if the machine does not have it.
     """
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
-        return found if found is not None and device_name(found) in FASTER else CPU
+        return _own(found) if found is not None and device_name(found) in FASTER else CPU
     kind, colon, index = name.partition(":")
     module = _module(kind)
     if module is None or (colon and (kind == CPU.type or not index.isdecimal())):
         raise ConfigError(f"device={name}: must be {DEVICES}")
     if kind == CPU.type:
         return CPU
+    wanted = torch.device(name) if colon else _own(torch.device(kind))
     found = module.device_count() if module.is_available() else 0
-    if found <= int(index or 0):
+    if found <= (wanted.index or 0):
         there = f"of {kind} there are {found}, counted from 0" if found else f"there is no {kind} here"
-        raise DeviceError(f"device={name}: {there}; choose device=cpu or device=auto")
-    return torch.device(name)
+        raise DeviceError(f"device={wanted}: {there}; choose device=cpu or device=auto")
+    return wanted
+
+
+def _own(device: torch.device) -> torch.device:
+    """The accelerator of this process, if there are several of each."""
+    return torch.device(device.type, local_rank()) if local_world_size() > 1 else device
 
 
 def _module(kind: str) -> Any:

@@ -8,6 +8,7 @@ import os
 from agents.settings import PolicySettings
 from metarl.config.settings import TrainSettings
 from metarl.errors import ConfigError
+from metarl.launched import world_size
 
 FLOAT = 4  # bytes
 COPIES = 4  # of every parameter in training: value, gradient, and two of the optimiser's
@@ -16,7 +17,7 @@ SCALARS = 8  # floats per control step: an observation, an action, a reward, ...
 
 
 def check_training(settings: TrainSettings, gpu: int | None = None) -> None:
-    """Refuse settings for training whose tensors cannot fit into the memory.
+    """Refuse settings for training whose tensors cannot fit into the memory: those of one process.
 
     Args:
         gpu: bytes of the memory of the GPU that holds the policy and what it sees; None: this machine's holds them.
@@ -27,7 +28,8 @@ def check_training(settings: TrainSettings, gpu: int | None = None) -> None:
     algo, agent, env, evaluate = settings.algo, settings.agent, settings.env, settings.evaluate
     phases = [phase.settings for phase in settings.phases()]
     measured = evaluate.tasks * evaluate.episodes_per_step
-    simulations = max(measured, *(phase.tasks * phase.episodes for phase in phases))
+    # Of several processes one has at least its share of the tasks.
+    simulations = max(measured, *(math.ceil(phase.tasks / world_size()) * phase.episodes for phase in phases))
     length = algo.longest_trial() * (env.horizon or 1)
     told = {"env.horizon": env.horizon, "algo.tasks": algo.tasks, "algo.episodes": algo.episodes}
     told |= {"evaluate.tasks": evaluate.tasks, "evaluate.episodes_per_step": evaluate.episodes_per_step}

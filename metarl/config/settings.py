@@ -33,7 +33,7 @@ SPLIT = "a fixed list of tasks: test, ood and validation (to choose by) hold out
 SEED = "of everything that is drawn"
 DEVICES = "auto, cpu or an accelerator that torch has, such as cuda, cuda:1, mps or xpu"
 DEVICE = f"{DEVICES}; of policy and gradients, the physics runs on the CPU"
-THREADS = "of the physics; 0: all cores"
+THREADS = "of the physics, in each process; 0: all cores"
 TRUST = "modules outside of metarl that a run may name, such as trust=my_robots: their code will run"
 
 Listed = Annotated[int, Field(ge=1, le=LISTED), WHOLE]

@@ -110,7 +110,7 @@ def collect(
         env: with its tasks set; its N simulations give E = N / M sequences per task.
         policy: on any device; the physics stays on the CPU.
         adapted: parameters with a leading M, for those that differ between tasks.
-        generator: of the action noise (CPU).
+        generator: of the action noise (CPU), which is drawn for all simulations that the environment is a part of.
         trial_episodes: episodes that share one context; the first flag marks where each begins.
         deterministic: act by the mean.
         listener: see `play`.
@@ -124,10 +124,11 @@ def collect(
     if env.tasks is None:
         raise TaskError(f"{env.name}: set tasks before collecting episodes")
     actor = Actor(policy, adapted, len(env.tasks))
-    shape = (trial_episodes * env.horizon, env.num_simulations, env.action_size)
+    shape = (trial_episodes * env.horizon, env.part.whole, env.action_size)
     choose: Choose = attrgetter("mean")
     if not deterministic:
-        choose = sample_with(*upload([torch.randn(shape, generator=generator)], policy.device))
+        noise = torch.randn(shape, generator=generator).narrow(1, env.part.first, env.num_simulations)
+        choose = sample_with(*upload([noise], policy.device))
     transitions: list[Transition] = []
     failure: str | None = None
     for t, transition in enumerate(play(env, actor, choose, trial_episodes, listener)):

@@ -1,4 +1,7 @@
-"""How training begins: a fresh run, or one that is continued; with the lock that makes it the only writer."""
+"""How training begins: a fresh run, or one that is continued; with the lock that makes it the only writer.
+
+Of several processes the first one does all of this, and the others are told: they need not see its disk.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from metarl.algorithms.threads import cores
 from metarl.assembly.device import resolve_device
-from metarl.assembly.trust import check_factory, remember, stored_settings
+from metarl.assembly.trust import check_factory, checked_settings, remember, stored_settings
 from metarl.config.settings import Budget, InnerLoop, ResumeSettings, TrainSettings
-from metarl.errors import CheckpointError, RunFolderError, RunWarning
+from metarl.distributed import ALONE, Ranks
+from metarl.errors import CheckpointError, ConfigError, RunFolderError, RunWarning
 from metarl.run_folder import ADAPTED, SLIM, RunFolder, versions
+from metarl.run_folder.elsewhere import Elsewhere
 from metarl.run_folder.pretrained import is_shipped, locate
 from metarl.training.best import Best
 from metarl.training.trainer import Trainer
@@ -46,26 +52,47 @@ class Session:
 
 
 @contextmanager
-def start(settings: TrainSettings | ResumeSettings, console: Console) -> Iterator[Session]:
+def start(settings: TrainSettings | ResumeSettings, console: Console, ranks: Ranks = ALONE) -> Iterator[Session]:
     """A fresh run with its first checkpoint; or the run that is to be resumed, where it stopped.
 
     Raises:
         RunFolderError, CheckpointError: if there is no usable folder, or another process writes it.
-        ConfigError, EnvsError, AgentsError: for settings that nothing can be built from; then no folder is made.
+        ConfigError, EnvsError, AgentsError: for settings that nothing can be built from; then no folder is made. The
+            first as well if the processes were started with different settings.
     """
-    begun = _resumed(settings, console) if isinstance(settings, ResumeSettings) else _fresh(settings, console)
-    with begun as session:
+    if not ranks.first:
+        yield _told(settings, ranks)
+        return
+    begin = _resumed if isinstance(settings, ResumeSettings) else _fresh
+    with begin(settings, console, ranks) as session:
+        told = (session.settings.plain(), str(session.folder.path), session.trainer.state(), session.seconds)
+        ranks.from_first((settings.plain(), *told))
         yield session
 
 
+def _told(asked: TrainSettings | ResumeSettings, ranks: Ranks) -> Session:
+    """The session of a process that is not the first one."""
+    theirs, plain, path, state, seconds = ranks.from_first(((), {}, "", ({}, {}), 0.0))
+    if theirs != asked.plain():
+        raise ConfigError(f"process {ranks.rank} was started with other settings than the first one: give all the same")
+    if isinstance(asked, TrainSettings):
+        remember(asked)
+    settings = checked_settings(plain, Path(path), asked.trust)
+    torch.set_num_threads(settings.torch_threads)
+    check_factory(settings.env.entry or settings.env.name)
+    trainer = Trainer(settings, resolve_device(settings.device), ranks)
+    trainer.load(*state)
+    return Session(Elsewhere(path), settings, trainer, Best(), seconds)
+
+
 @contextmanager
-def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
+def _fresh(settings: TrainSettings, console: Console, ranks: Ranks) -> Iterator[Session]:
     torch.set_num_threads(settings.torch_threads)
     device = resolve_device(settings.device)
     remember(settings)
     check_factory(settings.env.entry or settings.env.name)
     settings = settings.model_copy(update={"algo": settings.algo.with_workers(cores())})
-    trainer = Trainer(settings, device)
+    trainer = Trainer(settings, device, ranks)
     settings = from_another_run(trainer, settings)
     # Check now that the evaluation's tasks exist: hours later it would be too late to say so.
     trainer.distribution.published(settings.evaluate.split, settings.evaluate.tasks)
@@ -77,7 +104,8 @@ def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
             folder.restart()
             folder.write_config(settings.plain())
             session.save(0.0)  # a run that is stopped at any moment after this goes on where it was
-            console.print(f"run folder {folder.path}, device {device}")
+            shared = f", shared by {ranks.size} processes" if ranks.size > 1 else ""
+            console.print(f"run folder {folder.path}, device {device}{shared}")
             yield session
         except Exception:
             if not trainer.iteration:  # the same command must work once its fault is mended
@@ -86,7 +114,7 @@ def _fresh(settings: TrainSettings, console: Console) -> Iterator[Session]:
 
 
 @contextmanager
-def _resumed(asked: ResumeSettings, console: Console) -> Iterator[Session]:
+def _resumed(asked: ResumeSettings, console: Console, ranks: Ranks) -> Iterator[Session]:
     folder = RunFolder.open(locate(asked.resume), begun=False)
     if is_shipped(folder.path):
         raise _no_more(asked.resume)
@@ -98,7 +126,7 @@ def _resumed(asked: ResumeSettings, console: Console) -> Iterator[Session]:
         torch.set_num_threads(stored.torch_threads)
         check_factory(stored.env.entry or stored.env.name)
         device = resolve_device(settings.device)
-        session = Session(folder, settings, Trainer(stored, device), Best(), 0.0)
+        session = Session(folder, settings, Trainer(stored, device, ranks), Best(), 0.0)
         if folder.unbegun():
             session.save(0.0)
         else:

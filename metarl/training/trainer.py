@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,18 @@ import torch
 from torch import Tensor
 
 from agents.policy import Policy
-from envs.core.environment import Environment
+from envs.core.environment import Environment, Part
+from envs.core.tasks import Tasks
 from metarl.algorithms.adaptation import part
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.nan_search import search_data, search_update, snapshot
 from metarl.algorithms.rounds import inner_loop
+from metarl.algorithms.threads import cores
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy, stream_seed
 from metarl.assembly.device import fitting
-from metarl.config.settings import Phase, TrainSettings
-from metarl.errors import TrainingError
+from metarl.config.settings import AlgorithmSettings, Phase, TrainSettings
+from metarl.distributed import ALONE, Ranks
+from metarl.errors import ConfigError, TrainingError
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
 from metarl.training.failure import Failure
@@ -37,30 +41,57 @@ def curriculum_share(iteration: int, length: int) -> float:
     return min(1.0, FIRST_SHARE + (1.0 - FIRST_SHARE) * iteration / length) if length else 1.0
 
 
+def shares(phases: Sequence[AlgorithmSettings], ranks: Ranks) -> dict[int, range]:
+    """The simulations of this process among all: by how many these are, for each such number that a phase has.
+
+    Whole tasks of every phase go to one process.
+
+    Raises:
+        ConfigError: if a process would have none.
+    """
+    grains: dict[int, int] = {}
+    for phase in phases:
+        size = phase.tasks * phase.episodes
+        grains[size] = math.lcm(grains.get(size, 1), phase.episodes)
+    for size, grain in grains.items():
+        if size // grain < ranks.size:
+            most = f"{size} simulations, {grain} at least for each process"
+            raise ConfigError(f"{ranks.size} processes cannot share {most}: start fewer, or set a larger algo.tasks")
+    own = {size: ranks.share(size // grain) for size, grain in grains.items()}
+    return {size: range(part.start * grains[size], part.stop * grains[size]) for size, part in own.items()}
+
+
 class Trainer:
     """A meta-training run in memory; `state` and `load` make it resumable exactly.
 
     Args:
         settings: of the run.
         device: of policy, adaptation and meta-gradient. The physics runs on the CPU.
+        ranks: the processes that share the tasks; each draws the random numbers of all, and keeps those of its own.
+
+    Raises:
+        ConfigError: if there are more processes than tasks.
     """
 
-    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
-        seed, phases = settings.seed, settings.phases()
+    def __init__(self, settings: TrainSettings, device: torch.device, ranks: Ranks = ALONE) -> None:
+        seed, phases, self.ranks = settings.seed, settings.phases(), ranks
         self.generators = {
             name: torch.Generator().manual_seed(stream_seed(seed, name)) for name in ("actions", "minibatches")
         }
-        sizes = {phase.settings.tasks * phase.settings.episodes for phase in phases}
-        self.environments = {
-            size: build_environment(settings.env, size, stream_seed(seed, "environment"), settings.threads)
-            for size in sorted(sizes)
-        }
-        env = self.environments[min(sizes)]
+        threads = settings.threads or (cores() if ranks.size > 1 else 0)
+        self.environments: dict[int, Environment] = {}  # by the simulations that all processes have together
+        for size, own in sorted(shares([phase.settings for phase in phases], ranks).items()):
+            env = build_environment(settings.env, len(own), stream_seed(seed, "environment"), threads)
+            env.part = Part(own.start, size)
+            self.environments[size] = env
+        env = self.environments[min(self.environments)]
         env.distribution.generator.manual_seed(stream_seed(seed, "tasks"))
         self.distribution = env.distribution
         torch.manual_seed(stream_seed(seed, "initialisation"))
         self.policy: Policy = build_policy(settings.agent, env, settings.algo.longest_trial(), device)
         learners = build_learners(phases, self.policy, self.generators["minibatches"])
+        for learner in learners:
+            learner.ranks = ranks
         self.phases = list(zip(phases, learners, strict=True))
         self.iteration = 0
         self.env_steps = 0
@@ -109,44 +140,92 @@ class Trainer:
         settings = learner.settings
         env = self.environments[settings.tasks * settings.episodes]
         share = curriculum_share(self._within_phase(), settings.curriculum)
-        env.set_tasks(self.distribution.sample(settings.tasks, share=share))
+        env.set_tasks(self._own(self.distribution.sample(settings.tasks, share=share), env))
         rounds, seconds = self._rollouts(env, learner)
         update_start = time.perf_counter()
         batches = [batch for _, batch in rounds]
-        self.policy.critic.rescale(_valid([(batch.target, batch.valid) for batch in batches]))
+        targets = _valid([(batch.target, batch.valid) for batch in batches])
+        self.policy.critic.rescale(targets, self.ranks.moments)
         start = snapshot(learner)
-        metrics = learner.update(batches)
-        if lacking := {"updates", "skipped_updates"} - metrics.keys():
-            raise TrainingError(f"{type(learner).__name__}.update: its metrics lack {', '.join(sorted(lacking))}")
-        self.troubles = [episodes.failure for episodes, _ in rounds if episodes.failure]
-        if metrics["skipped_updates"]:
-            message = search_update(learner, start, batches).text(_names(env))
-            self.failure = Failure(message, self.iteration, _names(env), start, batches)
-            self.troubles.append(self.failure.message)
+        metrics = self._update(learner, batches)
         tokens = _valid([(episodes.tokens, episodes.valid) for episodes, _ in rounds])
-        if not self.policy.normaliser.update(tokens):
-            self.troubles.append(search_data(learner, batches).text(_names(env)))
+        seen = self.policy.normaliser.update(tokens, self.ranks.moments)
+        failures = self._count([episodes for episodes, _ in rounds], env)
+        if metrics["skipped_updates"] or not seen:
+            names, whole = self._names(env), self._of_all(batches)
+            if metrics["skipped_updates"]:
+                message = search_update(learner, start, whole).text(names)
+                self.failure = Failure(message, self.iteration, names, start, whole)
+                self.troubles.append(message)
+            if not seen:
+                self.troubles.append(search_data(learner, whole).text(names))
         self.iteration += 1
-        self.env_steps += sum(episodes.steps for episodes, _ in rounds)
         self.updates += metrics["updates"]
         self.skipped_updates += metrics["skipped_updates"]
         self.recent.append((metrics["updates"], metrics["skipped_updates"]))
-        failures = sum(episodes.failures for episodes, _ in rounds)
-        whole = failures == sum(episodes.returns.numel() for episodes, _ in rounds)
-        self.all_failed = self.all_failed + 1 if whole else 0
         before, after = rounds[0][0], rounds[-1][0]
+        outcome = _outcome(before, "before") | _outcome(after, "after")
+        terms = {f"term_{term}": float(value.mean()) for term, value in after.terms.items()}
+        means = self._means(outcome | terms, len(after.returns))
         return (
             {"iteration": float(self.iteration), "env_steps": float(self.env_steps)}
-            | _outcome(before, "before")
-            | _outcome(after, "after")
+            | {name: means[name] for name in outcome}
             | metrics
-            | {f"term_{term}": float(value.mean()) for term, value in after.terms.items()}
+            | {name: means[name] for name in terms}
             | {
                 "physics_failures": float(failures),
                 "rollout_seconds": seconds,
                 "update_seconds": time.perf_counter() - update_start,
             }
         )
+
+    def _own(self, tasks: Tasks, env: Environment) -> Tasks:
+        """This process' part of tasks."""
+        each = env.part.whole // len(tasks)
+        start = env.part.first // each
+        return tasks.select(slice(start, start + env.num_simulations // each))
+
+    def _of_all(self, batches: Sequence[Batch]) -> list[Batch]:
+        """The data of the tasks of all processes."""
+        return [Batch(*map(self.ranks.whole, batch)) for batch in batches]
+
+    def _names(self, env: Environment) -> list[str]:
+        """The tasks of all processes in words, for messages."""
+        assert env.tasks is not None
+        each = env.num_simulations // len(env.tasks)
+        own = [env.task_of(each * m) for m in range(len(env.tasks))]
+        return [name for names in self.ranks.told(own) for name in names]
+
+    def _update(self, learner: Learner, batches: Sequence[Batch]) -> dict[str, float]:
+        """Let a learner update on the data of this process' tasks; one that knows of no others, on those of all."""
+        if learner.shares_tasks:
+            metrics = learner.update(batches)
+        else:
+            with learner.alone():
+                metrics = learner.update(self._of_all(batches))
+        if lacking := {"updates", "skipped_updates"} - metrics.keys():
+            raise TrainingError(f"{type(learner).__name__}.update: its metrics lack {', '.join(sorted(lacking))}")
+        return metrics
+
+    def _count(self, rounds: Sequence[Episodes], env: Environment) -> int:
+        """Count the steps and the failed episodes of all processes, and note the failures; returns their number."""
+        here = [(episodes.steps, episodes.failures, episodes.returns.numel()) for episodes in rounds]
+        counts = self.ranks.total(torch.tensor(here, dtype=torch.float64).sum(0))
+        steps, failures, played = (int(count) for count in counts.tolist())
+        self.env_steps += steps
+        self.all_failed = self.all_failed + 1 if failures == played else 0
+        self.troubles = []
+        if failures:
+            told = self.ranks.told([episodes.failure for episodes in rounds if episodes.failure])
+            self.troubles = [failure for failures in told for failure in failures]
+            # A simulation that failed was reset, with numbers that only its own process drew.
+            env.generator.set_state(self.ranks.from_first(env.generator.get_state()))
+        return failures
+
+    def _means(self, values: Mapping[str, float], tasks: int) -> dict[str, float]:
+        """Means over this process' tasks, so many of them, to those over all."""
+        numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        return {name: float(mean) for name, mean in self.ranks.mean(numbers, tasks).items()}
 
     def _rollouts(self, env: Environment, learner: Learner) -> tuple[list[tuple[Episodes, Batch]], float]:
         """Rounds of episodes with an inner step between them, and the seconds they took."""
@@ -208,12 +287,6 @@ class Trainer:
     def _all_generators(self) -> dict[str, torch.Generator]:
         environments = {f"environment.{size}": env.generator for size, env in self.environments.items()}
         return self.generators | environments | {"tasks": self.distribution.generator}
-
-
-def _names(env: Environment) -> list[str]:
-    """All tasks of an environment in words, for messages."""
-    assert env.tasks is not None
-    return [f"task {index} {env.tasks.describe(index)}" for index in range(len(env.tasks))]
 
 
 def _valid(rounds: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

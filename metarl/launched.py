@@ -1,0 +1,34 @@
+"""What PyTorch's launcher says of this process: `torchrun` starts several and tells each by its environment.
+
+Without it there is one process. Nothing here imports torch: `--help` must be quick.
+"""
+
+from __future__ import annotations
+
+import os
+
+LAUNCHER = "TORCHELASTIC_RUN_ID"  # the launcher always sets it; a stray WORLD_SIZE means nothing
+
+
+def world_size() -> int:
+    """The processes of the run, on all machines."""
+    return _told("WORLD_SIZE", 1)
+
+
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return _told("RANK", 0)
+
+
+def local_world_size() -> int:
+    """The processes of the run on this machine."""
+    return _told("LOCAL_WORLD_SIZE", 1)
+
+
+def local_rank() -> int:
+    """The number of this process among those."""
+    return _told("LOCAL_RANK", 0)
+
+
+def _told(name: str, alone: int) -> int:
+    return int(os.environ.get(name, alone)) if LAUNCHER in os.environ else alone
