@@ -56,7 +56,7 @@ class Ranks:
         """The sum over all processes."""
         return x
 
-    def mean(self, tree: Tree, weight: Tensor | float) -> Tree:
+    def mean(self, tree: Tree, weight: Tensor | int) -> Tree:
         """The mean over all processes of every tensor in a tree.
 
         Args:
@@ -105,7 +105,7 @@ class Group(Ranks):
             dist.all_reduce(result)
         return result
 
-    def mean(self, tree: Tree, weight: Tensor | float) -> Tree:
+    def mean(self, tree: Tree, weight: Tensor | int) -> Tree:
         leaves, form = tree_flatten(tree)
         flat = torch.cat([leaf.detach().flatten() for leaf in leaves])
         weighed = torch.as_tensor(weight, device=flat.device).to(flat).view(1)

@@ -30,5 +30,13 @@ def local_rank() -> int:
     return _told("LOCAL_RANK", 0)
 
 
+def python() -> str:
+    """What a command line of this project begins with, to start as many processes as there are: `python`, `torchrun`."""
+    if world_size() == 1:
+        return "python"
+    machines = world_size() // local_world_size()
+    return f"torchrun{f' --nnodes={machines}' if machines > 1 else ''} --nproc-per-node={local_world_size()}"
+
+
 def _told(name: str, alone: int) -> int:
     return int(os.environ.get(name, alone)) if LAUNCHER in os.environ else alone

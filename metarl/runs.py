@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from metarl.errors import (
     Interrupted,
     MetaRLError,
     NotFiniteError,
+    ProcessLostError,
     RunFolderError,
     TrainingError,
 )
 from metarl.evaluation.curve import adaptation_rounds, moved_table, report, table
 from metarl.evaluation.plots import curve_png
+from metarl.launched import python
 from metarl.pages.report import write_report
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
 from metarl.training.failure import Failure
@@ -64,10 +66,26 @@ def train(settings: TrainSettings | ResumeSettings) -> Path:
             console = Console(highlight=False, soft_wrap=True, quiet=not ranks.first)
             session = held.enter_context(start(settings, console, ranks))
             _announce(session, console)
-            _iterate(session, console)
+            with _resumable(session):
+                _iterate(session, console)
         if ranks.first:
             _finish(session, console)
     return session.folder.path
+
+
+def _continue(session: Session) -> str:
+    """How to go on with a run, in words."""
+    command = f"{python()} -m metarl.train resume={session.folder.path}{words(session.settings)}"
+    return f"continue with: {command}"
+
+
+@contextmanager
+def _resumable(session: Session) -> Iterator[None]:
+    """What ends with a process that was lost can be continued."""
+    try:
+        yield
+    except ProcessLostError as error:
+        raise ProcessLostError(f"{error}; {_continue(session)}") from error
 
 
 def _announce(session: Session, console: Console) -> None:
@@ -101,7 +119,7 @@ def _iterate(session: Session, console: Console) -> None:
             phase, _ = trainer.phase()
             row = trainer.iterate()
             session.best.add(row)
-            spent, signal = trainer.ranks.most(time.monotonic() - started, stop.signal or 0)
+            spent, signal = trainer.ranks.most(time.monotonic() - started, float(stop.signal or 0))
             session.seconds = spent
             speed = (trainer.env_steps - steps_before) / (time.monotonic() - beginning)
             metrics.append(row | {"seconds": spent, "steps_per_second": speed})
@@ -110,8 +128,7 @@ def _iterate(session: Session, console: Console) -> None:
             if signal or used >= 1.0 or trainer.iteration % settings.checkpoint.every == 0:
                 session.save(spent)
             if signal:
-                command = f"python -m metarl.train resume={path}{words(settings)}"
-                raise Interrupted(f"stopped; continue with: {command}", int(signal))
+                raise Interrupted(f"stopped; {_continue(session)}", int(signal))
             for kind, trouble in ((re.split(" in | of ", text)[0], text) for text in trainer.troubles):
                 if kind not in told:  # a thousand simulations can fail in the same way
                     console.print(f"warning: iteration {trainer.iteration}: {trouble}", markup=False)

@@ -31,6 +31,7 @@ from metarl.config.composition import BASE, check_recipe, compose, explain, fini
 from metarl.config.hydra_nodes import CONF, register
 from metarl.config.overrides import hydra_text, jobs
 from metarl.errors import KNOWN, ConfigError, Interrupted, RunWarning
+from metarl.launched import world_size
 from metarl.version import __version__
 
 TRACEBACK = "METARL_TRACEBACK"  # the environment variable that asks for the traceback of a known failure too
@@ -121,6 +122,8 @@ def _command(command: str, task: Callable[[Any], object]) -> None:
         introduction = sys.modules[task.__module__].__doc__ or ""
         return print(help_text(command, searched, arguments.config_name or command, introduction))
     sweep = arguments.multirun or "hydra.mode=MULTIRUN" in overrides
+    if sweep and world_size() > 1:
+        raise ConfigError("a sweep is not for several processes: start each of its runs by a torchrun of its own")
     overrides = prepare(overrides, sweep, command)
     name = arguments.config_name or command
     searched = [*overrides, *_search_path(arguments.config_dir)]

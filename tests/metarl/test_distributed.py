@@ -1,0 +1,191 @@
+"""Several processes that torchrun starts train what one process trains, and end together."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metarl.config.command_line import main
+from metarl.config.composition import compose
+from metarl.distributed import Ranks
+from metarl.errors import ConfigError
+from metarl.run_folder import RunFolder
+from metarl.runs import train as train_run
+from metarl.training.trainer import Trainer
+from tests.metarl.together import CASES, CPU, REACH, train
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+RUN = [*REACH[:-1], "algo=maml", "algo.episodes=2", "checkpoint.every=1", "evaluate.tasks=1", "evaluate.steps=0"]
+TRAIN = "metarl.train"
+
+
+def started(processes: int, module: str, *arguments: str) -> subprocess.Popen[str]:
+    """A command of the project in several processes."""
+    command = [*TORCHRUN, f"--nproc-per-node={processes}", "-m", module, *arguments]
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def running(processes: int, module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The same, which ends with the test."""
+    process = started(processes, module, *arguments)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
+
+
+def worker(launcher: subprocess.Popen[str], rank: int) -> int:
+    """The id of the process with this rank."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return next(int(pid) for pid in children if f"RANK={rank}".encode() in environment(pid))
+
+
+def environment(pid: str) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def reached(path: Path, iteration: int) -> bool:
+    """Whether a run has a whole checkpoint of this iteration or a later one."""
+    whole = path.glob("checkpoints/iteration-*/state.json")
+    return any(int(file.parent.name[-6:]) >= iteration for file in whole)
+
+
+def said(stderr: str) -> list[str]:
+    """The lines that the project printed of errors, without the launcher's own."""
+    return [line for line in stderr.splitlines() if line.startswith(("error:", "Traceback"))]
+
+
+def eventually(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    """Wait for a condition that a process brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What both of two processes end with in every case."""
+    folder = tmp_path_factory.mktemp("together")
+    process = started(2, "tests.metarl.together", str(folder))
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return [torch.load(folder / f"2-{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_what_one_does(name: str, ends: list[dict[str, Any]]) -> None:
+    alone, (first, second) = train(CASES[name]), (end[name] for end in ends)
+    assert alone["tensors"].keys() == first["tensors"].keys()
+    for key, value in first["tensors"].items():
+        assert torch.equal(value, second["tensors"][key]), f"the processes disagree on {key}"
+        if "physics" in name:  # other numbers are drawn once a simulation was reset in the midst of an episode
+            continue
+        if key.startswith("generator."):
+            assert torch.equal(value, alone["tensors"][key]), f"{key} is elsewhere"
+        torch.testing.assert_close(value, alone["tensors"][key], atol=1e-5, rtol=0.0)
+    assert first["row"] == second["row"]
+    assert first["row"] == pytest.approx(alone["row"], abs=1e-2 if "physics" in name else 1e-5)
+    assert first["troubles"] == second["troubles"] == alone["troubles"]
+    assert first["failed"] == alone["failed"]
+
+
+def test_a_run_that_is_resumed_goes_on_exactly(ends: list[dict[str, Any]]) -> None:
+    for end in ends:
+        for name, value in end["a warm start"]["tensors"].items():
+            assert torch.equal(end["a resume"]["tensors"][name], value), name
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, str]:
+    """A run of two processes, the second of which was killed: its folder, the seconds until the end, its last words."""
+    path = tmp_path_factory.mktemp("killed") / "run"
+    with running(2, TRAIN, *RUN, "budget.minutes=30", f"run_dir={path}") as process:
+        eventually(lambda: reached(path, 2), process)
+        os.kill(worker(process, 1), signal.SIGKILL)
+        since = time.monotonic()
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode != 0
+        return path, time.monotonic() - since, stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process of the launcher's by /proc")
+def test_if_one_process_is_killed_the_others_end_with_a_line(killed: tuple[Path, float, str]) -> None:
+    path, seconds, stderr = killed
+    assert seconds < 30.0
+    (line,) = said(stderr)
+    assert re.fullmatch(f"error: another process of this run .* torchrun .* resume={re.escape(str(path))}", line)
+    with RunFolder(path).writing():  # and the lock is free
+        iteration, _, numbers = RunFolder.open(path).load_checkpoint()
+    assert iteration == numbers["iteration"] >= 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="as above")
+def test_a_run_goes_on_with_another_number_of_processes(killed: tuple[Path, float, str], tmp_path: Path) -> None:
+    paths = [tmp_path / "one", tmp_path / "three"]
+    for path in paths:
+        shutil.copytree(killed[0], path)
+    last = RunFolder.open(paths[0]).load_checkpoint().iteration
+    goal = f"budget.iterations={last + 2}"
+    with running(3, TRAIN, f"resume={paths[1]}", goal) as process:
+        stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert stdout.count("trained ") == stdout.count("evaluation: ") == 1 and said(stderr) == []
+    train_run(compose([f"resume={paths[0]}", goal]))
+    one, three = (RunFolder.open(path).load_checkpoint() for path in paths)
+    assert one.iteration == three.iteration == last + 2
+    for name, value in one.tensors.items():
+        torch.testing.assert_close(three.tensors[name], value, atol=1e-5, rtol=0.0)
+    rows = [RunFolder.open(path).read_metrics() for path in paths]
+    assert [row["iteration"] for row in rows[1]] == list(range(1, last + 3))
+    assert rows[0][-1]["env_steps"] == rows[1][-1]["env_steps"]
+
+
+def test_one_interrupt_stops_all_and_another_run_keeps_out(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with running(2, TRAIN, *RUN, "budget.minutes=30", f"run_dir={path}") as process:
+        eventually(lambda: reached(path, 1), process)
+        with running(2, TRAIN, f"resume={path}") as other:
+            _, stderr = other.communicate(timeout=120)
+        assert other.returncode != 0
+        (line,) = said(stderr)
+        assert "is being written by process" in line
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert said(stderr) == [f"error: stopped; continue with: torchrun --nproc-per-node=2 -m metarl.train resume={path}"]
+    folder = RunFolder.open(path)
+    assert folder.load_checkpoint().iteration == folder.read_metrics()[-1]["iteration"]
+
+
+def test_a_sweep_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["metarl.train", "-m", "env=point2d", "seed=0,1"])
+    with pytest.raises(SystemExit, match="2"):
+        main(TRAIN.partition(".")[2], print)
+
+
+def test_more_processes_than_tasks_are_refused() -> None:
+    six = Ranks()
+    six.size = 6
+    with pytest.raises(ConfigError, match="6 processes cannot share 10 simulations, 2 at least for each"):
+        Trainer(compose(CASES["maml"].settings), CPU, six)
