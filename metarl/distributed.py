@@ -1,8 +1,8 @@
 """The processes that train one policy together: which tasks each has, and what they compute and decide as one.
 
-PyTorch's launcher starts them (`torchrun --nproc-per-node=2 -m metarl.train ...`). Each has some of the tasks of every
-meta-batch: it simulates them, adapts to them, and computes their part of an outer step. A plain run is `ALONE`: every
-method gives back what it was given, bit for bit, and the algorithms do not ask how many processes there are.
+PyTorch's launcher starts them (`torchrun --nproc-per-node=2 -m metarl.train ...`). Each simulates some of
+the tasks of every meta-batch, adapts to them, and computes as much of an outer step as the others. A plain run is
+`ALONE`: every method gives back what it was given, bit for bit, and algorithms do not ask how many processes there are.
 
 Each method below is called by all processes, in the same order: it waits for the others.
 """
@@ -18,6 +18,8 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from agents.policy import Moments, widest
@@ -48,10 +50,6 @@ class Ranks:
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
 
-    def place(self, count: int) -> tuple[int, int]:
-        """The number of entries before this process' `count` among those of all processes, and that of all."""
-        return 0, count
-
     def total(self, x: Tensor) -> Tensor:
         """The sum over all processes."""
         return x
@@ -73,9 +71,9 @@ class Ranks:
         """The largest of each value in any process."""
         return list(values)
 
-    def whole(self, x: Tensor) -> Tensor:
-        """The entries of all processes along the first dimension."""
-        return x
+    def whole(self, tree: Tree) -> Tree:
+        """The entries of all processes along the first dimension, which the tensors of a tree (n, ...) share."""
+        return tree
 
     def told(self, value: Tree) -> list[Tree]:
         """The value of every process: plain data."""
@@ -94,10 +92,6 @@ class Group(Ranks):
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-
-    def place(self, count: int) -> tuple[int, int]:
-        counts = self._counts(count)
-        return sum(counts[: self.rank]), sum(counts)
 
     def total(self, x: Tensor) -> Tensor:
         result = x.clone()
@@ -132,11 +126,16 @@ class Group(Ranks):
             dist.all_reduce(result, dist.ReduceOp.MAX)
         return result.tolist()
 
-    def whole(self, x: Tensor) -> Tensor:
-        counts = self._counts(len(x))
-        padded = x.new_zeros(max(counts), *x.shape[1:])  # messages must be of one length
-        padded[: len(x)] = x
-        return torch.cat([part[:count] for part, count in zip(self._gathered(padded), counts, strict=True)])
+    def whole(self, tree: Tree) -> Tree:
+        leaves, form = tree_flatten(tree)
+        rows = torch.cat([leaf.flatten(1) for leaf in leaves], 1)
+        counts = self._gathered(torch.tensor([len(rows)])).flatten().tolist()
+        padded = rows.new_zeros(max(counts), rows.shape[1])  # messages must be of one length
+        padded[: len(rows)] = rows
+        rows = torch.cat([part[:count] for part, count in zip(self._gathered(padded), counts, strict=True)])
+        parts = rows.split([leaf[0].numel() for leaf in leaves], 1)
+        wholes = [part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)]
+        return tree_unflatten(wholes, form)
 
     def told(self, value: Tree) -> list[Tree]:
         values: list[Any] = [None] * self.size
@@ -149,9 +148,6 @@ class Group(Ranks):
         with _others():
             dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]  # type: ignore[return-value]
-
-    def _counts(self, count: int) -> list[int]:
-        return self._gathered(torch.tensor([count])).flatten().tolist()
 
     def _gathered(self, x: Tensor) -> Tensor:
         """Tensors of one shape, with a leading dimension for the processes."""
@@ -185,11 +181,10 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     with _others():
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=SILENCE)))
+        store, rank, size = next(rendezvous("env://", timeout=SILENCE))
         dist.init_process_group(_backends(), store=store, rank=rank, world_size=size, timeout=SILENCE)
-    words = _Words(store)
+    ranks, words = Group(), _Words(store)
     try:
-        ranks = Group()
         yield ranks
     except BaseException as error:
         speaks = ranks.first if isinstance(error, TOGETHER) else words.claim()
@@ -214,8 +209,8 @@ def _backends() -> str:
 class _Words:
     """Which process says why all of them end. The launcher keeps it, whichever process dies."""
 
-    def __init__(self, store: dist.Store) -> None:
-        self.store = dist.PrefixStore("metarl", store)
+    def __init__(self, store: Any) -> None:
+        self.store = PrefixStore("metarl", store)
         self.mine = str(dist.get_rank())
 
     def claim(self) -> bool:

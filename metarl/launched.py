@@ -31,7 +31,7 @@ def local_rank() -> int:
 
 
 def python() -> str:
-    """What a command line of this project begins with, to start as many processes as there are: `python`, `torchrun`."""
+    """What a command line of this project begins with, to start as many processes: `python`, or `torchrun ...`."""
     if world_size() == 1:
         return "python"
     machines = world_size() // local_world_size()

@@ -104,7 +104,7 @@ def _announce(session: Session, console: Console) -> None:
 def _iterate(session: Session, console: Console) -> None:
     """Meta-iterations until the budget is used, with their metrics and checkpoints."""
     folder, trainer, settings = session.folder, session.trainer, session.settings
-    budget, path = settings.budget, folder.path
+    budget = settings.budget
     started = time.monotonic() - session.seconds
     told: set[str] = set()
     steps_before, beginning = trainer.env_steps, time.monotonic()

@@ -80,14 +80,11 @@ class GradientLearner(Learner):
         return [self, *others]
 
     def minibatches(self, size: int) -> Iterator[Tensor]:
-        """Numbers below `size` for every minibatch of every epoch: those of its entries that this process has.
-
-        The minibatches are drawn from the entries of all processes, of which `size` are here.
-        """
-        before, whole = self.ranks.place(size)
-        orders = [torch.randperm(whole, generator=self.generator) for _ in range(self.settings.outer.n_epochs)]
-        drawn = [part for order in orders for part in order.tensor_split(min(self.settings.outer.minibatches, whole))]
-        yield from upload([part[(part >= before) & (part < before + size)] - before for part in drawn], self.device)
+        """Numbers below `size` for every minibatch of every epoch: of each minibatch the share of this process."""
+        orders = [torch.randperm(size, generator=self.generator) for _ in range(self.settings.outer.n_epochs)]
+        for order in upload(orders, self.device):
+            for part in order.tensor_split(min(self.settings.outer.minibatches, size)):
+                yield part[self.ranks.share(len(part))]
 
     def apply(self, gradient: Parameters, rate_gradient: Parameters) -> Tensor:
         """Clip the gradient of the parameters in place and step the optimiser.
@@ -122,10 +119,13 @@ class GradientLearner(Learner):
         Returns:
             Metrics: the mean loss, and the numbers of updates and of those that were skipped.
         """
+        # Minibatches are drawn from the tasks of all processes. A process that has few tasks of a minibatch would wait
+        # for one that has many: so each is given the data of all, and computes as much as the others.
+        rounds = [self.ranks.whole(batch) for batch in rounds]
         losses: list[Tensor] = []
         moved: list[Tensor] = []
         for index in self.minibatches(len(rounds[0].tokens)):
-            # A process that has no part of it computes a gradient that counts nothing: it would wait anyway.
+            # A process that has no share of a small minibatch computes what counts nothing: it would wait anyway.
             part = [batch.select(index if len(index) else slice(0, 1)) for batch in rounds]
             weight = weigh(part[0]) * bool(len(index))
             parameters, rate_parameters, loss = self.ranks.mean(gradient(part), weight)

@@ -63,8 +63,8 @@ def start(settings: TrainSettings | ResumeSettings, console: Console, ranks: Ran
     if not ranks.first:
         yield _told(settings, ranks)
         return
-    begin = _resumed if isinstance(settings, ResumeSettings) else _fresh
-    with begin(settings, console, ranks) as session:
+    resumes = isinstance(settings, ResumeSettings)
+    with _resumed(settings, console, ranks) if resumes else _fresh(settings, console, ranks) as session:
         told = (session.settings.plain(), str(session.folder.path), session.trainer.state(), session.seconds)
         ranks.from_first((settings.plain(), *told))
         yield session

@@ -187,7 +187,7 @@ class Trainer:
 
     def _of_all(self, batches: Sequence[Batch]) -> list[Batch]:
         """The data of the tasks of all processes."""
-        return [Batch(*map(self.ranks.whole, batch)) for batch in batches]
+        return [self.ranks.whole(batch) for batch in batches]
 
     def _names(self, env: Environment) -> list[str]:
         """The tasks of all processes in words, for messages."""

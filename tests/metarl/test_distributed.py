@@ -24,11 +24,11 @@ from metarl.errors import ConfigError
 from metarl.run_folder import RunFolder
 from metarl.runs import train as train_run
 from metarl.training.trainer import Trainer
-from tests.metarl.together import CASES, CPU, REACH, train
+from tests.metarl.together import CASES, CPU, ONCE, REACH, train
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-RUN = [*REACH[:-1], "algo=maml", "algo.episodes=2", "checkpoint.every=1", "evaluate.tasks=1", "evaluate.steps=0"]
+RUN = [*REACH, "algo=maml", ONCE, "algo.episodes=2", "checkpoint.every=1", "evaluate.tasks=1", "evaluate.steps=0"]
 TRAIN = "metarl.train"
 
 
@@ -68,8 +68,9 @@ def reached(path: Path, iteration: int) -> bool:
 
 
 def said(stderr: str) -> list[str]:
-    """The lines that the project printed of errors, without the launcher's own."""
-    return [line for line in stderr.splitlines() if line.startswith(("error:", "Traceback"))]
+    """The lines that the project printed of errors, without the launcher's own report."""
+    assert str(ROOT / "metarl") not in stderr, "a traceback of ours"
+    return [line for line in stderr.splitlines() if line.startswith("error:")]
 
 
 def eventually(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
@@ -102,8 +103,8 @@ def test_two_processes_train_what_one_does(name: str, ends: list[dict[str, Any]]
         if key.startswith("generator."):
             assert torch.equal(value, alone["tensors"][key]), f"{key} is elsewhere"
         torch.testing.assert_close(value, alone["tensors"][key], atol=1e-5, rtol=0.0)
-    assert first["row"] == second["row"]
-    assert first["row"] == pytest.approx(alone["row"], abs=1e-2 if "physics" in name else 1e-5)
+    assert first["row"] == pytest.approx(second["row"], abs=0.0, nan_ok=True)
+    assert first["row"] == pytest.approx(alone["row"], abs=0.1 if "physics" in name else 1e-5, nan_ok=True)
     assert first["troubles"] == second["troubles"] == alone["troubles"]
     assert first["failed"] == alone["failed"]
 
