@@ -9,6 +9,7 @@ Examples
   python -m metarl.train -m algo=maml,reptile seed=0,1,2              a sweep: one run after the other
   python -m metarl.train env=reach 'env.tasks.payload_mass=[0,2]'     another range of tasks
   python -m metarl.train env=reach algo.warm_start.run=runs/first     MAML on the policy that another run trained
+  torchrun --nproc-per-node=2 -m metarl.train env=reach               two processes that share the tasks
   python -m metarl.train env=my_package.my_module:MyEnv               an environment of your own; likewise algo=, agent=
 """
 

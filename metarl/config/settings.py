@@ -33,7 +33,7 @@ SPLIT = "a fixed list of tasks: test, ood and validation (to choose by) hold out
 SEED = "of everything that is drawn"
 DEVICES = "auto, cpu or an accelerator that torch has, such as cuda, cuda:1, mps or xpu"
 DEVICE = f"{DEVICES}; of policy and gradients, the physics runs on the CPU"
-THREADS = "of the physics, in each process; 0: all cores"
+THREADS = "of the physics, in each process; 0: all cores, or its share of them"
 TRUST = "modules outside of metarl that a run may name, such as trust=my_robots: their code will run"
 
 Listed = Annotated[int, Field(ge=1, le=LISTED), WHOLE]
@@ -115,7 +115,7 @@ class InnerLoop(InnerSteps):
     """Inner steps beside an outer gradient."""
 
     workers: Threads = setting(
-        0, "threads that share an update on a CPU; 0: one per core of the machine where the run begins"
+        0, "threads of each process that share an update on a CPU; 0: one per core where the run begins, or its share"
     )
 
 
@@ -164,7 +164,7 @@ class AlgorithmSettings(Chosen):
     Its fields are `self.settings` of the learner; see `agents.settings.PolicySettings` for how they are written.
     """
 
-    tasks: Count = setting(25, "of a meta-batch")
+    tasks: Count = setting(25, "of a meta-batch, for all processes together")
     episodes: Count = setting(8, "of each task, per rollout")
     trial_episodes: Count = setting(1, "episodes that share one context")
     curriculum: Natural = setting(
@@ -208,7 +208,7 @@ class InContextSettings(AlgorithmSettings):
     """PPO on the policy itself, whose context adapts (RL^2, Duan et al. 2016)."""
 
     name: Text = "in_context"
-    tasks: Count = setting(200, "of a meta-batch")
+    tasks: Count = setting(200, "of a meta-batch, for all processes together")
     episodes: Count = setting(1, "of each task, per rollout")
     inner: InnerLoop = InnerLoop(steps=0)
     outer: PPO = PPO()
