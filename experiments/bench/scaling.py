@@ -99,8 +99,8 @@ def two_processes(quick: bool) -> list[Row]:
             )
     assumed = (
         f"every process has the tasks of the run timed here ({one.seconds:.2f} s)",
-        f"messages go in rings: {one.updates} gradients of {one.parameters:,} numbers, and what each process' tasks leave,"
-        f" {one.data / 1e6:.1f} MB",
+        f"messages go in rings: {one.updates} gradients of {one.parameters:,} numbers",
+        f"and the data of each process' tasks, {one.data / 1e6:.1f} MB",
         f"each process draws the random numbers of all tasks, {DRAWN:.0e} in a second",
         "no process waits for a slower one",
     )
