@@ -304,7 +304,7 @@ class MujocoEnvironment(Environment):
                 "physics failed" if unstable[index] else f"{first_not_finite(terms, observation, index)} is not finite"
             )
             cause = cause if torch.isfinite(action[index]).all() else "the action is not finite"
-            self.last_failure = f"{self.name}: {cause} in simulation {index}, {self.task_of(index)}"
+            self.last_failure = f"{self.name}: {cause} in simulation {self.part.first + index}, {self.task_of(index)}"
             observation = torch.where(failed[:, None], self.reset(failed), observation)
             reward, feedback = reward.masked_fill(failed, 0.0), feedback.masked_fill(failed, 0.0)
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
