@@ -261,7 +261,8 @@ class GymnasiumTasks(Environment):
             raise ContractError(
                 f"{self.name}: {culprit} is not finite in all {self.num_simulations} simulations at the first step"
             )
-        self.last_failure = f"{self.name}: {culprit} is not finite in simulation {self.part.first + index}, {self.task_of(index)}"
+        number = self.part.first + index
+        self.last_failure = f"{self.name}: {culprit} is not finite in simulation {number}, {self.task_of(index)}"
 
 
 class _Simulation(gymnasium.Wrapper[Any, Any, Any, Any]):
