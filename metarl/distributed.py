@@ -23,8 +23,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from agents.policy import Moments, widest
-from metarl import launched
 from metarl.errors import Interrupted, ProcessLostError, TrainingError
+from metarl.launched import local_rank, world_size
 
 Tree = TypeVar("Tree")
 
@@ -177,7 +177,7 @@ def joined() -> Iterator[Ranks]:
     Raises:
         ProcessLostError: if another process was lost without a word.
     """
-    if launched.world_size() == 1:
+    if world_size() == 1:
         yield ALONE
         return
     with _others():
@@ -202,7 +202,7 @@ def _backends() -> str:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return "gloo"
-    torch.accelerator.set_device_index(launched.local_rank() % torch.accelerator.device_count())
+    torch.accelerator.set_device_index(local_rank() % torch.accelerator.device_count())
     return f"cpu:gloo,{accelerator.type}:{dist.get_default_backend_for_device(accelerator)}"
 
 
