@@ -90,8 +90,11 @@ class Settings(BaseModel):
         return {**data, **{name: {**groups[name].plain(), **given} for name, given in partly.items()}}
 
     @model_serializer(mode="wrap")
-    def _omit(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if value is not None or name not in self.OMITTED}
+    def _omit(self, handler: Callable[[Any], dict[str, Any] | None]) -> dict[str, Any] | None:
+        plain = handler(self)
+        if plain is None:  # a group that may be None comes here as well
+            return None
+        return {name: value for name, value in plain.items() if value is not None or name not in self.OMITTED}
 
     def plain(self) -> dict[str, Any]:
         """The settings as plain data, to be written to a file."""
