@@ -18,6 +18,7 @@ Examples
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import venv
@@ -103,10 +104,9 @@ def same_variations(recording: Recording, task: str) -> bool:
 
 def scripted(task: str, variations: np.ndarray) -> np.ndarray:
     """Whether the package's scripted policy succeeds here at any step of 500, for variations (N, 6): (N,) bool."""
-    from metaworld.policies import ENV_POLICY_MAP
-
+    kinds = importlib.import_module("metaworld.policies").ENV_POLICY_MAP
     env = prepared(task, variations)
-    policies = [ENV_POLICY_MAP[f"{task}-v3"]() for _ in variations]
+    policies = [kinds[f"{task}-v3"]() for _ in variations]
     observation, succeeded = env.reset(), torch.zeros(len(variations), dtype=torch.bool)
     for _ in range(env.horizon):
         seen = observation.double().numpy()
