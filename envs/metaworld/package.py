@@ -15,6 +15,7 @@ INSTALL = f"pip install --no-deps metaworld=={VERSION}"  # its dependencies woul
 # The mocap body holds the hand at its own place, and rotations count five times: anchor, relative position, relative
 # quaternion, torque scale. The last number tells the engine that this pose is meant, not that of the initial state.
 WELD = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 5.0, 0.0]
+ACROSS, UP = (-0.537, 0.844, 0.0), (-0.441, -0.281, 0.853)  # in the pictures
 
 
 def models() -> Path:
@@ -44,6 +45,8 @@ def load_scene(name: str) -> mujoco.MjSpec:
     spec = load_spec(models() / f"sawyer_{name}.xml")
     (weld,) = spec.equalities
     weld.data[:] = WELD
+    camera = spec.worldbody.add_camera(name="viewer", pos=[1.1, 1.3, 0.9], fovy=42)  # before the arm, over the table
+    camera.alt.type, camera.alt.xyaxes = mujoco.mjtOrientation.mjORIENTATION_XYAXES, [*ACROSS, *UP]
     spec.option.disableflags |= int(
         mujoco.mjtDisableBit.mjDSBL_MULTICCD
     )  # single contacts, as the package's engine has

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.core.environment import Drawer, MujocoEnvironment
+from envs.core.environment import MujocoEnvironment
 from envs.core.models import physics_model
 from envs.core.tasks import TaskDistribution
 from envs.metaworld.kinematics import Chain
@@ -27,7 +27,6 @@ OPEN = 0.1  # m between the claws that counts as fully open
 DOWN = (1.0, 0.0, 1.0, 0.0)  # the mocap body's quaternion, which the engine normalises
 SETTLING = 250  # physics steps before an episode, the gripper open
 OBJECT = 9  # in qpos and qvel: after seven joints of the arm and two of the gripper
-CAMERA = "corner3"
 
 
 class Settled(NamedTuple):
@@ -228,12 +227,6 @@ class SawyerTask(MujocoEnvironment):
         if int(model.site("goal").bodyid[0]) == 0:  # where it belongs to a body, it moves with that
             model.site("goal").pos = self.target[simulation].numpy()
         return model
-
-    def drawer(self, simulation: int, width: int, height: int) -> Drawer:
-        from envs.rendering.frames import FrameRenderer  # only drawing loads OpenGL
-
-        renderer = FrameRenderer(self.drawn_model(simulation), width, height, CAMERA)
-        return lambda state: renderer.render(state["qpos"], state["mocap_pos"])
 
 
 def closed(caging: Tensor, action: Tensor, dense: bool) -> Tensor:
