@@ -25,7 +25,7 @@ import venv
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -176,7 +176,8 @@ def _work(arguments: list[str]) -> None:
     with np.load(path) as opened:
         recording = dict(opened)
     if "small" in values:
-        np.savez_compressed(values["small"], **shortened(recording))
+        small: dict[str, Any] = dict(shortened(recording))
+        np.savez_compressed(values["small"], **small)
     head = ["task", "states", "same variations", "observation", "reward", "success differs"]
     head += ["scripted policy, package", "scripted policy, here", "intervals overlap"]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")

@@ -32,8 +32,8 @@ def installed() -> bool:
 needs_package = pytest.mark.skipif(not installed(), reason=f"needs the package metaworld: {package.INSTALL}")
 
 
-def one(task: str, count: int = 2, **options: bool) -> SawyerTask:
-    env = metaworld(count, task=task, threads=1, **options)
+def one(task: str, count: int = 2, goal_visible: bool = False) -> SawyerTask:
+    env = metaworld(count, task=task, threads=1, goal_visible=goal_visible)
     assert isinstance(env, SawyerTask)
     env.set_tasks(env.distribution.published("train", count))
     return env
