@@ -19,3 +19,7 @@ class ContractError(EnvsError):
 
 class ModelError(EnvsError):
     """A model does not compile, or a field of it is wrong."""
+
+
+class PackageError(EnvsError):
+    """A package that an environment needs is not installed, or is of another version."""

@@ -26,6 +26,8 @@ _FACTORIES: dict[str, Factory | str] = {
     "reach_squared": "envs.families.reach_squared:ReachSquared",
     "reach_worn": "envs.families.reach_worn:ReachWorn",
 }
+# Those that need a package of their own, which not everybody has.
+_WITH_PACKAGE = {"metaworld": "envs.metaworld.benchmarks:metaworld"}
 
 
 def register(name: str, factory: Factory | str) -> None:
@@ -34,14 +36,19 @@ def register(name: str, factory: Factory | str) -> None:
     Raises:
         EnvsError: if the name is taken.
     """
-    if name in _FACTORIES:
+    if name in _FACTORIES | _WITH_PACKAGE:
         raise EnvsError(f"environment '{name}' is registered already")
     _FACTORIES[name] = factory
 
 
 def names() -> list[str]:
-    """All registered names, sorted."""
+    """All registered names that need no further package, sorted."""
     return sorted(_FACTORIES)
+
+
+def all_names() -> list[str]:
+    """All registered names, sorted; some need a package of their own."""
+    return sorted(_FACTORIES | _WITH_PACKAGE)
 
 
 def make(name: str, num_simulations: int, *, feedback: object = None, **options: object) -> Environment:
@@ -54,15 +61,16 @@ def make(name: str, num_simulations: int, *, feedback: object = None, **options:
     Raises:
         UnknownEnvironmentError: with the nearest valid names; or if there is no such module or class.
         ContractError: if a class of the user's own is not an environment.
+        PackageError: if it needs a package that is not installed.
         EnvsError: for an option that the environment does not have, or an unknown feedback.
     """
     if feedback not in (None, *FEEDBACK):
         raise EnvsError(f"feedback={feedback}: unknown choice (valid: {', '.join(FEEDBACK)})")
-    factory = own_environment(name) if ":" in name else _FACTORIES.get(name)
+    factory = own_environment(name) if ":" in name else (_FACTORIES | _WITH_PACKAGE).get(name)
     if factory is None:
-        close = get_close_matches(name, names(), 1)
+        close = get_close_matches(name, all_names(), 1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        raise UnknownEnvironmentError(f"unknown environment '{name}': {hint}(valid: {', '.join(names())})")
+        raise UnknownEnvironmentError(f"unknown environment '{name}': {hint}(valid: {', '.join(all_names())})")
     if isinstance(factory, str):
         factory = load_entry(factory)
     try:

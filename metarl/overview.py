@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from envs import registry
+from envs.errors import PackageError
 from metarl.config.parsing import parse
 from metarl.config.settings import Budget
 from metarl.errors import CheckpointError, ConfigError, RunFolderError
@@ -29,8 +31,12 @@ def overview(folder: str | Path) -> str:
 
 
 def hidden_parameters() -> dict[str, list[str]]:
-    """The task parameters of each family, by its name."""
-    return {name: list(registry.make(name, 1, threads=1).distribution.parameters) for name in registry.names()}
+    """The task parameters of each family, by its name, but of those whose package is not installed."""
+    found = {}
+    for name in registry.all_names():
+        with contextlib.suppress(PackageError):
+            found[name] = list(registry.make(name, 1, threads=1).distribution.parameters)
+    return found
 
 
 def shipped() -> dict[str, str]:

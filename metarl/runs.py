@@ -230,7 +230,7 @@ def evaluate(
     run: Run,
     *,
     split: str,
-    tasks: int,
+    tasks: int | None,
     steps: int | None,
     episodes: int | None,
     seed: int,
@@ -243,6 +243,7 @@ def evaluate(
     """Measure the adaptation curve of a run on tasks of a split, print it, and write it into the run folder.
 
     Args:
+        tasks: how many of the split's list (None: as the run's configuration says).
         steps: gradient steps (None: `Run.gradient_steps`). episodes: per step (None: as the run's configuration
             says).
         out: a .json file, or a folder, to write into instead.
@@ -252,6 +253,7 @@ def evaluate(
         ConfigError: if gradient steps would have to learn from longer trials than the policy remembers.
         RunFolderError: if it cannot be written; it is printed before.
     """
+    tasks = int(tasks or run.settings.evaluate.tasks)
     chosen = run.held_out(split, tasks)
     steps = run.gradient_steps if steps is None else steps
     trained = run.learner.settings.trial_episodes

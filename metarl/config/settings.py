@@ -79,7 +79,9 @@ class EnvironmentSettings(Chosen):
 
     model_config = ConfigDict(extra="allow")
     OMITTED: ClassVar[frozenset[str]] = frozenset(
-        {"entry", "horizon", "goal_visible", "object_visible", "closing", "feedback"}  # the family's own
+        # the family's own
+        {"entry", "horizon", "goal_visible", "object_visible", "closing", "feedback"}
+        | {"benchmark", "task", "benchmark_seed"}
     )
     horizon: Count | None = setting(None, "control steps of an episode")
     goal_visible: bool | None = setting(None, "an oracle: the goal is part of the observation")
@@ -90,6 +92,9 @@ class EnvironmentSettings(Chosen):
         "what the policy is fed of its success; reward: what training maximises, sparse: whether it succeeds now, and "
         "collisions, none: nothing",
     )
+    benchmark: Literal["ML1", "ML10"] | None = setting(None, "of Meta-World: one task, or ten and five others to test")
+    task: Text | None = setting(None, "of Meta-World's ML1, such as pick-place; null: reach")
+    benchmark_seed: Seed | None = setting(None, "of Meta-World's fifty variations of each task in each split")
     tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]")
 
 
@@ -389,7 +394,7 @@ class EvaluateSettings(OnARun):
     out: Annotated[Text, said("a file or folder name")] | None = setting(
         None, "a .json file, or a folder for <split>.json; null: the run's evaluation folder"
     )
-    tasks: Listed = setting(100, "of the split")
+    tasks: Listed | None = setting(None, "of the split; null: as the run's configuration says")
     episodes: Count | None = setting(None, "of each task, per gradient step; null: as the run's configuration says")
     steps: Steps | None = setting(None, "inner gradient steps; null: as the run's configuration says")
     trial_episodes: Count | None = setting(

@@ -13,7 +13,7 @@ from agents.mlp import ACTIVATIONS
 from agents.policy import ADAPT
 from agents.transformer import CONTEXTS
 from envs.core.tasks import SPLITS
-from envs.registry import names
+from envs.registry import all_names, names
 from metarl.assembly import build, device
 from metarl.assembly.build import LEARNERS
 from metarl.assembly.device import resolve_device
@@ -73,11 +73,11 @@ def test_the_families_have_the_options_and_defaults_that_the_settings_say(name: 
 
 
 def test_the_groups_are_those_that_the_code_knows() -> None:
-    assert set(ENVIRONMENTS) == set(names())
+    assert set(ENVIRONMENTS) == set(all_names())
 
 
 def test_every_recipe_belongs_to_a_pair() -> None:
-    assert set(RECIPES) <= {f"{env}-{algo}" for env, algo in product(ENVS, ALGOS)}
+    assert set(RECIPES) <= {f"{env}-{algo}" for env, algo in product(all_names(), ALGOS)}
 
 
 @pytest.mark.parametrize("algo", ["fomaml", "reptile"])

@@ -1,0 +1,124 @@
+"""Several of Meta-World's tasks side by side: a batch for each, behind one environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.core.environment import Drawer, Environment, Step
+from envs.core.tasks import Tasks
+from envs.errors import TaskError
+from envs.metaworld.package import models
+from envs.metaworld.sawyer import SawyerTask
+from envs.metaworld.variations import Variations
+
+
+class Member(NamedTuple):
+    """The simulations of one task."""
+
+    kind: int
+    env: SawyerTask
+    rows: Tensor  # (n,) which of all simulations they are
+
+
+class MixedTasks(Environment):
+    """N simulations that are divided among tasks as `set_tasks` says; each task has a model and a batch of its own.
+
+    Args:
+        num_simulations: N.
+        distribution: of tasks and their variations.
+        seed, threads, horizon, goal_visible: of every task.
+
+    Raises:
+        PackageError: if the package metaworld is not installed, or is of another version.
+    """
+
+    name = "metaworld"
+    success_criterion = "the task's own, as Meta-World defines it"
+    horizon, observation_size, action_size = SawyerTask.horizon, SawyerTask.observation_size, SawyerTask.action_size
+    control_period = 0.0125
+
+    def __init__(
+        self,
+        num_simulations: int,
+        distribution: Variations,
+        seed: int = 0,
+        threads: int = 0,
+        horizon: int | None = None,
+        goal_visible: bool = False,
+    ) -> None:
+        models()
+        super().__init__(num_simulations, distribution, seed)
+        self.kinds = distribution.kinds
+        self.horizon = self.horizon if horizon is None else horizon
+        self._options = {"seed": seed, "threads": threads, "horizon": horizon, "goal_visible": goal_visible}
+        self._made: dict[tuple[int, int], SawyerTask] = {}  # by kind and number of simulations
+        self.members: list[Member] = []
+
+    def apply_tasks(self) -> None:
+        kinds = self.assigned["task"][:, 0].long()
+        self.members = []
+        for kind in kinds.unique().tolist():
+            rows = (kinds == kind).nonzero()[:, 0]
+            env = self._environment(kind, len(rows))
+            env.feedback = self.feedback
+            env.set_tasks(Tasks({name: value[rows] for name, value in self.assigned.items() if name != "task"}))
+            self.members.append(Member(kind, env, rows))
+        self._back = torch.cat([member.rows for member in self.members]).argsort()
+        self.begun = False
+
+    def _environment(self, kind: int, count: int) -> SawyerTask:
+        if (kind, count) not in self._made:
+            distribution = Variations({"train": ((self.kinds[kind],), 0)})
+            self._made[kind, count] = self.kinds[kind](count, distribution, **self._options)
+        return self._made[kind, count]
+
+    def reset(self, mask: Tensor | None = None) -> Tensor:
+        if self.tasks is None:
+            raise TaskError(f"{self.name}: call set_tasks before reset")
+        self.begun = True
+        return self._together([m.env.reset(None if mask is None else mask[m.rows]) for m in self.members])
+
+    def step(self, action: Tensor) -> Step:
+        self.require_reset()
+        steps = [member.env.step(action[member.rows]) for member in self.members]
+        fields = {name: self._together([getattr(s, name) for s in steps]) for name in Step._fields if name != "terms"}
+        return Step(terms={"reward": fields["reward"]}, **fields)
+
+    def _together(self, parts: Sequence[Tensor]) -> Tensor:
+        """What the members have (n, ...) in the order of all simulations, (N, ...)."""
+        return torch.cat(list(parts))[self._back]
+
+    @property
+    def last_failure(self) -> str | None:
+        """What broke, with its task."""
+        return next((m.env.last_failure for m in self.members if m.env.last_failure), None)
+
+    @property
+    def privileged_size(self) -> int:
+        return len(self.kinds) + 6
+
+    def privileged(self) -> Tensor:
+        """What a critic may see: which task it is, the target, and where the object started, (N, P)."""
+        kinds = torch.nn.functional.one_hot(self.assigned["task"][:, 0].long(), len(self.kinds)).float()
+        return torch.cat([kinds, self._together([m.env.privileged() for m in self.members])], -1)
+
+    def _member_of(self, simulation: int) -> tuple[SawyerTask, int]:
+        """The task of a simulation, and its number there."""
+        for member in self.members:
+            found = (member.rows == simulation).nonzero()
+            if len(found):
+                return member.env, int(found[0, 0])
+        raise TaskError(f"{self.name}: there is no simulation {simulation}")
+
+    def render_state(self, simulation: int) -> dict[str, np.ndarray]:
+        env, number = self._member_of(simulation)
+        return env.render_state(number)
+
+    def drawer(self, simulation: int, width: int, height: int) -> Drawer:
+        env, number = self._member_of(simulation)
+        return env.drawer(number, width, height)

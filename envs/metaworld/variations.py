@@ -1,0 +1,111 @@
+"""Meta-World's parametric variations: fifty of each task in each split, drawn as the package draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.core.tasks import PUBLISHED_BLOCK, SPLITS, Categories, Parameter, Range, TaskDistribution, Tasks
+from envs.errors import TaskError
+from envs.metaworld.sawyer import SawyerTask
+
+COUNT = 50  # variations of a task
+Kinds = Sequence[type[SawyerTask]]
+
+
+class Variations(TaskDistribution):
+    """Fifty variations of each task of a split; with several tasks, `task` says which.
+
+    A list of tasks goes through the kinds in turn, so any number of tasks is divided among them as evenly as it can be.
+
+    Args:
+        splits: split -> its tasks, and the seed of its variations: those of `metaworld.ML1` or `ML10` with that seed.
+    """
+
+    def __init__(self, splits: Mapping[str, tuple[Kinds, int]]) -> None:
+        train, _ = splits["train"]
+        self.kinds = list(dict.fromkeys(kind for kinds, _ in splits.values() for kind in kinds))
+        super().__init__(_parameters(self.kinds, len(train)))
+        self.tables = {split: self._table(*drawn) for split, drawn in splits.items()}
+
+    def override(self, changes: Mapping[str, object]) -> Variations:
+        if changes:
+            given = ", ".join(changes)
+            raise TaskError(f"metaworld: its variations are fixed, so there is no range of {given} to set")
+        return self
+
+    def sample(self, n: int, split: str = "train", share: float = 1.0) -> Tasks:
+        if share < 1.0:
+            raise TaskError("metaworld: its variations have no middle: set algo.curriculum=0")
+        table = self._of(split)
+        kinds = len(table) // COUNT
+        rounds = -(-n // len(table))
+        order = torch.stack(
+            [torch.cat([torch.randperm(COUNT, generator=self.generator) for _ in range(rounds)]) for _ in range(kinds)]
+        )
+        rows = order.T * kinds + torch.arange(kinds)
+        return table.select(rows.flatten()[:n])
+
+    def published(self, split: str, n: int = PUBLISHED_BLOCK) -> Tasks:
+        table = self._of(split)
+        if not 1 <= n <= len(table):
+            raise TaskError(f"metaworld: a list of {split} tasks has 1 to {len(table)} tasks, not {n}")
+        return table.select(slice(0, n))
+
+    def split_of(self, tasks: Tasks) -> list[str]:
+        """The split that lists each task; of one in no list `ood` if it is beyond the ranges, else `train`."""
+        rows = _rows(tasks)
+        found = ["ood" if beyond else "train" for beyond in torch.stack(list(self.moved(tasks).values())).any(0)]
+        for split, table in self.tables.items():
+            listed = (rows[:, None] == _rows(table)).all(-1).any(-1)
+            found = [split if hit else name for hit, name in zip(listed.tolist(), found, strict=True)]
+        return found
+
+    def _of(self, split: str) -> Tasks:
+        if split not in self.tables:
+            valid = ", ".join(name for name in SPLITS if name in self.tables)
+            raise TaskError(f"metaworld: has no split '{split}' (valid: {valid})")
+        return self.tables[split]
+
+    def _table(self, kinds: Kinds, seed: int) -> Tasks:
+        """All tasks of a split: the first variation of every kind, then the second of every kind, ..."""
+        generator = np.random.RandomState(seed)
+        drawn = torch.from_numpy(np.stack([draw(kind, generator) for kind in kinds], 1)).float().flatten(0, 1)
+        number = torch.tensor([[float(self.kinds.index(kind))] for kind in kinds]).repeat(COUNT, 1)
+        values = {"task": number, "placement": drawn[:, :3], "goal": drawn[:, 3:]}
+        return Tasks({name: values[name] for name in self.parameters})
+
+
+def draw(kind: type[SawyerTask], generator: np.random.RandomState) -> np.ndarray:
+    """Fifty variations of a task as the package draws them, (50, 6) in m; what a task does not have is 0.
+
+    A reset in the package draws twice, and keeps the second.
+    """
+    return np.stack([[_accepted(kind, generator) for _ in range(2)][1] for _ in range(COUNT)])
+
+
+def _accepted(kind: type[SawyerTask], generator: np.random.RandomState) -> np.ndarray:
+    while True:
+        vector = generator.uniform(kind.low, kind.high)
+        if not kind.too_near(vector):
+            return np.concatenate([vector, np.zeros(6 - len(vector))])
+
+
+def _parameters(kinds: Kinds, trained: int) -> dict[str, Parameter]:
+    """What varies; of a single task without a drawn target there is no goal."""
+    low, high = ([(*getattr(kind, end), 0.0, 0.0, 0.0)[:6] for kind in kinds] for end in ("low", "high"))
+    low, high = np.min(low, 0).tolist(), np.max(high, 0).tolist()
+    names = tuple(kind.task for kind in kinds)
+    found: dict[str, Parameter] = {"placement": Range(low[:3], high[:3], unit="m")}
+    if len(kinds) > 1:
+        found = {"task": Categories(names[:trained], ood=names[trained:]), **found}
+    if any(len(kind.low) > 3 for kind in kinds):
+        found["goal"] = Range(low[3:], high[3:], unit="m")
+    return found
+
+
+def _rows(tasks: Tasks) -> Tensor:
+    return torch.cat(list(tasks.values.values()), -1)
