@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import metarl  # noqa: F401  - first: it checks the packages' places
 from experiments import paper_tables
@@ -65,12 +66,11 @@ def supervised() -> list[str]:
 
 def latency() -> list[str]:
     """How long one robot waits for an action, if that was measured: alone, or with everything else."""
-    for name in ("latency", "bench"):
-        path = RESULTS / f"{name}.json"
-        content = json.loads(path.read_bytes()) if path.exists() else {"rows": []}
-        if rows := [row for row in content["rows"] if row["group"] == "latency"]:
-            break
-    else:
+    paths = [path for name in ("latency", "bench") if (path := RESULTS / f"{name}.json").exists()]
+    contents: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in paths]
+    measured = ((each, [row for row in each["rows"] if row["group"] == "latency"]) for each in contents)
+    content, rows = next((found for found in measured if found[1]), ({}, []))
+    if not rows:
         return []
     lines = [
         "### From an observation to an action",

@@ -32,8 +32,8 @@ def sequences(policy: TransformerPolicy) -> Batch:
         output = policy(tokens)
     actions = output.mean + 0.3 * torch.randn(B, T, A, generator=generator)
     valid = (torch.arange(T) < torch.tensor([[5], [5], [5], [5], [3], [1]])).float()
-    rest = [torch.randn(B, T, generator=generator) for _ in range(2)]
-    return Batch(tokens, actions, torch.full((B, T), -2.0), *rest, valid, rest[0])
+    advantage, target = torch.randn(2, B, T, generator=generator)
+    return Batch(tokens, actions, torch.full((B, T), -2.0), advantage, target, valid, advantage)
 
 
 @pytest.mark.parametrize("context", ["none", "step", "episode"])
