@@ -18,7 +18,7 @@ from metarl.rollouts.episodes import Batch
 from metarl.rollouts.folded import twin
 from metarl.rollouts.transfer import on_cpu, upload
 
-Weigh = Callable[[Batch], Tensor]
+Weigh = Callable[[Batch], Tensor | int]
 
 
 def steps_of(batch: Batch) -> Tensor:
@@ -26,9 +26,9 @@ def steps_of(batch: Batch) -> Tensor:
     return batch.valid.sum()
 
 
-def tasks_of(batch: Batch) -> Tensor:
+def tasks_of(batch: Batch) -> int:
     """The tasks of a batch (M, ...)."""
-    return batch.valid.new_tensor(len(batch.valid))
+    return len(batch.valid)
 
 
 class OuterGradient(NamedTuple):

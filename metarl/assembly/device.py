@@ -39,12 +39,13 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(f"device={name}: must be {DEVICES}")
     if kind == CPU.type:
         return CPU
-    wanted = torch.device(name) if colon else _own(torch.device(kind))
     found = module.device_count() if module.is_available() else 0
-    if found <= (wanted.index or 0):
+    own = _own(torch.device(kind))
+    # Not by torch: a number that is too large it takes for none, or cannot read.
+    if found <= (int(index) if colon else own.index or 0):
         there = f"of {kind} there are {found}, counted from 0" if found else f"there is no {kind} here"
-        raise DeviceError(f"device={wanted}: {there}; choose device=cpu or device=auto")
-    return wanted
+        raise DeviceError(f"device={name if colon else own}: {there}; choose device=cpu or device=auto")
+    return torch.device(name) if colon else own
 
 
 def _own(device: torch.device) -> torch.device:

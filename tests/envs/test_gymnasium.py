@@ -305,7 +305,7 @@ def test_batched_equals_gymnasium_s_own_vector(name: str) -> None:
             np.testing.assert_equal(right["final_info"], left["final_info"])
 
 
-def no_noise(*size: int) -> torch.Tensor:
+def no_noise(*size: int, dim: int = 0) -> torch.Tensor:
     return torch.zeros(*size)
 
 

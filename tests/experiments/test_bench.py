@@ -73,7 +73,7 @@ def test_without_an_accelerator_it_says_so(capsys: pytest.CaptureFixture[str], m
         (["gpu"], "torch finds no accelerator here; --dry sees on the CPU whether everything runs"),
         (["gpu", "memory"], "gpu stands alone"),
         (["memory", "--dry"], "--dry belongs to gpu"),
-        (["gpo"], "unknown group 'gpo' (valid: environment, acting, latency, gradient, memory, gpu)"),
+        (["gpo"], "unknown group 'gpo' (valid: environment, acting, latency, gradient, memory, scaling, gpu)"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)

@@ -15,7 +15,7 @@ import pytest
 import metarl
 from agents.errors import PolicyError
 from envs.errors import ModelError, TaskError
-from envs.registry import names
+from envs.registry import all_names
 from metarl.config.command_line import main
 from metarl.config.parsing import COMMANDS, leaves, train_settings
 from metarl.errors import CheckpointError, Interrupted, RunWarning
@@ -69,7 +69,7 @@ def test_the_task_gets_the_checked_settings(command: Callable[..., Result]) -> N
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["env=reachh"], f"env=reachh: unknown environment; did you mean 'reach'? (valid: {', '.join(names())})"),
+        (["env=reachh"], f"env=reachh: unknown environment; did you mean 'reach'? (valid: {', '.join(all_names())})"),
         (["budgett.iterations=3"], "budgett.iterations=3: unknown key; did you mean 'budget.iterations'?"),
         (["env=[reach"], "env=[reach: not understood ("),
         (["algo.discount=2"], "algo.gamma=2: must be a number above 0 up to 1"),
@@ -215,7 +215,7 @@ def test_a_folder_with_configurations_of_the_users_own(
     assert command("--config-dir", str(folder), *multirun, "env=short", task=got.append)[0] == 0
     assert got[0].env.plain() == {"name": "reach", "horizon": 20, "tasks": {}}
     _, _, err = command("--config-dir", str(folder), *multirun, "env=shorn", task=got.append)
-    valid = ", ".join(sorted([*names(), "short"]))
+    valid = ", ".join(sorted([*all_names(), "short"]))
     assert err == f"error: env=shorn: unknown environment; did you mean 'short'? (valid: {valid})\n"
 
 
@@ -256,7 +256,7 @@ def test_help_lists_the_choices(command: Callable[..., Result], monkeypatch: pyt
     for line in (
         "agent: mlp, transformer",
         "algo: fomaml, in_context, maml, multitask, reptile",
-        f"env: {', '.join(sorted(names()))}",
+        f"env: {', '.join(sorted(all_names()))}",
     ):
         assert line in out.replace("\n  ", " ").splitlines(), "long lists are wrapped"
 
