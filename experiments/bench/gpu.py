@@ -28,8 +28,9 @@ from experiments.bench.gradient_peers import Gradients, by_learn2learn, replica
 from experiments.bench.measure import MissingPeer, Row, Target, interleave, speedup, summary
 from metarl.algorithms.in_context import InContext, shared_gradient
 from metarl.assembly.device import CPU, device_name
+from metarl.config.algorithms import InContextSettings
 from metarl.config.composition import compose
-from metarl.config.settings import InContextSettings, TrainSettings
+from metarl.config.settings import TrainSettings
 from metarl.errors import DeviceError
 from metarl.rollouts.acting import Actor
 from metarl.rollouts.episodes import Batch

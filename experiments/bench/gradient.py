@@ -17,7 +17,7 @@ from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.threads import cores
 from metarl.assembly.device import CPU
-from metarl.config.settings import MAMLSettings, MetaInnerLoop
+from metarl.config.algorithms import MAMLSettings, MetaInnerLoop
 from metarl.rollouts.episodes import Batch
 
 OBSERVATION, ACTION = 24, 7  # those of reach

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -69,9 +70,11 @@ class Comparison:
         return sorted(merged(named, ours, self.settings), key=lambda each: order.index(each.contender))
 
     def settings(self, name: str, seed: int) -> str:
-        """The fingerprint of all settings that a contender's result comes from."""
+        """The fingerprint of all settings that a contender's result comes from, where they are not the usual ones: a
+        setting that there was not yet had the value that it has by default.
+        """
         jobs = jobs_of(self.plan, name, seed)
-        own = [compared(composed(job.start)) for job in jobs] or [compared(self._settings(seed))]
+        own = [_unusual(composed(job.start)) for job in jobs] or [_unusual(self._settings(seed))]
         budgets = [job.budget for job in jobs]
         return fingerprint([name, self.plan.steps, budgets, own])
 
@@ -154,3 +157,10 @@ def _is_finished(job: Job) -> bool:
         return finished(RunFolder.open(job.folder), job)
     except RunFolderError:
         return False
+
+
+def _unusual(settings: TrainSettings) -> list[Any]:
+    """What is chosen, and the compared settings that are not what that choice has by default."""
+    chosen = [f"{group}={getattr(settings, group).name}" for group in ("env", "algo", "agent")]
+    usual = compared(composed((*chosen, "recipe=none")))
+    return [chosen, {key: value for key, value in compared(settings).items() if usual.get(key) != value}]

@@ -13,7 +13,7 @@ from agents.policy import Policy
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.threads import cores
-from metarl.config.settings import AlgorithmSettings
+from metarl.config.algorithms import AlgorithmSettings
 from metarl.rollouts.episodes import Batch
 from metarl.rollouts.folded import twin
 from metarl.rollouts.transfer import on_cpu, upload

@@ -13,7 +13,7 @@ from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient
 from metarl.algorithms.objectives import mean_valid
 from metarl.algorithms.threads import run_all
-from metarl.config.settings import AlgorithmSettings, InContextSettings
+from metarl.config.algorithms import AlgorithmSettings, InContextSettings
 from metarl.rollouts.episodes import Batch
 
 SHORT = 64  # control steps

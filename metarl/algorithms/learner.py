@@ -23,7 +23,7 @@ from metarl.algorithms.advantages import (
     these_alone,
 )
 from metarl.algorithms.objectives import ppo, surrogate
-from metarl.config.settings import AlgorithmSettings
+from metarl.config.algorithms import AlgorithmSettings
 from metarl.distributed import ALONE, Ranks
 from metarl.rollouts.episodes import Batch, Episodes
 

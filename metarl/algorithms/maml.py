@@ -19,7 +19,7 @@ from agents.policy import Policy
 from metarl.algorithms.adaptation import InnerStep, Loss, Parameters, Rates, adapt, inner_step
 from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient, tasks_of
 from metarl.algorithms.threads import run_all
-from metarl.config.settings import MAMLSettings
+from metarl.config.algorithms import MAMLSettings
 from metarl.rollouts.episodes import Batch
 from metarl.rollouts.transfer import on_cpu
 

@@ -11,7 +11,7 @@ from agents.policy import Policy
 from metarl.algorithms.adaptation import Parameters, all_finite
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.objectives import surrogate, value_loss
-from metarl.config.settings import ReptileSettings
+from metarl.config.algorithms import ReptileSettings
 from metarl.rollouts.episodes import Batch
 
 

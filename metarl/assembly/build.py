@@ -21,7 +21,8 @@ from metarl.algorithms.in_context import InContext
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.reptile import Reptile
-from metarl.config.settings import AlgorithmSettings, EnvironmentSettings, Phase
+from metarl.config.algorithms import AlgorithmSettings, Phase
+from metarl.config.settings import EnvironmentSettings
 from metarl.errors import CheckpointError, ConfigError
 
 Base = TypeVar("Base")

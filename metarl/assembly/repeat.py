@@ -8,9 +8,10 @@ from pathlib import Path
 
 from agents.settings import Chosen
 from metarl.assembly.trust import stored_settings
+from metarl.config.algorithms import WarmStart, WarmStarted
 from metarl.config.composition import compose
 from metarl.config.parsing import show
-from metarl.config.settings import TrainSettings, WarmStart, WarmStarted
+from metarl.config.settings import TrainSettings
 from metarl.run_folder import RunFolder
 
 # Settings that a command line omits, or states by another key.

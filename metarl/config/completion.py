@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from agents.settings import POLICIES
+from metarl.config.algorithms import ALGORITHMS
 from metarl.config.parsing import COMMANDS, choices, leaves
-from metarl.config.settings import ALGORITHMS
 from metarl.layout import SHIPPED
 
 RUNS = {"run": True, "algo.warm_start.run": True, "resume": False}  # settings that name a run: may it be a shipped one?

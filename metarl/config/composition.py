@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.settings import Settings
 from metarl.config import help
+from metarl.config.algorithms import InContextSettings, MultitaskSettings, WarmStarted
 from metarl.config.hydra_nodes import (
     CONF,
     RECIPE_OF,
@@ -39,13 +40,7 @@ from metarl.config.overrides import (
 )
 from metarl.config.parsing import COMMANDS, Plain, check_budget, modernised, train_settings
 from metarl.config.parsing import parse as parse_settings
-from metarl.config.settings import (
-    InContextSettings,
-    MultitaskSettings,
-    ResumeSettings,
-    TrainSettings,
-    WarmStarted,
-)
+from metarl.config.settings import ResumeSettings, TrainSettings
 from metarl.errors import ConfigError
 
 RESUMABLE = ("budget", "device", "trust")  # what may be given beside `resume`

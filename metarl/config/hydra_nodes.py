@@ -12,8 +12,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from agents.settings import POLICIES, Settings, name_of
+from metarl.config.algorithms import ALGORITHMS
 from metarl.config.parsing import COMMANDS, own_settings
-from metarl.config.settings import ALGORITHMS, TrainSettings
+from metarl.config.settings import TrainSettings
 
 CONF = Path(__file__).parent / "conf"
 ENVIRONMENTS, RECIPES = (yaml.safe_load((CONF / name).read_text()) for name in ("environments.yaml", "recipes.yaml"))

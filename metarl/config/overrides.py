@@ -12,8 +12,9 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
 from agents.settings import ENTRY
+from metarl.config.algorithms import ALGORITHMS
 from metarl.config.parsing import former_names, show
-from metarl.config.settings import ALGORITHMS, Budget
+from metarl.config.settings import Budget
 from metarl.errors import ConfigError, nearest
 
 KINDS = {"env": "environment", "algo": "algorithm", "agent": "policy", "recipe": "recipe"}

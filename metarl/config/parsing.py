@@ -11,10 +11,9 @@ from pydantic import SerializeAsAny, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from agents.settings import POLICIES, Chosen, PolicySettings, Settings
+from metarl.config.algorithms import ALGORITHMS, AlgorithmSettings
 from metarl.config.deployment import AdaptSettings, ExportSettings, ViewSettings
 from metarl.config.settings import (
-    ALGORITHMS,
-    AlgorithmSettings,
     Budget,
     EvaluateSettings,
     RenderSettings,

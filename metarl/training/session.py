@@ -18,7 +18,8 @@ from rich.console import Console
 from metarl.algorithms.threads import cores
 from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import check_factory, checked_settings, remember, stored_settings
-from metarl.config.settings import Budget, InnerLoop, ResumeSettings, TrainSettings
+from metarl.config.algorithms import InnerLoop
+from metarl.config.settings import Budget, ResumeSettings, TrainSettings
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import CheckpointError, ConfigError, RunFolderError, RunWarning
 from metarl.run_folder import ADAPTED, SLIM, RunFolder, versions

@@ -21,12 +21,14 @@ from metarl.algorithms.rounds import inner_loop
 from metarl.algorithms.threads import cores
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy, stream_seed
 from metarl.assembly.device import fitting
-from metarl.config.settings import AlgorithmSettings, Phase, TrainSettings
+from metarl.config.algorithms import AlgorithmSettings, Phase
+from metarl.config.settings import TrainSettings
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import ConfigError, TrainingError
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.rollout import collect
 from metarl.training.failure import Failure
+from metarl.training.replay import Replay
 
 # Iterations over which the share of skipped updates is taken: a run that breaks late must stop as early as one that
 # never worked.
@@ -93,6 +95,7 @@ class Trainer:
         for learner in learners:
             learner.ranks = ranks
         self.phases = list(zip(phases, learners, strict=True))
+        self.replay = Replay(max(phase.settings.tasks for phase in phases))
         self.iteration = 0
         self.env_steps = 0
         self.updates = 0.0
@@ -140,7 +143,10 @@ class Trainer:
         settings = learner.settings
         env = self.environments[settings.tasks * settings.episodes]
         share = curriculum_share(self._within_phase(), settings.curriculum)
-        env.set_tasks(self._own(self.distribution.sample(settings.tasks, share=share), env))
+        tasks = self.distribution.sample(settings.tasks, share=share)
+        if settings.replay:
+            tasks = self.replay.mix(tasks, settings.replay, self.distribution.generator)
+        env.set_tasks(self._own(tasks, env))
         rounds, seconds = self._rollouts(env, learner)
         update_start = time.perf_counter()
         batches = [batch for _, batch in rounds]
@@ -164,6 +170,9 @@ class Trainer:
         self.skipped_updates += metrics["skipped_updates"]
         self.recent.append((metrics["updates"], metrics["skipped_updates"]))
         before, after = rounds[0][0], rounds[-1][0]
+        if settings.replay:
+            solved = self.ranks.whole(after.success_at_end[..., -1].float().mean(1, keepdim=True))
+            self.replay.note(tasks, solved[:, 0] < 0.5)
         outcome = _outcome(before, "before") | _outcome(after, "after")
         terms = {f"term_{term}": float(value.mean()) for term, value in after.terms.items()}
         means = self._means(outcome | terms, len(after.returns))
@@ -251,6 +260,7 @@ class Trainer:
             tensors |= {f"learner.{index}.{name}": value for name, value in learner.state().items()}
         for name, generator in self._all_generators().items():
             tensors[f"generator.{name}"] = generator.get_state()
+        tensors |= {f"replay.{name}": value for name, value in self.replay.failed.items()}
         numbers = {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
@@ -271,6 +281,7 @@ class Trainer:
                 learner.load(part(tensors, f"learner.{index}."))
             for name, generator in self._all_generators().items():
                 generator.set_state(tensors[f"generator.{name}"])
+            self.replay.failed = part(tensors, "replay.")
             self.iteration, self.env_steps = int(numbers["iteration"]), int(numbers["env_steps"])
             self.updates, self.skipped_updates = float(numbers["updates"]), float(numbers["skipped_updates"])
 

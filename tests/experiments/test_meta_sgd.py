@@ -14,7 +14,7 @@ from agents.mlp import MLPPolicy
 from experiments.meta_sgd import MetaSGD, MetaSGDSettings
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.objectives import ppo, surrogate
-from metarl.config.settings import PPO, MetaInnerLoop
+from metarl.config.algorithms import PPO, MetaInnerLoop
 from metarl.rollouts.episodes import Batch
 from tests.metarl.conftest import craft_batch
 from tests.metarl.own import live_through

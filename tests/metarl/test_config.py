@@ -18,11 +18,12 @@ from metarl.assembly import build, device
 from metarl.assembly.build import LEARNERS
 from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import stored_settings
+from metarl.config.algorithms import ALGORITHMS, InnerSteps
 from metarl.config.composition import compose
 from metarl.config.hydra_nodes import ENVIRONMENTS, RECIPES
 from metarl.config.overrides import write_out
 from metarl.config.parsing import COMMANDS, modernised, parse, train_settings
-from metarl.config.settings import ALGORITHMS, EvaluationSettings, InnerSteps
+from metarl.config.settings import EvaluationSettings
 from metarl.errors import ConfigError, DeviceError, RunFolderError
 from metarl.run_folder import RunFolder
 

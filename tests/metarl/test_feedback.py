@@ -22,8 +22,8 @@ from metarl.algorithms.advantages import episode_baseline_advantage, generalised
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.reptile import Reptile
 from metarl.assembly.build import build_policy
+from metarl.config.algorithms import MAMLSettings, MetaInnerLoop, ReptileSettings
 from metarl.config.composition import compose
-from metarl.config.settings import MAMLSettings, MetaInnerLoop, ReptileSettings
 from metarl.errors import ConfigError, MetaRLError
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.rollout import collect

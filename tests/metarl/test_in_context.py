@@ -10,7 +10,7 @@ import torch
 from agents.policy import Policy
 from metarl.algorithms.in_context import InContext, shared_gradient
 from metarl.algorithms.objectives import ppo, surrogate
-from metarl.config.settings import PPO, InContextSettings, InnerLoop
+from metarl.config.algorithms import PPO, InContextSettings, InnerLoop
 from metarl.rollouts.episodes import Batch
 
 TASKS, EPISODES = 3, 2

@@ -16,7 +16,7 @@ from agents.policy import Policy
 from metarl.algorithms.adaptation import Parameters, adapt, inner_step
 from metarl.algorithms.maml import MAML, compiled, meta_gradient, meta_loss
 from metarl.algorithms.objectives import ppo, surrogate
-from metarl.config.settings import PPO, MAMLSettings, MetaInnerLoop
+from metarl.config.algorithms import PPO, MAMLSettings, MetaInnerLoop
 from metarl.rollouts.episodes import Batch
 from metarl.rollouts.folded import twin
 

@@ -19,14 +19,9 @@ from metarl.algorithms.learner import Learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.nan_search import search_inner_step, search_update, snapshot
 from metarl.algorithms.reptile import Reptile
+from metarl.config.algorithms import PPO, InContextSettings, MAMLSettings, ReptileSettings
 from metarl.config.command_line import main
 from metarl.config.composition import compose
-from metarl.config.settings import (
-    PPO,
-    InContextSettings,
-    MAMLSettings,
-    ReptileSettings,
-)
 from metarl.errors import CheckpointError, NotFiniteError, TrainingError
 from metarl.evaluation.curve import adaptation_rounds
 from metarl.reproduce import task

@@ -37,7 +37,7 @@ from agents.settings import Count, PolicySettings, setting
 from metarl.algorithms.in_context import InContext
 from metarl.algorithms.learner import Learner
 from metarl.algorithms.maml import MAML
-from metarl.config.settings import AlgorithmSettings
+from metarl.config.algorithms import AlgorithmSettings
 
 
 class NoiseSettings(AlgorithmSettings):
@@ -323,7 +323,7 @@ def test_a_dump_is_checked_as_a_run_is(own: str, tmp_path: Path, monkeypatch: py
         (["algo=OWN:Nobody"], "algo=OWN:Nobody: is not a subclass of metarl.algorithms.learner.Learner"),
         (["agent=OWN:Nobody"], "agent=OWN:Nobody: is not a subclass of agents.policy.Policy"),
         (["algo=OWN:Other"], "algo=OWN:Other: is not a subclass of metarl.algorithms.learner.Learner"),
-        (["algo=OWN:Wrong"], "algo=OWN:Wrong: its Settings must be a subclass of metarl.config.settings.Algorithm.*"),
+        (["algo=OWN:Wrong"], "algo=OWN:Wrong: its Settings must be a subclass of metarl.config.algorithms.Algorithm.*"),
         (["agent=OWN:Noise"], "agent=OWN:Noise: its Settings must be a subclass of agents.settings.PolicySettings"),
         (["algo=OWN:Lazy"], "algo=OWN:Lazy: lacks the methods update"),
         (["agent=OWN:Unfinished"], "agent=OWN:Unfinished: lacks the methods forward, head_names, initial_state, step"),

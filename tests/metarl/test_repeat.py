@@ -10,7 +10,7 @@ from metarl.config.composition import compose
 
 OWN = """
 from agents.settings import TransformerSettings
-from metarl.config.settings import MAMLSettings
+from metarl.config.algorithms import MAMLSettings
 
 
 class Policy:

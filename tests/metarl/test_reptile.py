@@ -13,7 +13,7 @@ from torch.func import functional_call
 from agents.policy import Policy
 from metarl.algorithms.objectives import surrogate, value_loss
 from metarl.algorithms.reptile import Reptile, interpolate
-from metarl.config.settings import InnerSteps, Interpolation, ReptileSettings
+from metarl.config.algorithms import InnerSteps, Interpolation, ReptileSettings
 from metarl.rollouts.episodes import Batch
 
 TASKS, RATE, EPSILON, VALUE = 3, 0.2, 0.6, 0.7

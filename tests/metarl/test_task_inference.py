@@ -11,8 +11,8 @@ from agents.transformer import TransformerPolicy
 from envs.registry import make
 from metarl.algorithms.in_context import InContext
 from metarl.assembly.build import build_policy
+from metarl.config.algorithms import PPO, InContextSettings
 from metarl.config.composition import compose
-from metarl.config.settings import PPO, InContextSettings
 from metarl.rollouts.episodes import Batch
 
 D, A, T, P, B = 3, 2, 5, 4, 6

@@ -16,7 +16,7 @@ from envs.core.environment import Drawer, Environment, Step
 from envs.core.tasks import Range, TaskDistribution
 from metarl.algorithms.advantages import discounted_returns, generalised_advantage
 from metarl.algorithms.in_context import InContext
-from metarl.config.settings import InContextSettings, InnerLoop
+from metarl.config.algorithms import InContextSettings, InnerLoop
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.rollout import collect
 

@@ -32,7 +32,7 @@ from envs.families.point2d import Point2d
 from agents.mlp import MLPPolicy
 from agents.settings import MLPSettings
 from metarl.algorithms.maml import MAML
-from metarl.config.settings import MAMLSettings
+from metarl.config.algorithms import MAMLSettings
 
 class E(Point2d):
     pass

@@ -63,6 +63,7 @@ CASES = {
     "multitask": Case([*REACH, "algo=multitask", ONCE, "agent.context=none", "algo.episodes=2"]),
     "a warm start": Case([*REACH, "algo=maml", ONCE, "algo.episodes=2", *WARM], 3),
     "a curriculum": Case([*REACH, *IN_CONTEXT, "algo.curriculum=4"]),
+    "failed tasks again": Case([*REACH, *IN_CONTEXT, "algo.replay=0.5"], 2),
     "numbers drawn in another order": Case(["env=navigate", *SMALL, *IN_CONTEXT]),
     "a resume": Case([*REACH, "algo=maml", ONCE, "algo.episodes=2", *WARM], 3, resumes=True),
     "an algorithm that knows of no others": Case([*REACH, "algo=tests.metarl.together:Nudge", "algo.episodes=2"]),
