@@ -7,6 +7,7 @@ Examples
   python -m metarl.train env=point2d algo=reptile budget.minutes=5 run_dir=runs/first
   python -m metarl.train resume=runs/first budget.minutes=10
   python -m metarl.train -m algo=maml,reptile seed=0,1,2              a sweep: one run after the other
+  python -m metarl.train -m seed=0,1 hydra/launcher=joblib threads=1  side by side; on clusters submitit_slurm, ray
   python -m metarl.train env=reach 'env.tasks.payload_mass=[0,2]'     another range of tasks
   python -m metarl.train env=reach algo.warm_start.run=runs/first     MAML on the policy that another run trained
   torchrun --nproc-per-node=2 -m metarl.train env=reach               two processes that share the tasks

@@ -170,8 +170,10 @@ def _search_path(folder: str | None) -> list[str]:
 
 
 def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bool = False) -> None:
-    # Kept out of Hydra's sight, which would print a line of its own about each.
+    # Kept out of Hydra's sight, which would print a line of its own about each; but a launcher's other processes have
+    # no other way to tell.
     failures: list[Exception] = []
+    here = os.getpid()
 
     @functools.wraps(task)
     def job(config: Mapping[Any, Any]) -> None:
@@ -183,6 +185,8 @@ def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bo
         try:
             _sweep_job(work) if sweep else work()
         except Exception as error:
+            if os.getpid() != here:
+                raise
             failures.append(error)
 
     register()

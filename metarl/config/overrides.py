@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -18,6 +19,8 @@ from metarl.config.settings import Budget
 from metarl.errors import ConfigError, nearest
 
 KINDS = {"env": "environment", "algo": "algorithm", "agent": "policy", "recipe": "recipe"}
+LAUNCHERS = "pip install hydra-joblib-launcher (joblib), for clusters hydra-submitit-launcher or hydra-ray-launcher"
+MISSING_LAUNCHER = re.compile(r"Could not find 'hydra/launcher/(\w+)'")
 OWN = ("env", "algo", "agent")  # groups in which a package.module:Class may be chosen
 WITH_SETTINGS = ("algo", "agent")  # where that class defines its settings; an environment of one's own is "custom"
 # Keys that older command lines use, with those of today.
@@ -119,6 +122,8 @@ def unknown_key(override: Override, config: dict[str, Any]) -> str | None:
 def hydra_text(error: Exception) -> str:
     """An error's message, in one line, without addresses of manuals and folders."""
     text = str(error).partition("Config search path")[0]
+    if missing := MISSING_LAUNCHER.search(text):
+        return f"hydra/launcher={missing[1]}: not installed; {LAUNCHERS}"
     lines = [line.strip().rstrip(".:") for line in text.splitlines()]
     return "; ".join(line for line in lines if line and not line.startswith(("See http", "full_key", "object_type")))
 
