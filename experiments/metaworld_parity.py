@@ -133,13 +133,19 @@ def shortened(recording: Recording) -> dict[str, np.ndarray]:
 
 def recorded(folder: Path) -> Path:
     """A recording of all tasks, made in an environment with the package and its own engine."""
-    python, out = folder / "venv" / "bin" / "python", folder / "recording.npz"
+    out = folder / "recording.npz"
+    subprocess.run([package_python(folder), RECORDER, out, *TASKS], check=True)
+    return out
+
+
+def package_python(folder: Path) -> Path:
+    """The Python of an environment in a folder that has the package and its own engine; made if it is not there."""
+    python = folder / "venv" / "bin" / "python"
     if not python.is_file():
         venv.create(folder / "venv", with_pip=True)
         # gymnasium's MuJoCo environments need packaging, and do not say so
         subprocess.run([python, "-m", "pip", "install", "--quiet", f"metaworld=={VERSION}", "packaging"], check=True)
-    subprocess.run([python, RECORDER, out, *TASKS], check=True)
-    return out
+    return python
 
 
 def row(recording: Recording, task: str) -> str:

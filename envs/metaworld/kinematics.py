@@ -6,8 +6,6 @@ well. A chain of joints is only a product of small matrices.
 
 from __future__ import annotations
 
-from functools import reduce
-
 import mujoco
 import numpy as np
 import torch
@@ -50,7 +48,16 @@ class Chain:
         once = torch.where(self.hinges, angle.sin(), angle)[..., None, None]
         twice = torch.where(self.hinges, 1.0 - angle.cos(), 0.0)[..., None, None]
         links = self.still + once * self.turned + twice * self.turned_twice
-        return reduce(torch.matmul, links.unbind(1)) @ self.end
+        links = torch.cat([links, self.end.expand(len(links), 1, 4, 4)], 1)
+        while links.shape[1] > 1:  # neighbours at once: few calls, which cost more than the numbers
+            odd = links[:, links.shape[1] // 2 * 2 :]
+            links = torch.cat([links[:, :-1:2] @ links[:, 1::2], odd], 1)
+        return links[:, 0]
+
+    def alone(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Where a chain of one slide has homogeneous points (4, P), (4, P), and how they move with it, (4, P) / m."""
+        assert self.hinges.tolist() == [False] and not self.rest.any()
+        return self.still[0] @ self.end @ points, self.turned[0] @ self.end @ points
 
 
 def rigid(position: np.ndarray, quaternion: np.ndarray | None = None) -> np.ndarray:

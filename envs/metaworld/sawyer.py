@@ -240,19 +240,22 @@ class Gripper:
 
     def __init__(self, model: mujoco.MjModel) -> None:
         self.hand = Chain(model, "hand")
-        self.claws = [Chain(model, f"{side}claw", root="hand") for side in ("left", "right")]
+        claws = [Chain(model, f"{side}claw", root="hand") for side in ("left", "right")]
+        self.addresses = torch.cat([claw.addresses for claw in claws])
         # In each claw: its origin, the pad, the fingertip.
         parts = [
             [np.zeros(3), model.body(f"{side}pad").pos, model.site(f"{side}EndEffector").pos]
             for side in ("left", "right")
         ]
-        self.parts = torch.from_numpy(np.concatenate([np.array(parts), np.ones((2, 3, 1))], -1)).mT
+        points = torch.from_numpy(np.concatenate([np.array(parts), np.ones((2, 3, 1))], -1)).mT
+        ways = [claw.alone(each) for claw, each in zip(claws, points, strict=True)]
+        self.fixed, self.moving = (torch.stack(each) for each in zip(*ways, strict=True))  # (2, 4, 3)
 
     def __call__(self, qpos: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Hand (N, 3), middle of the fingertips (N, 3), y of left and right pad (N, 2), in m; opening (N,)."""
         hand = self.hand(qpos)
-        claws = torch.stack([claw(qpos) for claw in self.claws], 1)  # (N, 2, 4, 4)
-        points = hand[:, None] @ claws @ self.parts  # (N, 2, 4, 3): left and right; coordinates; parts
+        in_hand = self.fixed + qpos[:, self.addresses, None, None] * self.moving
+        points = hand[:, None] @ in_hand  # (N, 2, 4, 3): left and right; coordinates; parts
         claw, pad, tip = points[..., :3, :].unbind(-1)
         opening = distance(claw[:, 0], claw[:, 1]) / OPEN
         return hand[:, :3, 3], tip.mean(1), pad[..., 1], opening.clamp(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""python -m experiments.bench [environment acting latency gradient memory scaling] [--quick] [--out FILE]
+"""python -m experiments.bench [environment metaworld acting latency gradient memory scaling] [--quick] [--out FILE]
 python -m experiments.bench gpu [--dry] [--out FILE]
 """
 
@@ -16,7 +16,7 @@ from experiments.bench.measure import MissingPeer, Row, machine
 from experiments.bench.report import print_table, write_json
 from metarl.errors import DeviceError
 
-GROUPS = ("environment", "acting", "latency", "gradient", "memory", "scaling")
+GROUPS = ("environment", "metaworld", "acting", "latency", "gradient", "memory", "scaling")
 GPU = "gpu"  # alone: it needs an accelerator
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import gymnasium
 import numpy as np
@@ -14,7 +15,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from envs import registry
 from envs.core.engine_cpu import CpuSimulator
-from envs.core.environment import MujocoEnvironment
+from envs.core.environment import Environment, MujocoEnvironment
+from envs.core.simulator import Simulator
 from envs.families.reach import Reach
 from experiments.bench.measure import Row, Target, interleave, speedup
 from experiments.bench.peers import PlainReach
@@ -30,47 +32,66 @@ def against_engine(quick: bool) -> list[Row]:
     """All of `Environment.step` against `Batch.step` alone on the same models, states and inputs, for every family."""
     torch.set_num_threads(1)
     families = (registry.make(name, SIMULATIONS, seed=0) for name in registry.names())
-    return [_against_engine(env, quick) for env in families if isinstance(env, MujocoEnvironment)]
+    goal = Target(">=", 0.85)
+    return [
+        engine_row("environment", env.name, env, lambda env=env: [env], goal, quick)
+        for env in families
+        if isinstance(env, MujocoEnvironment)
+    ]
 
 
-def _against_engine(env: MujocoEnvironment, quick: bool) -> Row:
-    env.set_tasks(env.distribution.sample(SIMULATIONS))
+def engine_row(
+    group: str,
+    name: str,
+    env: Environment,
+    parts: Callable[[], Sequence[MujocoEnvironment]],
+    target: Target,
+    quick: bool,
+) -> Row:
+    """`Environment.step` against the engine alone.
+
+    Args:
+        group, name: of the row.
+        parts: what simulates for `env`, once it has its tasks.
+    """
+    env.set_tasks(env.distribution.sample(env.num_simulations))
+    batches = [_bare_engine(part) for part in parts()]
     actions = _actions(env)
     generator = env.generator.get_state()
-    calls = _recorded(env, actions)
-    batch = _bare_engine(env)
-    state = {name: batch.bind(name) for name in INPUTS}
+    calls = _recorded(env, parts(), actions)
+    states = [{name: batch.bind(name) for name in INPUTS} for batch in batches]
 
     def rewind() -> None:
         env.generator.set_state(generator)
         env.reset()
-        batch.reset()
-        batch.state[:] = _engine(env).state
-        batch.forward()
+        for batch, part in zip(batches, parts(), strict=True):
+            batch.reset()
+            batch.state[:] = _engine(part).state
+            batch.forward()
 
     def ours() -> None:
         for action in actions:
             env.step(action)
 
     def engine() -> None:
-        for substeps, inputs in calls:
+        for part, substeps, inputs in calls:
             for name, value in inputs.items():
-                state[name][:] = value
-            batch.step(nstep=substeps)
+                states[part][name][:] = value
+            batches[part].step(nstep=substeps)
 
     seconds: dict[str, list[float]] = {"ours": [], "engine": []}
     for _ in range(3 if quick else 15):
         rewind()
-        for name, times in interleave({"ours": ours, "engine": engine}, 1, warm_up=False).items():
-            seconds[name] += times
-        difference = float(np.abs(batch.bind("qpos") - env.simulator.field("qpos").numpy()).max())
-        if difference:
-            raise AssertionError(f"{env.name}: the two sides simulated different things: qpos differs by {difference}")
-    seconds = {name: times[1:] for name, times in seconds.items()}
-    steps = SIMULATIONS * STEPS
+        for side, times in interleave({"ours": ours, "engine": engine}, 1, warm_up=False).items():
+            seconds[side] += times
+        for batch, part in zip(batches, parts(), strict=True):
+            difference = float(np.abs(batch.bind("qpos") - part.simulator.field("qpos").numpy()).max())
+            if difference:
+                raise AssertionError(f"{name}: the two sides simulated different things: qpos differs by {difference}")
+    seconds = {side: times[1:] for side, times in seconds.items()}
+    steps = env.num_simulations * STEPS
     detail = f"{_rate(steps, seconds['ours'])} against {_rate(steps, seconds['engine'])} control steps/s"
-    name = f"{env.name} / bare engine"
-    return speedup("environment", name, seconds["ours"], seconds["engine"], Target(">=", 0.85), detail)
+    return speedup(group, f"{name} / bare engine", seconds["ours"], seconds["engine"], target, detail)
 
 
 def against_pools(quick: bool) -> list[Row]:
@@ -125,34 +146,45 @@ def _environment() -> tuple[Reach, torch.Tensor]:
     return env, _actions(env)
 
 
-def _actions(env: MujocoEnvironment) -> torch.Tensor:
+def _actions(env: Environment) -> torch.Tensor:
     shape = (STEPS, env.num_simulations, env.action_size)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def _recorded(env: MujocoEnvironment, actions: torch.Tensor) -> list[tuple[int, dict[str, np.ndarray]]]:
-    """What an episode of these actions asks of the engine: each call's physics steps, and the inputs that changed."""
-    calls: list[tuple[int, dict[str, np.ndarray]]] = []
-    step, simulator = env.simulator.step, env.simulator
+Call = tuple[int, int, dict[str, np.ndarray]]  # which part; its physics steps; its inputs that changed
 
-    def record(substeps: int) -> torch.Tensor:
-        inputs = {name: simulator.field(name).numpy() for name in INPUTS}
-        calls.append(
-            (substeps, {name: new.copy() for name, new in inputs.items() if not np.array_equal(new, last[name])})
-        )
-        last.update({name: new.copy() for name, new in inputs.items()})
-        return step(substeps)
 
+def _recorded(env: Environment, parts: Sequence[MujocoEnvironment], actions: torch.Tensor) -> list[Call]:
+    """What an episode of these actions asks of the engines."""
+    calls: list[Call] = []
     env.reset()
-    last = {name: simulator.field(name).numpy().copy() for name in INPUTS}
-    simulator.step = record  # type: ignore[method-assign]
-    try:
+    with ExitStack() as stack:
+        for number, part in enumerate(parts):
+            note = lambda substeps, inputs, number=number: calls.append((number, substeps, inputs))  # noqa: E731
+            stack.enter_context(_recording(part.simulator, note))
         for action in actions:
             if env.step(action).failed.any():
                 raise AssertionError(env.last_failure)
+    return calls
+
+
+@contextmanager
+def _recording(simulator: Simulator, note: Callable[[int, dict[str, np.ndarray]], None]) -> Iterator[None]:
+    """Tells each call's physics steps, and the inputs that have changed since the last one."""
+    step = simulator.step
+    last = {name: simulator.field(name).numpy().copy() for name in INPUTS}
+
+    def record(substeps: int) -> torch.Tensor:
+        inputs = {name: simulator.field(name).numpy() for name in INPUTS}
+        note(substeps, {name: new.copy() for name, new in inputs.items() if not np.array_equal(new, last[name])})
+        last.update({name: new.copy() for name, new in inputs.items()})
+        return step(substeps)
+
+    simulator.step = record  # type: ignore[method-assign]
+    try:
+        yield
     finally:
         simulator.step = step  # type: ignore[method-assign]
-    return calls
 
 
 def _engine(env: MujocoEnvironment) -> Batch:
@@ -162,9 +194,10 @@ def _engine(env: MujocoEnvironment) -> Batch:
 
 def _bare_engine(env: MujocoEnvironment) -> Batch:
     """An engine of our own whose simulations have the same models."""
-    theirs, batch = _engine(env), Batch(env.model, SIMULATIONS, os.cpu_count() or 1)
+    count = env.num_simulations
+    theirs, batch = _engine(env), Batch(env.model, count, os.cpu_count() or 1)
     if theirs.models is not None:
-        batch.set_models([env.simulator.model_of(index) for index in range(SIMULATIONS)])
+        batch.set_models([env.simulator.model_of(index) for index in range(count)])
         return batch
     for name in MODEL_FIELDS:
         values = theirs.expanded(name)

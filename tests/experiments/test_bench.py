@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.bench import gpu, gradient
+from experiments.bench import environment, gpu, gradient, metaworld
 from experiments.bench.__main__ import main
 from experiments.bench.gradient_peers import by_loop, replica
+from experiments.bench.measure import MissingPeer
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +74,27 @@ def test_without_an_accelerator_it_says_so(capsys: pytest.CaptureFixture[str], m
         (["gpu"], "torch finds no accelerator here; --dry sees on the CPU whether everything runs"),
         (["gpu", "memory"], "gpu stands alone"),
         (["memory", "--dry"], "--dry belongs to gpu"),
-        (["gpo"], "unknown group 'gpo' (valid: environment, acting, latency, gradient, memory, scaling, gpu)"),
+        (
+            ["gpo"],
+            "unknown group 'gpo' (valid: environment, metaworld, acting, latency,",
+        ),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_meta_world_is_compared_with_the_engine_on_the_same_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("metaworld", reason="pip install --no-deps metaworld==3.1.1")
+    monkeypatch.setattr(metaworld, "SIMULATIONS", 10)
+    monkeypatch.setattr(environment, "STEPS", 2)
+    rows = metaworld.against_engine(quick=True)
+    assert [row.name for row in rows] == ["ML1 reach / bare engine", "ML10 / bare engine"]
+    assert all(0.0 < row.low <= row.value < 2.0 for row in rows)
+
+
+def test_without_meta_world_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for measurement in metaworld.MEASUREMENTS:
+        with pytest.raises(MissingPeer, match="pip install --no-deps metaworld==3.1.1"):
+            measurement(True)
