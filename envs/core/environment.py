@@ -132,6 +132,12 @@ class Environment(ABC):
         """What a critic may see of the task in training, (N, P) float32: here every task parameter."""
         return torch.cat(list(self.assigned.values()), -1)
 
+    def begin_trial(self) -> None:  # noqa: B027  - few need it
+        """Episodes that share one context begin in all simulations: training says so before the first one is reset.
+
+        For rewards that look back at earlier episodes of the trial; by default nothing happens.
+        """
+
     def task_of(self, simulation: int) -> str:
         """The task of a simulation in words, for messages."""
         if self.tasks is None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import mujoco
 import torch
 from torch import Tensor
 
-from envs.core.tasks import TaskDistribution
+from envs.core.tasks import Range, TaskDistribution
 from envs.families.navigate import GOALS, UPRIGHT, Navigate
 
 RECOGNISED = 0.8  # m, and no obstacle in between
+PLACES = 16  # along each axis of the docks' region, to tell how much of it has been searched
 
 
 class NavigateSearch(Navigate):
     """Navigate, where nothing but a camera tells of the goal, a dock; horizon 70 (7 s).
 
     Nothing but what follows differs from `Navigate`: neither the arena, the robot and its actions, nor the other task
-    parameters, the reward for training and the success. The horizon is enough to drive straight to any dock, or to
-    search half of the region where docks stand.
+    parameters and the success. The horizon is enough to drive straight to any dock, or to search half of the region
+    where docks stand.
 
     The camera looks all around, from the lidar's place. It recognises the dock's marker within 80 cm, unless an
     obstacle stands in between, and says where it is from the robot.
@@ -32,6 +34,11 @@ class NavigateSearch(Navigate):
     | 40-41 | the dock ahead of the robot and to its left; 0 while not recognised   | m     | qpos, task |
     | 42    | 1 while the dock is recognised, else 0                                | 1     | ray casting|
     | 43-44 | goal, only with `goal_visible` (an oracle)                            | m     | task       |
+
+    Reward terms are those of `Navigate` without `beacon`; `closing` = -dm/dt, m the least distance of the episode so
+    far; `search` = 30 times the share of the docks' region that comes within 80 cm for the first time in the trial, as
+    long as the dock has not been recognised in it. Paid by the distance, one who does not know where the dock is stays
+    in between; here one who looks in vain loses nothing. The share newly seen is how likely the dock was found there.
 
     Feedback (sparse, unless set otherwise): 1 while d < 30 cm, less 1 in a control step in which the bumper touches
     anything.
@@ -51,8 +58,40 @@ class NavigateSearch(Navigate):
         spec.body("goal").add_geom(spec.find_default("shown"), name="recognised", rgba=[0.15, 0.8, 0.3, 0.15], **disc)
         return spec
 
+    def bind(self) -> None:
+        super().bind()
+        self.nearest = torch.zeros(self.num_simulations)
+        goals = self.distribution.parameters["goal"]
+        assert isinstance(goals, Range)
+        self.places = torch.cartesian_prod(*map(partial(torch.linspace, steps=PLACES), goals.low, goals.high))
+        self.begin_trial()
+
+    def begin_trial(self) -> None:
+        self.searched, self.near = torch.zeros(2, self.num_simulations, len(self.places), dtype=torch.bool)
+        self.found, self.recognised = torch.zeros(2, self.num_simulations, dtype=torch.bool)
+
+    def apply_tasks(self) -> None:
+        super().apply_tasks()
+        self.begin_trial()
+
+    def control(self, action: Tensor) -> None:
+        super().control(action)
+        self.nearest_before = self.nearest
+        self._remember()
+
+    def on_reset(self, mask: Tensor) -> None:
+        super().on_reset(mask)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Of the last state."""
+        self.searched |= self.near
+        self.found |= self.recognised
+
     def sense(self) -> None:
         super().sense()
+        self.near = torch.cdist(self.qpos[:, :2].float(), self.places) < RECOGNISED
+        self.nearest = torch.where(self.elapsed == 0, self.distance, torch.minimum(self.nearest, self.distance))
         # The millimetre upwards gives the ray a length on the dock, too.
         towards = torch.nn.functional.pad(self.goal - self.qpos[:, :2], (0, 1), value=1e-3)[:, None]
         nearest = self.simulator.rays(self.origin[:, :1].contiguous(), towards, group=UPRIGHT)[:, 0]
@@ -63,3 +102,9 @@ class NavigateSearch(Navigate):
 
     def seen(self) -> list[Tensor]:
         return [*super().seen(), self.dock, self.recognised[:, None]]
+
+    def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
+        terms = super().reward_terms(action)
+        del terms["beacon"]
+        fresh = (self.near & ~self.searched).float().mean(-1) * ~self.found
+        return terms | {"closing": (self.nearest_before - self.nearest) / self.control_period, "search": 30.0 * fresh}

@@ -123,6 +123,7 @@ def collect(
     """
     if env.tasks is None:
         raise TaskError(f"{env.name}: set tasks before collecting episodes")
+    env.begin_trial()
     actor = Actor(policy, adapted, len(env.tasks))
     shape = (trial_episodes * env.horizon, env.part.whole, env.action_size)
     choose: Choose = attrgetter("mean")

@@ -73,8 +73,54 @@ def test_all_else_is_as_in_navigate() -> None:
         one, two = plain.step(action), search.step(action)
         assert torch.equal(one.observation, two.observation[:, : RAYS + 8])
         assert torch.equal(two.observation[:, FLAG + 1 :], search.assigned["goal"])
-        assert torch.equal(one.reward, two.reward) and torch.equal(one.success, two.success)
+        for term in ("arrival", "collision", "proximity", "effort"):
+            assert torch.equal(one.terms[term], two.terms[term])
+        assert two.terms.keys() == one.terms.keys() - {"beacon"} | {"search"} and torch.equal(one.success, two.success)
         assert torch.equal(two.observation[:, FLAG] == 1, search.recognised)
+
+
+def test_coming_nearer_than_ever_in_the_episode_is_paid() -> None:
+    env = NavigateSearch(2, threads=1)
+    env.set_tasks(tasks(2, goal=[1.5, 0.0]))
+    put(env, 0.0, 0.0, 0.0)
+    begun = env.distance.clone()
+    there = drive(env, FORWARD, 10)
+    assert all((step.terms["closing"] > 0.0).all() for step in there[2:])
+    nearest = env.distance.clone()
+    back = drive(env, -FORWARD, 10)  # it still rolls on at first
+    assert (env.distance > nearest + 0.2).all() and (back[-1].terms["closing"] == 0.0).all()
+    again = drive(env, FORWARD, 17)
+    paid = 0.1 * torch.stack([step.terms["closing"] for step in (*there, *back, *again)]).sum(0)
+    assert torch.allclose(paid, begun - env.distance, atol=1e-5) and (env.distance < nearest - 0.2).all(), "once"
+    env.reset()
+    assert (drive(env, FORWARD, 5)[-1].terms["closing"] > 0.0).all(), "every episode begins anew"
+
+
+def test_what_is_searched_for_the_first_time_in_a_trial_is_paid() -> None:
+    env = NavigateSearch(2, threads=1)
+    env.set_tasks(tasks(2, goal=[[1.9, 1.9], [0.9, 0.0]]))
+    put(env, 0.0, 0.0, 0.0)
+    grid = torch.cartesian_prod(torch.linspace(-0.6, 1.9, 16), torch.linspace(-1.9, 1.9, 16))
+    seen = torch.cdist(env.qpos[:1, :2].float(), grid)[0] < 0.8
+    paid, unknown = torch.zeros(2), env.recognised.logical_not()
+    assert unknown.all()
+    for step in (env.step(FORWARD.expand(2, 2)) for _ in range(20)):
+        near = torch.cdist(env.qpos[:, :2].float(), grid) < 0.8
+        expected = 30.0 * (near[0] & ~seen).float().mean()
+        assert torch.allclose(step.terms["search"], expected * unknown, atol=1e-6), "of the same way in both"
+        seen, unknown = seen | near[0], unknown & ~env.recognised
+        paid += step.terms["search"]
+    assert paid[0] > 3.0 and 0.0 < paid[1] < 0.5 * paid[0] and unknown.tolist() == [True, False]
+
+    def again() -> Tensor:
+        put(env, 0.0, 0.0, 0.0)
+        return torch.stack([step.terms["search"] for step in drive(env, FORWARD, 20)]).sum(0)
+
+    assert torch.equal(again(), torch.zeros(2)), "the next episode of the trial"
+    env.begin_trial()
+    assert again()[0] > 3.0
+    env.set_tasks(tasks(2, goal=[[1.9, 1.9], [0.9, 0.0]]))
+    assert again()[0] > 3.0
 
 
 def test_what_is_felt_is_arrival_less_collision() -> None:

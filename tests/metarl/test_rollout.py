@@ -221,6 +221,15 @@ def test_a_trial_starts_every_episode_anew_but_remembers() -> None:
     assert (forgotten - episodes.value[:, :, H:]).abs().max() > 1e-4
 
 
+def test_an_environment_is_told_when_a_trial_begins() -> None:
+    env, calls = point2d([[0.9, 0.9], [-0.9, 0.9]]), []
+    begin, reset = env.begin_trial, env.reset
+    env.begin_trial = lambda: (calls.append("trial"), begin())[1]
+    env.reset = lambda mask=None: (calls.append("episode"), reset(mask))[1]
+    collect(env, transformer(env, "trial", 2), generator=generator(), trial_episodes=2)
+    assert calls == ["trial", "episode", "episode"]
+
+
 @pytest.mark.parametrize(("context", "remembered"), [("trial", 1), ("episode", 0)])
 def test_a_longer_trial_takes_the_place_of_the_last_episode(context: str, remembered: int) -> None:
     """The first episodes stay in memory, the newest are forgotten; a memory of an episode holds none."""
