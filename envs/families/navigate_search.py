@@ -39,6 +39,7 @@ class NavigateSearch(Navigate):
     far; `search` = 30 times the share of the docks' region that comes within 80 cm for the first time in the trial, as
     long as the dock has not been recognised in it. Paid by the distance, one who does not know where the dock is stays
     in between; here one who looks in vain loses nothing. The share newly seen is how likely the dock was found there.
+    Where nobody says that a trial begins (`begin_trial`), it lasts until the dock is elsewhere.
 
     Feedback (sparse, unless set otherwise): 1 while d < 30 cm, less 1 in a control step in which the bumper touches
     anything.
@@ -64,6 +65,7 @@ class NavigateSearch(Navigate):
         goals = self.distribution.parameters["goal"]
         assert isinstance(goals, Range)
         self.places = torch.cartesian_prod(*map(partial(torch.linspace, steps=PLACES), goals.low, goals.high))
+        self.goal = torch.full((self.num_simulations, 2), torch.nan)
         self.begin_trial()
 
     def begin_trial(self) -> None:
@@ -71,8 +73,12 @@ class NavigateSearch(Navigate):
         self.found, self.recognised = torch.zeros(2, self.num_simulations, dtype=torch.bool)
 
     def apply_tasks(self) -> None:
+        before = self.goal
         super().apply_tasks()
-        self.begin_trial()
+        moved = (self.goal != before).any(-1)  # others may get a task while an episode runs here
+        for memory in (self.searched, self.near, self.found, self.recognised):
+            memory[moved] = False
+        self.nearest[moved] = torch.inf
 
     def control(self, action: Tensor) -> None:
         super().control(action)

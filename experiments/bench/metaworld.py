@@ -7,6 +7,7 @@ stands behind a pipe.
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from experiments.metaworld_parity import package_python
 
 SIMULATIONS = 500  # of ML10 50 of each task: its training variations
 STEPS = 20
-PROCESSES = {"ML1": (2, 4, 20), "ML10": (10, 20)}  # one environment in each
+CORES = os.cpu_count() or 1
+PROCESSES = {"ML1": (CORES, 2 * CORES, 20), "ML10": (10, 20)}  # one environment in each
 PEER = Path(__file__).with_name("metaworld_peer.py")
 FOLDER = Path("runs/metaworld_parity")
 
@@ -95,13 +97,15 @@ def _against(env: Environment, benchmark: str, count: int, target: Target, quick
         def theirs() -> None:
             asked.write(f"{steps}\n")
             asked.flush()
-            told.append(float(answers.readline()))
+            if not (answer := answers.readline()):
+                raise MissingPeer(f"metaworld: {PEER.name} has ended")
+            told.append(float(answer))
 
         seconds = interleave({"ours": ours, "peer": theirs}, 2 if quick else 9)
     total = SIMULATIONS * STEPS
     scaled = [value * total / (steps * count) for value in told[1:]]  # for as many control steps as ours
     mine, rate = total / np.median(seconds["ours"]), total / np.median(scaled)
-    detail = f"{mine:,.0f} against {rate:,.0f} control steps/s, {count} environments"
+    detail = f"{mine:,.0f} against {rate:,.0f} control steps/s, {count} environments on its MuJoCo 3.3.0"
     return speedup("metaworld", f"{_named(benchmark)} / AsyncVectorEnv", seconds["ours"], scaled, target, detail)
 
 

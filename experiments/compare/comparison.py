@@ -22,6 +22,10 @@ from metarl.config.settings import TrainSettings
 from metarl.errors import RunFolderError
 from metarl.run_folder import RunFolder, atomic_write
 
+# Settings that there were not yet when results that are kept were made, with what they were then.
+ADDED = {"algo.replay": 0.0, "algo.warm_start.settings.replay": 0.0}
+MISSING = object()
+
 
 class Comparison:
     """All contenders of a plan: trains them, and collects their results.
@@ -70,11 +74,9 @@ class Comparison:
         return sorted(merged(named, ours, self.settings), key=lambda each: order.index(each.contender))
 
     def settings(self, name: str, seed: int) -> str:
-        """The fingerprint of all settings that a contender's result comes from, where they are not the usual ones: a
-        setting that there was not yet had the value that it has by default.
-        """
+        """The fingerprint of all settings that a contender's result comes from."""
         jobs = jobs_of(self.plan, name, seed)
-        own = [_unusual(composed(job.start)) for job in jobs] or [_unusual(self._settings(seed))]
+        own = [_known(composed(job.start)) for job in jobs] or [_known(self._settings(seed))]
         budgets = [job.budget for job in jobs]
         return fingerprint([name, self.plan.steps, budgets, own])
 
@@ -159,8 +161,6 @@ def _is_finished(job: Job) -> bool:
         return False
 
 
-def _unusual(settings: TrainSettings) -> list[Any]:
-    """What is chosen, and the compared settings that are not what that choice has by default."""
-    chosen = [f"{group}={getattr(settings, group).name}" for group in ("env", "algo", "agent")]
-    usual = compared(composed((*chosen, "recipe=none")))
-    return [chosen, {key: value for key, value in compared(settings).items() if usual.get(key) != value}]
+def _known(settings: TrainSettings) -> dict[str, Any]:
+    """The compared settings, without those of `ADDED` that are as they were before they could be set."""
+    return {key: value for key, value in compared(settings).items() if ADDED.get(key, MISSING) != value}

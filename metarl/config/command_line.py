@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import traceback
+import uuid
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ from metarl.launched import world_size
 from metarl.version import __version__
 
 TRACEBACK = "METARL_TRACEBACK"  # the environment variable that asks for the traceback of a known failure too
+PROCESS = uuid.uuid4().hex  # of this one, on whatever machine
 USAGE = (ConfigError, PolicyError, TaskError, UnknownEnvironmentError)  # mistakes in what was asked for: exit status 2
 
 
@@ -173,7 +175,7 @@ def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bo
     # Kept out of Hydra's sight, which would print a line of its own about each; but a launcher's other processes have
     # no other way to tell.
     failures: list[Exception] = []
-    here = os.getpid()
+    here = PROCESS
 
     @functools.wraps(task)
     def job(config: Mapping[Any, Any]) -> None:
@@ -185,7 +187,7 @@ def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bo
         try:
             _sweep_job(work) if sweep else work()
         except Exception as error:
-            if os.getpid() != here:
+            if here != PROCESS:
                 raise
             failures.append(error)
 

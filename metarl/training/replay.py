@@ -12,7 +12,8 @@ class Replay:
     """The tasks in which the policy failed last; the latest `capacity` of them.
 
     A task is scored by failure alone, and taken out when it is drawn: it comes back if the policy fails again. So a
-    share of the tasks goes where learning has not been yet, and the fewer they are, the smaller is that share.
+    share of the tasks goes where learning has not been yet, and the fewer they are, the smaller is that share. A task
+    that nobody can solve comes back again and again.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -94,6 +94,8 @@ def test_coming_nearer_than_ever_in_the_episode_is_paid() -> None:
     assert torch.allclose(paid, begun - env.distance, atol=1e-5) and (env.distance < nearest - 0.2).all(), "once"
     env.reset()
     assert (drive(env, FORWARD, 5)[-1].terms["closing"] > 0.0).all(), "every episode begins anew"
+    env.change_tasks(tasks(2, goal=[[1.5, 0.0], [1.8, 0.0]]))
+    assert (drive(env, FORWARD, 2)[-1].terms["closing"] > 0.0).all(), "and whoever gets another dock"
 
 
 def test_what_is_searched_for_the_first_time_in_a_trial_is_paid() -> None:
@@ -119,8 +121,9 @@ def test_what_is_searched_for_the_first_time_in_a_trial_is_paid() -> None:
     assert torch.equal(again(), torch.zeros(2)), "the next episode of the trial"
     env.begin_trial()
     assert again()[0] > 3.0
-    env.set_tasks(tasks(2, goal=[[1.9, 1.9], [0.9, 0.0]]))
-    assert again()[0] > 3.0
+    env.set_tasks(tasks(2, goal=[[1.9, 1.8], [0.9, 0.0]]))
+    paid = again()
+    assert paid[0] > 3.0 and paid[1] == 0.0, "where the dock is elsewhere, and there alone"
 
 
 def test_what_is_felt_is_arrival_less_collision() -> None:
