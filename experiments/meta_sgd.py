@@ -16,8 +16,7 @@ import torch
 
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.maml import MAML
-from metarl.config.algorithms import MAMLSettings, MetaInnerLoop
-from metarl.config.settings import Share, setting
+from metarl.config.algorithms import MAMLSettings, MetaInnerLoop, Share, setting
 from metarl.rollouts.episodes import Batch
 
 

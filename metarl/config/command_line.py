@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import platform
 import sys
 import tempfile
 import traceback
-import uuid
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,6 @@ from metarl.launched import world_size
 from metarl.version import __version__
 
 TRACEBACK = "METARL_TRACEBACK"  # the environment variable that asks for the traceback of a known failure too
-PROCESS = uuid.uuid4().hex  # of this one, on whatever machine
 USAGE = (ConfigError, PolicyError, TaskError, UnknownEnvironmentError)  # mistakes in what was asked for: exit status 2
 
 
@@ -175,7 +174,7 @@ def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bo
     # Kept out of Hydra's sight, which would print a line of its own about each; but a launcher's other processes have
     # no other way to tell.
     failures: list[Exception] = []
-    here = PROCESS
+    here = _process()
 
     @functools.wraps(task)
     def job(config: Mapping[Any, Any]) -> None:
@@ -187,7 +186,7 @@ def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bo
         try:
             _sweep_job(work) if sweep else work()
         except Exception as error:
-            if here != PROCESS:
+            if _process() != here:
                 raise
             failures.append(error)
 
@@ -201,6 +200,11 @@ def _run(command: str, task: Callable[[Any], object], argv: list[str], sweep: bo
         sys.argv = before
     if failures:
         raise failures[0]
+
+
+def _process() -> tuple[str, int]:
+    """This one, among those of all machines."""
+    return platform.node(), os.getpid()
 
 
 def _sweep_job(work: Callable[[], None]) -> None:

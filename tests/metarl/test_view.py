@@ -41,7 +41,7 @@ def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     assert said.startswith(f"http://127.0.0.1:{port} shows A: pretrained/reach_search"), said + process.stdout.read()
     yield process, f"http://127.0.0.1:{port}"
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and "closed" in rest and "Traceback" not in rest, rest
 
 
