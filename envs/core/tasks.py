@@ -26,6 +26,7 @@ CELLS = 5
 RESIDUES = {"train": (1, 3, 4), "test": (0,), "validation": (2,)}
 SHIFT = 1  # of the slabs of semantic axes: what is held out of a lone axis lies inside of its range
 SEMANTIC_SEED = 20_261  # added to the seeds of published lists in which semantic parameters are held out
+EDITION_SEED = 1_000_003  # added to them for each edition after the first
 PUBLISHED_BLOCK = 100
 # Draws keep this fraction of a cell away from its walls, so that rounding to float32 cannot move a task across one.
 WALL = 1e-3
@@ -165,10 +166,14 @@ class TaskDistribution:
     """A named set of parameters with the splits `SPLITS` and a random generator of its own.
 
     `sample` draws from that generator; `published` gives the fixed lists on which methods are compared.
+
+    Args:
+        edition: of these lists. A family gets another one if something was chosen on the last.
     """
 
     parameters: dict[str, Parameter]
     seed: int = 0
+    edition: int = 0
     generator: torch.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -194,7 +199,7 @@ class TaskDistribution:
                 parameters[name] = _overridden(parameters[name], value)
             except TaskError as error:
                 raise TaskError(f"task parameter '{name}': {error}") from None
-        return TaskDistribution(parameters, self.seed)
+        return TaskDistribution(parameters, self.seed, self.edition)
 
     def sample(self, n: int, split: str = "train", share: float = 1.0) -> Tasks:
         """n tasks of a split, drawn from the distribution's own generator.
@@ -223,7 +228,7 @@ class TaskDistribution:
         blocks = []
         for block in range(-(-n // PUBLISHED_BLOCK)):
             seed = 7_919 * (block + 1) + SPLITS.index(_known(split)) + SEMANTIC_SEED * self.semantic
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(seed + EDITION_SEED * self.edition)
             blocks.append(self._draw(PUBLISHED_BLOCK, split, generator))
         joined = {name: torch.cat([b[name] for b in blocks]) for name in self.parameters}
         return Tasks(joined).select(slice(0, n))

@@ -24,11 +24,12 @@ class Family(Environment):
 
     parameters: ClassVar[Mapping[str, Parameter]]
     hidden_size: ClassVar[int]  # G: how much longer an oracle's observation is
+    edition: ClassVar[int] = 0  # of the published lists, see `TaskDistribution`
     goal: Tensor
 
     def task_distribution(self, changes: Mapping[str, object] | None) -> TaskDistribution:
         """The family's tasks, with other training ranges where `changes` has some."""
-        return TaskDistribution(dict(self.parameters)).override(changes or {})
+        return TaskDistribution(dict(self.parameters), edition=self.edition).override(changes or {})
 
     def take_options(self, horizon: int | None, oracle: bool) -> None:
         """Set what the options change: the horizon (None: the family's own), and whether an oracle observes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from envs.registry import make as environment
 from experiments.compare import rl2_sb3, scratch
 from experiments.compare.contenders import contenders, in_context, jobs_of, seeds_of
 from experiments.compare.contrasts import Result
@@ -77,8 +79,8 @@ class Comparison:
         """The fingerprint of all settings that a contender's result comes from."""
         jobs = jobs_of(self.plan, name, seed)
         own = [_known(composed(job.start)) for job in jobs] or [_known(self._settings(seed))]
-        budgets = [job.budget for job in jobs]
-        return fingerprint([name, self.plan.steps, budgets, own])
+        budgets, edition = [job.budget for job in jobs], _edition(self.plan.env)
+        return fingerprint([name, self.plan.steps, budgets, own, *([edition] if edition else [])])
 
     def _settle(self, name: str, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -159,6 +161,12 @@ def _is_finished(job: Job) -> bool:
         return finished(RunFolder.open(job.folder), job)
     except RunFolderError:
         return False
+
+
+@functools.cache
+def _edition(env: str) -> int:
+    """That of the published lists on which results are measured."""
+    return environment(env, 1).distribution.edition
 
 
 def _known(settings: TrainSettings) -> dict[str, Any]:

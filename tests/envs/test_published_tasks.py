@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from envs import registry
-from envs.core.tasks import SPLITS, TaskDistribution, Tasks
+from envs.core.tasks import SPLITS, Range, TaskDistribution, Tasks
 
 
 @functools.cache
@@ -46,16 +46,16 @@ PUBLISHED = {
         2952.2850008524183,
     ),
     ("reach_squared", "test"): (
-        {"goal": [0.422881, 0.097364, 0.38663], "payload_mass": [0.811592], "damping_scale": [0.536444]},
-        4113.955940534423,
+        {"goal": [0.582255, -0.085811, 0.332542], "payload_mass": [0.760124], "damping_scale": [1.178161]},
+        4283.83953084476,
     ),
     ("reach_squared", "validation"): (
-        {"goal": [0.522994, -0.23616, 0.305122], "payload_mass": [1.169289], "damping_scale": [1.22649]},
-        4289.659075856842,
+        {"goal": [0.59289, 0.19568, 0.248489], "payload_mass": [0.893207], "damping_scale": [1.408348]},
+        4366.383672871401,
     ),
     ("reach_squared", "ood"): (
-        {"goal": [0.374548, -0.127025, 0.514799], "payload_mass": [2.559103], "damping_scale": [0.608434]},
-        7683.6528965242105,
+        {"goal": [0.556281, 0.238217, 0.15326], "payload_mass": [2.27404], "damping_scale": [2.647738]},
+        7558.422660846876,
     ),
     ("reach_search", "test"): (
         {"goal": [0.422881, 0.097364, 0.321034], "payload_mass": [0.811592], "damping_scale": [0.536444]},
@@ -103,8 +103,8 @@ PUBLISHED = {
     ),
     ("cheetah_dir", "test"): ({"direction": [1.0], "mass_scale": [1.006201]}, 1526.2360227771278),
     ("cheetah_dir", "ood"): ({"direction": [0.0], "mass_scale": [0.889567]}, 1426.470970037519),
-    ("point2d", "test"): ({"goal": [-0.444967, -0.306956]}, 39.28384717609414),
-    ("point2d", "ood"): ({"goal": [0.411124, -0.576405]}, -54.4951737029749),
+    ("point2d", "test"): ({"goal": [-0.441482, -0.470557]}, -17.65387872537919),
+    ("point2d", "ood"): ({"goal": [0.005538, 0.660389]}, -4.311853712318866),
     ("reach", "test"): (
         {"goal": [0.54651, -0.214869, 0.488546], "payload_mass": [0.502606], "damping_scale": [1.408222]},
         4344.661132903695,
@@ -142,7 +142,7 @@ def test_published_tasks_depend_on_nothing(name: str, split: str) -> None:
     """Neither on the seed, nor on what was drawn before, nor on how many are asked for."""
     distribution = registered(name)
     hundred = distribution.published(split)
-    other = TaskDistribution(distribution.parameters, seed=5)
+    other = TaskDistribution(distribution.parameters, seed=5, edition=distribution.edition)
     other.sample(7)
     longer = other.published(split, 150)
     assert len(longer) == 150
@@ -150,3 +150,13 @@ def test_published_tasks_depend_on_nothing(name: str, split: str) -> None:
         assert torch.equal(longer[key][:100], value)
         assert torch.equal(other.published(split, 3)[key], value[:3])
         assert not torch.equal(longer[key][100:], value[:50])
+
+
+def test_another_edition_is_another_list() -> None:
+    """Also where training ranges are changed, which makes a distribution of its own."""
+    first = TaskDistribution({"goal": Range((0.0, 0.0), (1.0, 1.0))})
+    second = TaskDistribution(first.parameters, edition=1)
+    goals = [each.published("test", 150)["goal"] for each in (first, second, second.override({"goal": [[0, 0], [1, 1]]}))]
+    assert not torch.cdist(goals[0], goals[1]).eq(0).any()
+    assert torch.equal(goals[1], goals[2])
+    assert set(second.split_of(second.published("test"))) == {"test"}

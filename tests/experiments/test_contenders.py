@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import contenders, jobs_of, note
 from experiments.compare.plan import Plan
 from metarl.config.composition import compose
@@ -81,3 +83,21 @@ def test_a_small_setting_that_a_policy_lacks_is_left_out() -> None:
     (job,) = jobs_of(plan, "maml_mlp", 0)
     assert "algo.tasks=2" in job.settings and "agent.width=8" not in job.settings
     assert job.budget == "budget.iterations=2"
+
+
+def test_results_on_another_edition_of_the_lists_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = Comparison(Plan("reach_squared", Path("runs"), (0,)), Console(quiet=True), False, "compare")
+    names = set()
+    for edition in (0, 1, 2):
+        monkeypatch.setattr("experiments.compare.comparison._edition", lambda env, number=edition: number)
+        names.add(comparison.settings("maml", 0))
+    assert len(names) == 3
+    monkeypatch.undo()
+    assert comparison.settings("maml", 0) in names
+
+
+def test_settings_that_are_new_do_not_make_old_results_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = Comparison(Plan("reach", Path("runs"), (0,)), Console(quiet=True), False, "compare")
+    today = comparison.settings("in_context", 0)
+    monkeypatch.setattr("experiments.compare.comparison.ADDED", {})
+    assert comparison.settings("in_context", 0) != today
