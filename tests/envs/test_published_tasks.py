@@ -156,7 +156,8 @@ def test_another_edition_is_another_list() -> None:
     """Also where training ranges are changed, which makes a distribution of its own."""
     first = TaskDistribution({"goal": Range((0.0, 0.0), (1.0, 1.0))})
     second = TaskDistribution(first.parameters, edition=1)
-    goals = [each.published("test", 150)["goal"] for each in (first, second, second.override({"goal": [[0, 0], [1, 1]]}))]
+    same = second.override({"goal": [[0, 0], [1, 1]]})
+    goals = [each.published("test", 150)["goal"] for each in (first, second, same)]
     assert not torch.cdist(goals[0], goals[1]).eq(0).any()
     assert torch.equal(goals[1], goals[2])
     assert set(second.split_of(second.published("test"))) == {"test"}
