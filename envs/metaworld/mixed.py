@@ -16,6 +16,8 @@ from envs.metaworld.package import models
 from envs.metaworld.sawyer import SawyerTask
 from envs.metaworld.variations import Variations
 
+KEPT = 3  # batches of a task: how many simulations it has changes with what is drawn
+
 
 class Member(NamedTuple):
     """The simulations of one task."""
@@ -56,7 +58,7 @@ class MixedTasks(Environment):
         self.kinds = distribution.kinds
         self.horizon = self.horizon if horizon is None else horizon
         self._options = {"seed": seed, "threads": threads, "horizon": horizon, "goal_visible": goal_visible}
-        self._made: dict[tuple[int, int], SawyerTask] = {}  # by kind and number of simulations
+        self._made: dict[tuple[int, int], SawyerTask] = {}  # by kind and number of simulations; last used last
         self.members: list[Member] = []
 
     def apply_tasks(self) -> None:
@@ -72,10 +74,15 @@ class MixedTasks(Environment):
         self.begun = False
 
     def _environment(self, kind: int, count: int) -> SawyerTask:
-        if (kind, count) not in self._made:
+        env = self._made.pop((kind, count), None)
+        if env is None:
+            others = [key for key in self._made if key[0] == kind]
+            for key in others[: max(len(others) - KEPT + 1, 0)]:
+                del self._made[key]
             distribution = Variations({"train": ((self.kinds[kind],), 0)})
-            self._made[kind, count] = self.kinds[kind](count, distribution, **self._options)
-        return self._made[kind, count]
+            env = self.kinds[kind](count, distribution, **self._options)
+        self._made[kind, count] = env
+        return env
 
     def reset(self, mask: Tensor | None = None) -> Tensor:
         if self.tasks is None:

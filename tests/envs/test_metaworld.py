@@ -211,6 +211,24 @@ def test_tasks_side_by_side_are_what_each_is_alone() -> None:
 
 
 @needs_package
+def test_batches_of_a_task_are_made_once_and_only_the_last_few_are_kept() -> None:
+    mixed = metaworld(8, benchmark="ML10", threads=1)
+    drawn = mixed.distribution.published("train", 2)
+
+    def batch(count: int) -> SawyerTask:
+        mixed.set_tasks(drawn.select(torch.tensor([0] * count + [1] * (8 - count))))
+        return mixed.members[0].env
+
+    batches = {count: batch(count) for count in (1, 2, 3)}
+    assert batch(1) is batches[1]
+    batch(4)  # the second is the one that was not used for longest
+    assert batch(1) is batches[1]
+    assert batch(3) is batches[3]
+    assert batch(2) is not batches[2]
+    assert len(mixed._made) == 6
+
+
+@needs_package
 def test_a_mixed_environment_tells_what_is_missing() -> None:
     env = metaworld(2, benchmark="ML10", threads=1)
     with pytest.raises(TaskError, match="call set_tasks before reset"):
