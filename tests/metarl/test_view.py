@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     port = free_port()
     line = [sys.executable, "-m", "metarl.view", *RUNS, f"port={port}", "device=cpu"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start as well.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(line, env=environment, preexec_fn=heard, **pipes)
     assert process.stdout is not None
     said = process.stdout.readline()
     assert said.startswith(f"http://127.0.0.1:{port} shows A: pretrained/reach_search"), said + process.stdout.read()
