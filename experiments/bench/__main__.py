@@ -1,4 +1,4 @@
-"""python -m experiments.bench [environment metaworld acting latency gradient memory scaling] [--quick] [--out FILE]
+"""python -m experiments.bench [GROUP ...] [--quick] [--out FILE]
 python -m experiments.bench gpu [--dry] [--out FILE]
 """
 
@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import metarl  # noqa: F401  - first: it sets what torch reads at its import
+from experiments.bench import growth
 from experiments.bench.measure import MissingPeer, Row, machine
 from experiments.bench.report import print_table, write_json
 from metarl.errors import DeviceError
 
-GROUPS = ("environment", "metaworld", "acting", "latency", "gradient", "memory", "scaling")
+GROUPS = ("environment", "metaworld", "acting", "latency", "gradient", "memory", "growth", "scaling")
 GPU = "gpu"  # alone: it needs an accelerator
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -54,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out or (None if options.dry else RESULTS / f"{chosen[0] if len(chosen) == 1 else 'bench'}.json")
     if out is not None:
         write_json(out, described, {"groups": chosen, "quick": options.quick or options.dry}, rows, missing)
+        if growth.GROUP in chosen:
+            growth.draw(rows, out.with_name(f"{growth.GROUP}.png"))
     print_table(described, rows, missing)
     judged = [row for row in rows if row.target is not None and not options.dry]  # a dry run compares a CPU with itself
     return 0 if all(row.target is None or row.target.met(row.value) for row in judged) else 1

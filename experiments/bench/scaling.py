@@ -7,18 +7,15 @@ so many machines.
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from experiments.bench.measure import Row, summary
+from experiments.bench.trained import trained
 from metarl.config.composition import compose
 from metarl.config.settings import TrainSettings
 from metarl.training.trainer import Trainer
@@ -81,7 +78,8 @@ def two_processes(quick: bool) -> list[Row]:
     times: list[list[float]] = [[], []]
     for _ in range(rounds):  # in turns: whatever else the machine does affects both
         for launch, own, found in zip(([], LAUNCH), threads, times, strict=True):
-            found.append(_seconds(launch, [*TRAIN, *small, *own, f"budget.iterations={iterations}"]))
+            run = trained([*TRAIN, *small, *own, f"budget.iterations={iterations}"], launch)
+            found.append(run.rollout + run.update)
     ratios = [one / two for one, two in zip(*times, strict=True)]
     each = ", ".join(f"{statistics.median(found):.2f} s" for found in times)
     rows = [
@@ -106,20 +104,6 @@ def two_processes(quick: bool) -> list[Row]:
     )
     print("the model assumes:", *assumed, sep="\n  ", file=sys.stderr)
     return rows
-
-
-def _seconds(launch: list[str], settings: list[str]) -> float:
-    """Seconds of an iteration: the median, without the first."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        command = [sys.executable, *launch, "-m", "metarl.train", *settings, f"run_dir={run}"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            reason = next((line for line in done.stderr.splitlines() if line.startswith("error")), "no output")
-            raise RuntimeError(f"`{' '.join(command[1:])}` failed: {reason}")
-        with (run / "metrics.csv").open() as file:
-            rows = list(csv.DictReader(file))[1:]
-    return statistics.median(float(row["rollout_seconds"]) + float(row["update_seconds"]) for row in rows)
 
 
 def _iteration(settings: TrainSettings, seconds: float) -> Iteration:

@@ -1,15 +1,16 @@
 """What is timed is the same mathematics on both sides."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from experiments.bench import environment, gpu, gradient, metaworld
+from experiments.bench import environment, gpu, gradient, growth, metaworld
 from experiments.bench.__main__ import main
 from experiments.bench.gradient_peers import by_loop, replica
 from experiments.bench.measure import MissingPeer
+from experiments.bench.trained import Trained, trained
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +99,34 @@ def test_without_meta_world_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     for measurement in metaworld.MEASUREMENTS:
         with pytest.raises(MissingPeer, match="pip install --no-deps metaworld==3.1.1"):
             measurement(True)
+
+
+def test_the_exponent_is_that_of_the_later_points() -> None:
+    """What does not grow hides it in the first ones."""
+    cubes = {point: 2.0 * point**3 for point in (10, 100, 1000)}
+    assert growth.exponent(cubes) == pytest.approx(3.0)
+    assert growth.exponent({1: 500.0, 2: 500.0} | cubes) == pytest.approx(3.0)
+
+
+def test_growth_is_measured_along_each_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def grows(settings: Sequence[str]) -> Trained:
+        given = dict(word.split("=") for word in settings)
+        length = float(given["env.horizon"]) if "env.horizon" in given else 50.0
+        return Trained(float(given.get("algo.tasks", 200)), length**2, float(given.get("agent.width", 32)) ** 3)
+
+    monkeypatch.setattr(growth, "trained", grows)
+    rows = growth.growth(quick=False)
+    found = {row.name: (row.value, row.target.met(row.value)) for row in rows if row.target is not None}
+    assert found["rollout over simulations"] == (pytest.approx(1.0), True)
+    assert found["update over tokens"] == (pytest.approx(2.0), True)
+    assert found["peak over width"] == (pytest.approx(3.0), False)
+    growth.draw(rows, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_is_timed_and_one_that_fails_says_why() -> None:
+    small = ["env=point2d", "algo=in_context", "algo.tasks=2", "env.horizon=3", "device=cpu", "budget.iterations=2"]
+    found = trained([*small, "evaluate.tasks=1", "evaluate.steps=0"])
+    assert found.rollout > 0.0 and found.update > 0.0 and 0.1 < found.peak < 4.0
+    with pytest.raises(RuntimeError, match="error: .*env=poin: "):
+        trained(["env=poin"])
