@@ -63,14 +63,18 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     figure = Figure(figsize=(4.2 * len(AXES), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    for panel, axis in zip(figure.subplots(1, len(AXES)), AXES, strict=True):
+    panels = figure.subplots(1, len(AXES), sharey=True)
+    panels[0].set_ylabel("seconds; GiB")
+    for panel, axis in zip(panels, AXES, strict=True):
         for row in rows:
             if row.group == GROUP and row.name.endswith(f"over {axis}"):
                 points = _points(row.detail)
                 name = row.name.partition(" over ")[0]
                 panel.loglog(list(points), list(points.values()), "o-", label=f"{name}, ~ {row.value:.1f}")
+                panel.set_xticks(list(points), [f"{point}" for point in points], minor=False)
+        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         panel.set_xlabel(axis)
-        panel.set_ylabel("seconds; GiB")
+        panel.set_yticks([0.1, 1.0, 10.0], ["0.1", "1", "10"])
         panel.legend(fontsize="small")
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
