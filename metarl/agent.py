@@ -80,11 +80,12 @@ class Agent:
             CollectionStopped: if collecting is stopped, by Ctrl-C or an exception of the environment; it has what was
                 collected, and the agent as it had adapted before.
         """
-        if steps < 0 or (isinstance(episodes, int) and episodes < 1):
+        count = isinstance(episodes, int | np.integer)
+        if steps < 0 or (count and episodes < 1):
             raise MetaRLError(f"adapt needs episodes >= 1 and steps >= 0, got episodes={episodes}, steps={steps}")
-        if (env is None) == isinstance(episodes, int):
+        if (env is None) == count:
             raise MetaRLError("adapt needs an environment, or recorded episodes in its place: episodes=recording")
-        play = self._playing(env, episodes) if isinstance(episodes, int) else self._replayed(episodes)
+        play = self._playing(env, int(episodes)) if count else self._replayed(episodes)
         place, rounds, agent = "a recording" if env is None else name_of(env), [], replace(self)
 
         def experience(adapted: Parameters | None) -> Batch:

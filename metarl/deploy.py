@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import signal
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,14 @@ from metarl.assembly.device import enough_memory
 from metarl.assembly.kept import Kept
 from metarl.assembly.onnx_file import write_onnx
 from metarl.assembly.opened import open_run
+from metarl.assembly.trust import words
 from metarl.config.deployment import AdaptSettings, ExportSettings
 from metarl.config.settings import EnvironmentSettings
 from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError, install
-from metarl.run_folder.files import one_line
+from metarl.run_folder.files import check_writable, one_line
 from metarl.run_folder.recordings import read_recording, write_recording
 from metarl.run_folder.slim import check_free
+from metarl.training.signals import Terminated, interruptible
 
 MINARI = "minari:"
 
@@ -41,15 +45,18 @@ def adapt_run(settings: AdaptSettings) -> Path:
     console = Console(highlight=False, soft_wrap=True)
     out = Path(settings.out)
     check_free(out)
+    check_writable(out)
     agent = load(settings.run, settings.device, settings.checkpoint, settings.trust)
     try:
         if settings.recording is not None:
             adapted = agent.adapt(episodes=_recording(settings), steps=settings.steps)
         else:
-            env = presented(settings.env or agent.run.settings.env, settings.split, settings.task)
-            adapted = agent.adapt(env, settings.episodes, settings.steps)
+            where = settings.env or agent.run.settings.env
+            env = presented(where, settings.split, settings.task, agent.run.horizon)
+            with closing(env), interruptible():
+                adapted = agent.adapt(env, settings.episodes, settings.steps)
     except CollectionStopped as stopped:
-        raise _kept(stopped, settings, out) from stopped.__cause__
+        raise _kept(stopped, settings, agent, out) from stopped.__cause__
     path = adapted.save(out)
     told = adapted.history[-1]
     rounds = ", ".join(f"{value:.3g}" for value in told["feedback"])
@@ -74,10 +81,15 @@ def export_run(settings: ExportSettings) -> Path:
     return path
 
 
-def presented(settings: EnvironmentSettings, split: str, task: int) -> gymnasium.Env[Any, Any]:
+def presented(
+    settings: EnvironmentSettings, split: str, task: int, horizon: int | None = None
+) -> gymnasium.Env[Any, Any]:
     """One robot in the environment that settings name.
 
     One that has tasks to give gets a task of the split's list; another one presents the task that it has.
+
+    Args:
+        horizon: of the episodes of an environment of one's own that has tasks, where the settings do not say it.
 
     Raises:
         EnvsError: if it does not exist, does not take an option, or has no such task.
@@ -86,6 +98,8 @@ def presented(settings: EnvironmentSettings, split: str, task: int) -> gymnasium
     options = {name: value for name, value in settings.options().items() if name not in ("tasks", "feedback")}
     if (env := _own(place, options)) is not None:
         return env
+    if settings.entry is not None and options.get("horizon") is None:
+        options["horizon"] = horizon
     given = {"tasks_override": dict(settings.tasks), "feedback": settings.feedback}
     env = TaskEnv(place, split=split, **options, **given)
     env.set_task(as_dictionary(env.environment.distribution.published(split, task + 1), task))
@@ -127,11 +141,16 @@ def _recording(settings: AdaptSettings) -> object:
         raise ConfigError(f"recording={recording}: {one_line(error)}") from None
 
 
-def _kept(stopped: CollectionStopped, settings: AdaptSettings, out: Path) -> MetaRLError:
-    """The error that ends an interrupted collection, once what there is is written."""
-    agent: Agent = stopped.agent
+def _kept(stopped: CollectionStopped, settings: AdaptSettings, agent: Agent, out: Path) -> MetaRLError:
+    """The error that ends an interrupted collection of an agent, once what there is is written."""
     file = write_recording(out.with_name(f"{out.name}-recording.npz"), stopped.recording)
-    run = agent.save(out) if agent.history and agent.adapted else settings.run
-    command = f"python -m metarl.adapt run={run} recording={file} out={settings.out}"
+    before: Agent = stopped.agent
+    done = before.history[-1]["steps"] if len(before.history) > len(agent.history) else 0
+    run = before.save(out) if before.history and before.adapted else settings.run
+    given = [f"run={run}", f"recording={file}", f"out={settings.out}", f"steps={max(settings.steps - done, 1)}"]
+    command = f"python -m metarl.adapt {shlex.join(given)}{words(agent.run.settings)}"
     text = f"{str(stopped).partition('; ')[0]}; adapt on these with: {command}"
-    return Interrupted(text, signal.SIGINT) if isinstance(stopped.__cause__, KeyboardInterrupt) else MetaRLError(text)
+    cause = stopped.__cause__
+    if not isinstance(cause, KeyboardInterrupt):
+        return MetaRLError(text)
+    return Interrupted(text, signal.SIGTERM if isinstance(cause, Terminated) else signal.SIGINT)

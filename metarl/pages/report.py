@@ -22,7 +22,7 @@ from metarl.pages.footage import Footage, film_runs
 from metarl.pages.subject import Subject, facts, learning_curves, phase_marks, repeat, setting_rows, subjects
 from metarl.pages.templating import FOLDER, templates
 from metarl.run_folder import atomic_write
-from metarl.run_folder.files import guard
+from metarl.run_folder.files import check_writable, guard
 from metarl.version import __version__
 
 NAME = "report.html"
@@ -45,14 +45,18 @@ def write_report(
         RunFolderError: if a run's files are unreadable, or the page cannot be written.
         ConfigError: if a run is given twice.
     """
-    folder = runs[0].output.path if len(runs) == 1 else Path()
-    path = folder / NAME if out is None else Path(out)
-    path = path if path.suffix == ".html" else path / NAME
+    path = _place(runs, out)
     content = page(subjects(runs), footage, trouble)
     with guard(f"make the folder {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, content.encode())
     return path
+
+
+def _place(runs: Sequence[Run], out: str | Path | None) -> Path:
+    folder = runs[0].output.path if len(runs) == 1 else Path()
+    path = folder / NAME if out is None else Path(out)
+    return path if path.suffix == ".html" else path / NAME
 
 
 def page(shown: Sequence[Subject], footage: Sequence[Footage], trouble: str | None) -> str:
@@ -182,6 +186,7 @@ def report_runs(settings: ReportSettings) -> None:
         raise ConfigError(f"run=[{','.join(settings.run)}]: names a run twice")
     runs = [open_run(path, settings.device, settings.checkpoint, settings.trust) for path in settings.run]
     footage, trouble = [], None
+    check_writable(_place(runs, settings.out))
     if settings.films:
         try:
             footage = film_runs(subjects(runs), settings, console)

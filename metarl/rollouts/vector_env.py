@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from agents.policy import Policy
 from envs.core.environment import Step
-from metarl.errors import CollectionStopped, MetaRLError
+from metarl.errors import CollectionStopped, MetaRLError, NotFiniteError
 from metarl.rollouts.acting import Actor, Choose, Parameters, sample
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.presented import OneTask
@@ -43,22 +43,31 @@ class VectorSimulations:
         """Start an episode in all; the observation (N, D).
 
         Raises:
-            MetaRLError: if the environment shows that it is not one task.
+            MetaRLError: if the environment shows that it is not one task. NotFiniteError: if a number is not finite.
         """
         observation, info = self.env.reset()
         self._one_task.check(info)
         self._over = torch.zeros_like(self._over)
-        return _float32(observation)
+        return self._finite("observation", _float32(observation))
 
     def step(self, action: Tensor) -> Step:
+        """Raises NotFiniteError for what is not finite in an episode that goes on: no action is chosen by it."""
         if self._last is None or not bool(self._over.all()):
             observation, reward, terminated, truncated, info = self.env.step(action.clamp(-1.0, 1.0).numpy())
-            felt = _float32(feedback_of(info, np.asarray(reward)))
+            felt = self._finite("feedback", _float32(feedback_of(info, np.asarray(reward))))
+            seen = self._finite("observation", _float32(observation))
             over = torch.as_tensor(np.asarray(terminated) | np.asarray(truncated))
             unknown = torch.zeros(self.num_simulations, dtype=torch.bool)
             self._over = self._over | over
-            self._last = Step(_float32(observation), felt, {}, unknown, over, unknown, felt)
+            self._last = Step(seen, felt, {}, unknown, over, unknown, felt)
         return self._last
+
+    def _finite(self, name: str, value: Tensor) -> Tensor:
+        """The value (N, ...), of which only what belongs to episodes that go on has to be finite."""
+        bad = ~torch.isfinite(value.flatten(1) if value.dim() > 1 else value[:, None]).all(-1) & ~self._over
+        if bool(bad.any()):
+            raise NotFiniteError(f"the {name} is not finite in environment {int(bad.nonzero()[0, 0])}")
+        return value
 
     def privileged(self) -> None:
         """Nobody knows the task."""
@@ -88,7 +97,9 @@ def explore(
 
     Raises:
         MetaRLError: if the environment shows that it is not one task.
-        CollectionStopped: with what was collected, if something was, after an exception of the environment or Ctrl-C.
+        NotFiniteError: if its first observation or feedback is not finite.
+        CollectionStopped: with what was collected, if something was, after an exception of the environment, a number
+            that is not finite, or Ctrl-C.
     """
     actor, choose = Actor(policy, adapted, 1), partial(sample, generator=generator)
     count = -(-episodes // (simulations.num_simulations * trial_episodes))
@@ -98,11 +109,9 @@ def explore(
             trials.append([])
             for transition in _trial(simulations, actor, choose, trial_episodes):
                 trials[-1].append(transition)
-    except MetaRLError:
-        raise
     except (Exception, KeyboardInterrupt) as error:
         recording = recording_of(trials, policy.layout, simulations.horizon)
-        if not recording:
+        if not recording or (isinstance(error, MetaRLError) and not isinstance(error, NotFiniteError)):
             raise
         steps, reason = sum(len(episode["actions"]) for episode in recording), type(error).__name__
         what = f"collecting was stopped after {steps} steps by {reason}: {error}".removesuffix(": ")

@@ -72,6 +72,22 @@ def atomic_write(path: Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place for a file or folder where nothing can be written, before work is done that would be lost.
+
+    Raises:
+        RunFolderError: in one line. Folders that are missing above it are made.
+    """
+    temporary = hidden(path, "tmp")
+    with guard(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_synced(temporary, b"")
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
 def read_limited(path: Path, limit: int) -> bytes:
     """The content of a regular file with at most `limit` bytes.
 

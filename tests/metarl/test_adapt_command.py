@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 from gymnasium.spaces import Box
 
 import metarl
+from envs.adapters.gymnasium import TaskEnv
 from metarl.config.completion import SCRIPT
 from metarl.config.composition import compose
 from metarl.deploy import adapt_run, presented
@@ -29,18 +32,29 @@ class Rig(gymnasium.Env):
     """A robot: it presents its one task, and has its options; it may stop in the middle."""
 
     observation_space, action_space = Box(-9, 9, (2,)), Box(-1, 1, (2,))
+    closed = 0
 
-    def __init__(self, left: int = 10**6, key: bool = False) -> None:
-        self.left, self.key = left, key
+    def __init__(self, left: int = 10**6, key: bool = False, number: int = 0, broken: str = "") -> None:
+        self.left, self.key, self.number, self.broken = left, key, number, broken
+
+    def close(self) -> None:
+        Rig.closed += 1
 
     def reset(self, **_: object) -> tuple[np.ndarray, dict]:
         return np.zeros(2, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.left -= 1
+        assert np.isfinite(action).all()
+        seen, felt = np.asarray(action, np.float32), float(action.sum())
         if self.left < 0:
-            raise KeyboardInterrupt if self.key else RuntimeError("the arm is stuck")
-        return np.asarray(action, np.float32), float(action.sum()), False, False, {}
+            if self.number:
+                signal.raise_signal(self.number)
+            elif self.broken:
+                seen, felt = (seen * np.nan, felt) if self.broken == "observation" else (seen, np.nan)
+            else:
+                raise KeyboardInterrupt if self.key else RuntimeError("the arm is stuck")
+        return seen, felt, False, False, {}
 
 
 RIG = f"env={__name__}:Rig"
@@ -70,14 +84,53 @@ def test_a_task_of_the_list(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [False, True])
 def test_what_was_collected_is_kept(run: Path, tmp_path: Path, key: bool) -> None:
-    out, stops = tmp_path / "arm7", [f"env.left={3 * HORIZON}", f"env.key={key}".lower()]
+    out, stops = tmp_path / "arm 7", [f"env.left={3 * HORIZON}", f"env.key={key}".lower()]
+    closed = Rig.closed
     with pytest.raises(MetaRLError, match="was stopped after .*; adapt on these with: python -m metarl.adapt") as error:
         adapt(f"run={run}", RIG, *stops, "episodes=2", "steps=3", f"out={out}")
     assert isinstance(error.value, Interrupted) == key
-    words = str(error.value).partition("metarl.adapt ")[2].split()
+    assert Rig.closed == closed + 1
+    words = shlex.split(str(error.value).partition("metarl.adapt ")[2])
+    assert words[3] == "steps=2", "one is done"
     assert words[0] == f"run={out}" and len(read_recording(Path(words[1].partition("=")[2]))) == 1
     adapt(*words)
     assert [entry["env"] for entry in metarl.load(out, "cpu").history] == ["Rig", "a recording"]
+
+
+def test_a_signal_to_end_keeps_it_too(run: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stops = [f"env.left={HORIZON + 3}", f"env.number={int(signal.SIGTERM)}"]
+    with pytest.raises(Interrupted, match=f"stopped after {HORIZON + 3} steps by Terminated;") as error:
+        adapt(f"run={run}", RIG, *stops, f"out={tmp_path / 'arm7'}")
+    assert error.value.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 2
+
+
+@pytest.mark.parametrize("broken", ["observation", "feedback"])
+def test_a_broken_sensor_stops_the_robot(run: Path, tmp_path: Path, broken: str) -> None:
+    """What came before it is kept, and no action is chosen by it."""
+    stops = [f"env.left={HORIZON + 3}", f"env.broken={broken}"]
+    line = f"stopped after {HORIZON + 3} steps by NotFiniteError: the {broken} is not finite in environment 0; adapt on"
+    with pytest.raises(MetaRLError, match=line):
+        adapt(f"run={run}", RIG, *stops, f"out={tmp_path / 'arm7'}")
+    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 2
+    with pytest.raises(MetaRLError, match=f"^the {broken} is not finite"):  # nothing was collected
+        adapt(f"run={run}", RIG, "env.left=0", f"env.broken={broken}", f"out={tmp_path / 'arm7'}")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_robot_moves(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    closed = Rig.closed
+    with pytest.raises(RunFolderError, match="^cannot write .*arm7: "):
+        adapt(f"run={run}", RIG, f"out={tmp_path / 'file' / 'arm7'}")
+    assert Rig.closed == closed, "no robot was there"
+
+
+def test_an_environment_with_tasks_has_the_horizon_of_the_run(run: Path) -> None:
+    settings = compose([f"run={run}", "env=gymnasium:metarl/Point2d-v0", "out=x"], "adapt")
+    assert settings.env is not None
+    env = presented(settings.env, settings.split, settings.task, 7)
+    assert isinstance(env, TaskEnv) and env.environment.horizon == 7
 
 
 def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:

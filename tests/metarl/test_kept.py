@@ -185,6 +185,7 @@ def test_a_recording_is_as_good_as_the_episodes(agent: Agent) -> None:
         assert int(there.sum()) == int(live.valid[0, 0].sum() + live.valid[0, 1, :HORIZON].sum())
         torch.testing.assert_close(getattr(past, name)[there], getattr(live, name)[there], atol=1e-5, rtol=1e-5)
     assert agent.adapt(episodes=stopped.value.recording, steps=2).history[0]["episodes"] == 3
+    assert agent.adapt(Stopping(10**6, Stopped()), episodes=np.int64(2)).history[0]["steps"] == 1
 
 
 def _vector(env: Any) -> Any:
