@@ -83,7 +83,7 @@ def out_of_distribution(run: Run) -> dict[str, Any]:
             seed=test["seed"],
             deterministic=test["deterministic"],
             threads=run.settings.threads,
-            console=Console(highlight=False, soft_wrap=True),
+            console=Console(highlight=False, soft_wrap=True, markup=False),
         )
 
 

@@ -27,12 +27,14 @@ from metarl.assembly.trust import words
 from metarl.config.deployment import AdaptSettings, ExportSettings
 from metarl.config.settings import EnvironmentSettings
 from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError, install
-from metarl.run_folder.files import check_writable, one_line
+from metarl.pages.card import exported_card
+from metarl.run_folder.files import atomic_write, check_writable, guard, one_line
 from metarl.run_folder.recordings import read_recording, write_recording
 from metarl.run_folder.slim import check_free
 from metarl.training.signals import Terminated, interruptible
 
 MINARI = "minari:"
+CARD = b"library_name: metarl"  # what a card begins with
 
 
 @enough_memory()
@@ -67,18 +69,36 @@ def adapt_run(settings: AdaptSettings) -> Path:
 
 @enough_memory()
 def export_run(settings: ExportSettings) -> Path:
-    """The `metarl.export` command: returns the file.
+    """The `metarl.export` command: returns the file; its card lies beside it.
 
     Raises:
-        MetaRLError: as `write_onnx`.
+        MetaRLError: as `write_onnx`; or if something else lies where the card belongs.
     """
     out = Path(settings.out)
     if out.suffix != ".onnx":
         raise ConfigError(f"out={settings.out}: must end in .onnx")
+    beside = out.with_suffix(".md")
+    _check_card(beside)
     run = open_run(settings.run, "cpu", settings.checkpoint, settings.trust)
     path = write_onnx(run, run.kept or Kept(), out, settings.opset)
-    Console(highlight=False, soft_wrap=True).print(f"policy: {path}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"policy: {path}", markup=False)
+    try:  # a policy whose card cannot be written is whole
+        atomic_write(beside, exported_card(run, path).encode())
+        console.print(f"card: {beside}", markup=False)
+    except MetaRLError as error:
+        console.print(f"warning: no card: {error}", markup=False)
     return path
+
+
+def _check_card(path: Path) -> None:
+    """Refuse to write a card over somebody's notes."""
+    with guard(f"read {path}"):
+        taken = path.exists() and CARD not in path.read_bytes()[:100]
+    if taken:
+        raise ConfigError(
+            f"{path} is there already, and is not the card of a policy, which lies beside it: give another out="
+        )
 
 
 def presented(

@@ -1,4 +1,5 @@
-"""Write one step of acting as an ONNX file, for robots without Python or torch (extra: pip install -e '.[export]').
+"""Write one step of acting as an ONNX file, for robots without Python or torch (extra: pip install -e '.[export]'),
+and beside it a model card, FILE.md.
 
   python -m metarl.export run=FOLDER out=FILE.onnx [key=value ...]
 

@@ -63,7 +63,7 @@ def train(settings: TrainSettings | ResumeSettings) -> Path:
         check_training(settings, gpu_memory(resolve_device(settings.device)))
     with ExitStack() as held:
         with joined() as ranks:
-            console = Console(highlight=False, soft_wrap=True, quiet=not ranks.first)
+            console = Console(highlight=False, soft_wrap=True, markup=False, quiet=not ranks.first)
             session = held.enter_context(start(settings, console, ranks))
             _announce(session, console)
             with _resumable(session):
@@ -301,6 +301,6 @@ def evaluate_run(settings: EvaluateSettings) -> None:
     """The `metarl.evaluate` command."""
     evaluate(
         open_run(settings.run, settings.device, settings.checkpoint, settings.trust),
-        console=Console(highlight=False, soft_wrap=True),
+        console=Console(highlight=False, soft_wrap=True, markup=False),
         **{name: value for name, value in settings if name not in ("run", "device", "checkpoint", "trust")},
     )

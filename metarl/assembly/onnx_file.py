@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +140,15 @@ def _traced(run: Run, adapted: Parameters | None, opset: int | None) -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The exporter speaks of packages that nobody needs, and warns of what its own code does."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """The exporter speaks of packages nobody needs, warns of what its own code does, and prints what it failed on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)
 
 
 def _about(run: Run, kept: Kept) -> dict[str, Any]:

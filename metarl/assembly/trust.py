@@ -106,9 +106,9 @@ def modules(settings: TrainSettings) -> list[str]:
     return sorted({first for place in places if (first := _foreign(place))})
 
 
-def words(settings: TrainSettings) -> str:
-    """What a command on a run with these settings needs at its end, such as " trust=my_robots"."""
-    foreign = modules(settings)
+def words(*settings: TrainSettings) -> str:
+    """What a command on runs with these settings needs at its end, such as " trust=my_robots"."""
+    foreign = sorted({module for each in settings for module in modules(each)})
     listed = foreign[0] if len(foreign) == 1 else f"[{','.join(foreign)}]"
     return f" {shlex.quote(f'trust={listed}')}" if foreign else ""
 

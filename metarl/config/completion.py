@@ -16,7 +16,12 @@ from metarl.config.algorithms import ALGORITHMS
 from metarl.config.parsing import COMMANDS, choices, leaves
 from metarl.layout import SHIPPED
 
-RUNS = {"run": True, "algo.warm_start.run": True, "resume": False}  # settings that name a run: may it be a shipped one?
+RUNS = {
+    "run": True,
+    "beside": True,
+    "algo.warm_start.run": True,
+    "resume": False,
+}  # settings that name a run: may it be a shipped one?
 
 SCRIPT = r"""_metarl_complete() {
     local module="${COMP_WORDS[2]}" line="${COMP_LINE:0:$COMP_POINT}"

@@ -165,4 +165,4 @@ def render_run(settings: RenderSettings) -> None:
     run = open_run(settings.run, settings.device, settings.checkpoint, settings.trust)
     options = {name: value for name, value in settings if name not in ("run", "device", "checkpoint", "trust")}
     path = render(run, threads=0, **options)
-    Console(highlight=False, soft_wrap=True).print(f"video: {path}")
+    Console(highlight=False, soft_wrap=True, markup=False).print(f"video: {path}")

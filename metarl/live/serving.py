@@ -33,7 +33,7 @@ def view_run(settings: ViewSettings) -> None:
         from metarl.live.page import Page
     except ImportError as error:
         raise ViewError(f"{error.name} is missing: {install('view')}") from None
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     check_port(settings.host, settings.port)
     local = is_loopback(settings.host)
     if not local:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.core.environment import MujocoEnvironment
+from envs.core.environment import Environment, MujocoEnvironment
 from envs.core.tasks import Categories, Tasks
 from envs.errors import TaskError
+from envs.metaworld.mixed import MixedTasks
 from metarl.agent import Agent
 from metarl.algorithms.rounds import finite_step
 from metarl.assembly.build import stream_seed
@@ -23,6 +24,16 @@ from metarl.errors import ViewError
 from metarl.rollouts.rollout import collect
 
 SPEEDS = (0.1, 10.0)  # times real time
+
+
+def _why_not(env: Environment) -> str:
+    """Why a page cannot show an environment."""
+    if isinstance(env, MixedTasks):
+        what = f"its {len(env.kinds)} tasks have a MuJoCo model each, and the page shows one"
+        remedy = "a run trained with env.benchmark=ML1 can be watched"
+    else:
+        what, remedy = "has no MuJoCo model to show in a browser", "metarl.render makes films of it"
+    return f"{env.name}: {what}; {remedy}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Session:
         run, self._seed = agent.run, stream_seed(seed, "evaluation")
         env = run.environment(1, self._seed, 1)
         if not isinstance(env, MujocoEnvironment):
-            raise ViewError(f"{env.name} has no MuJoCo model to show in a browser; metarl.render makes films of it")
+            raise ViewError(_why_not(env))
         self.env, self.agent, self._trained = env, agent, agent
         self._generator = torch.Generator().manual_seed(self._seed + 1)
         self.paused, self.speed = False, 1.0

@@ -6,20 +6,26 @@ The front matter follows https://huggingface.co/docs/hub/model-cards: library, l
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import gymnasium
 import yaml
 
 from envs.core.environment import Environment, MujocoEnvironment
 from envs.core.tasks import Categories, Range
+from envs.entry import ID
 from metarl.assembly.opened import Run
 from metarl.evaluation.curve import table
 from metarl.pages.evaluations import Evaluation, read, read_evaluations
 from metarl.pages.subject import Subject, repeat
 from metarl.pages.templating import templates
+from metarl.run_folder.pretrained import is_shipped
 
 TAGS = ("reinforcement-learning", "meta-reinforcement-learning", "meta-learning", "robotics")
+ABSENT = "YOUR_ENVIRONMENT-v0"  # where Gymnasium has no name for an environment
 LICENCE = "apache-2.0"  # of the policies that come with the package
 
 
@@ -78,6 +84,55 @@ def model_card(
         "licence": licence,
     }
     return templates().get_template("card.md").render(content)
+
+
+def exported_card(run: Run, file: Path) -> str:
+    """The card of a policy that was written as an ONNX file, which takes no gradient steps.
+
+    Args:
+        file: the ONNX file.
+
+    Raises:
+        RunFolderError: if an evaluation is unreadable.
+    """
+    # What was measured of another checkpoint is not true of this one.
+    measured = {
+        split: _before_steps(evaluation.content)
+        for split, evaluation in read_evaluations(run).items()
+        if evaluation.content.get("iteration") == run.iteration
+    }
+    notes = [f"It was adapted on {run.kept.told()}, from `{run.kept.origin}`."] if run.kept else []
+    if run.gradient_steps:
+        notes.append(f"`{file.name}` itself takes no gradient steps: what is measured here is before the first one.")
+    command = shlex.join(["python", "experiments/deploy/run_onnx.py", file.name, _gymnasium_id(run)])
+    return model_card(
+        run,
+        file.stem,
+        evaluations=measured,
+        licence=LICENCE if is_shipped(run.folder.path) else None,
+        usage=f"```sh\n# from a clone of metarl; the policy itself needs numpy and onnxruntime alone\n{command}\n```",
+        note=" ".join(notes) or None,
+    )
+
+
+def _before_steps(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation without what gradient steps did."""
+    curve = [entry for entry in content["curve"] if not entry.get("step")]
+    rows = [
+        {name: value[: len(curve)] if isinstance(value, list) else value for name, value in row.items()}
+        for row in content["per_task"]
+    ]
+    return {**content, "curve": curve, "per_task": rows}
+
+
+def _gymnasium_id(run: Run) -> str:
+    """By which Gymnasium makes the environment of a run, or what stands for it."""
+    env = run.settings.env
+    if env.entry:
+        kind, _, name = env.entry.partition(":")
+        return name if kind == ID else ABSENT
+    ours = (spec for spec in gymnasium.registry.values() if spec.id.startswith("metarl/"))
+    return next((f"envs:{spec.id}" for spec in ours if spec.kwargs.get("name") == env.name), ABSENT)
 
 
 def front_matter(

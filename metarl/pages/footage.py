@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from metarl.assembly.trust import words
 from metarl.config.settings import ReportSettings
 from metarl.errors import RenderError
 from metarl.evaluation.films import render
@@ -54,7 +55,7 @@ def film_runs(shown: Sequence[Subject], settings: ReportSettings, console: Conso
     evaluations = [subject.evaluations[settings.split] for subject in shown if settings.split in subject.evaluations]
     if len(evaluations) < len(shown):
         lacking = next(subject for subject in shown if settings.split not in subject.evaluations)
-        command = f"python -m metarl.evaluate run={lacking.path} split={settings.split}"
+        command = f"python -m metarl.evaluate run={lacking.path} split={settings.split}{words(lacking.run.settings)}"
         raise RenderError(f"{lacking.path} was not evaluated on '{settings.split}': {command}")
     picks = chosen(ranked(evaluations))
     if not picks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def page(shown: Sequence[Subject], footage: Sequence[Footage], trouble: str | No
     names = [subject.label for subject in shown]
     title = first.title if len(shown) == 1 else " and ".join((", ".join(names[:-1]), names[-1]))
     settings = setting_rows(shown)
+    trusted = words(*(subject.run.settings for subject in shown))
     content = {
         "title": title,
         "version": __version__,
@@ -78,8 +80,8 @@ def page(shown: Sequence[Subject], footage: Sequence[Footage], trouble: str | No
         "first": first.label,
         "footage": footage,
         "trouble": trouble,
-        "report_command": f"python -m metarl.report run={_listed(shown)}{words(first.run.settings)}",
-        "evaluate_command": f"python -m metarl.evaluate run={first.path}{words(first.run.settings)}",
+        "report_command": f"python -m metarl.report {_listed(shown)}{trusted}",
+        "evaluate_command": f"python -m metarl.evaluate {shlex.quote(f'run={first.path}')}{words(first.run.settings)}",
         "tasks": task_space(shown),
         "learning": learning(shown),
         "settings": settings,
@@ -91,7 +93,7 @@ def page(shown: Sequence[Subject], footage: Sequence[Footage], trouble: str | No
 
 def _listed(shown: Sequence[Subject]) -> str:
     paths = ",".join(str(subject.path) for subject in shown)
-    return paths if len(shown) == 1 else f"[{paths}]"
+    return shlex.quote(f"run={paths}" if len(shown) == 1 else f"run=[{paths}]")
 
 
 def adaptation(shown: Sequence[Subject]) -> Iterator[dict[str, Any]]:
@@ -181,7 +183,7 @@ def learning(shown: Sequence[Subject]) -> list[Markup]:
 
 def report_runs(settings: ReportSettings) -> None:
     """The `metarl.report` command."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     if len(set(settings.run)) < len(settings.run):
         raise ConfigError(f"run=[{','.join(settings.run)}]: names a run twice")
     runs = [open_run(path, settings.device, settings.checkpoint, settings.trust) for path in settings.run]

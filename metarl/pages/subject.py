@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,12 @@ from typing import Any
 
 from metarl.assembly.opened import Run
 from metarl.assembly.repeat import commands
+from metarl.assembly.trust import words
 from metarl.config.parsing import show
 from metarl.errors import KNOWN, ConfigError
 from metarl.pages.charts import Curve, condensed
 from metarl.pages.evaluations import SPLITS, Evaluation, read_evaluations
-from metarl.run_folder.pretrained import PREFIX, is_shipped
+from metarl.run_folder.pretrained import PREFIX, is_shipped, locate
 from metarl.training.progress import clock
 
 ABSENT = "-"
@@ -163,17 +165,17 @@ def phase_marks(subject: Subject) -> dict[str, float]:
 def repeat(subject: Subject) -> list[str]:
     """The command lines that make the run again, and its evaluations."""
     run = subject.run
-    given = run.folder.path / "COMMAND"  # of a policy that came with the package
+    # What was adapted is not trained again: its origin is.
+    path = Path(run.kept.origin) if run.kept else subject.path
     try:
-        lines = (
-            given.read_text().splitlines() if given.is_file() else commands(run.settings, run.iteration, subject.path)
-        )
+        given = (locate(path) if run.kept else run.folder.path) / "COMMAND"  # of a policy that came with the package
+        lines = given.read_text().splitlines() if given.is_file() else commands(run.settings, run.iteration, path)
     except (*KNOWN, OSError) as error:
         lines = [f"# the training cannot be told: {' '.join(str(error).split())}"]
-    return lines + [_evaluation(subject.path, evaluation) for evaluation in subject.evaluations.values()]
+    return lines + [_evaluation(subject, evaluation) for evaluation in subject.evaluations.values()]
 
 
-def _evaluation(path: Path, evaluation: Evaluation) -> str:
+def _evaluation(subject: Subject, evaluation: Evaluation) -> str:
     content = evaluation.content
     options = {
         "split": evaluation.split,
@@ -184,4 +186,5 @@ def _evaluation(path: Path, evaluation: Evaluation) -> str:
         "deterministic": content.get("deterministic"),
     }
     told = [f"{name}={show(value)}" for name, value in options.items() if value is not None]
-    return " ".join(["python -m metarl.evaluate", f"run={path}", *told])
+    command = shlex.join(["python", "-m", "metarl.evaluate", f"run={subject.path}", *told])
+    return command + words(subject.run.settings)

@@ -316,6 +316,7 @@ def test_a_closed_pipe_is_quiet() -> None:
         (["python", "-m", "metarl.report", "fil"], ["films="]),
         (["python", "-m", "metarl.train", "logger", "=", "t"], ["tensorboard", "trackio"]),
         (["python", "-m", "metarl.render", "run", "=", "pretrained/gr"], ["pretrained/grasp-in_context"]),
+        (["python", "-m", "metarl.view", "beside", "=", "pretrained/gr"], ["pretrained/grasp-in_context"]),
         (["python", "-m", "metarl.train", "algo.inner.adapt", "=", "h"], ["head"]),
         (["python", "-m", "metarl.train", "algo=in_context", "agent.context", "=", "e"], ["episode"]),
         (["python", "-m", "metarl.train", "agent=mlp", "agent.activation="], ["relu", "tanh"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import metarl
 from agents.mlp import MLPPolicy
@@ -20,9 +23,10 @@ from metarl.agent import Agent
 from metarl.assembly.kept import Kept
 from metarl.assembly.onnx_file import write_onnx
 from metarl.config.composition import compose
-from metarl.deploy import export_run
+from metarl.deploy import export_run, presented
 from metarl.errors import ConfigError, ExportError, RunFolderError
 from metarl.run_folder import pretrained
+from metarl.runs import train
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -30,6 +34,8 @@ pytest.importorskip("onnxscript")
 
 SHIPPED = sorted(path.parent.name for path in pretrained.ROOT.glob("*/config.yaml"))
 ROOT = Path(__file__).parents[2]
+TINY = ["env=point2d", "env.horizon=4", "agent.hidden=[4]", "algo=maml", "algo.tasks=2", "threads=1"]
+TINY += ["algo.episodes=2", "algo.outer.epochs=1", "budget.iterations=1", "device=cpu", "evaluate.tasks=2"]
 
 
 def moved(agent: Agent) -> Agent:
@@ -106,12 +112,13 @@ class Deciding(MLPPolicy):
         return self(token * 2 if float(token.sum()) > 0 else token), state
 
 
-def test_a_policy_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
+def test_a_policy_that_cannot_be_traced_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     agent = metarl.load("reach", "cpu")
     policy = Deciding(agent.run.policy.observation_size, agent.run.policy.action_size)
     with pytest.raises(ExportError, match="the step of Deciding cannot be traced .*; it must be tensor op") as caught:
         write_onnx(replace(agent.run, policy=policy), Kept(), tmp_path / "policy.onnx")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", ""), "the error says it all"
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +134,54 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match=r"onnxscript is missing: in your clone.* pip install -e '\.\[export\]'"):
         write_onnx(run, Kept(), tmp_path / "policy.onnx")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(compose([*TINY, f"run_dir={tmp_path_factory.mktemp('runs') / 'point'}"]))
+
+
+def exported(run: object, file: Path) -> tuple[dict[str, Any], str]:
+    """The front matter and the text of the card beside an exported policy."""
+    export_run(compose([f"run={run}", f"out={file}"], "export"))
+    _, front, text = file.with_suffix(".md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_a_card_lies_beside_the_file(trained: Path, tmp_path: Path) -> None:
+    run = metarl.load(trained, "cpu").run
+    front, text = exported(trained, tmp_path / "my policy.onnx")
+    (result,) = front["model-index"][0]["results"]
+    before, *after = run.folder.read_evaluation("test")["curve"]
+    assert after and result["metrics"][0]["value"] == pytest.approx(before["success"]["mean"], abs=1e-4)
+    assert result["metrics"][1]["value"] == pytest.approx(before["return"]["mean"], abs=1e-4)
+    assert text.count("\n| 0 | 0 |") == 1 and "\n| 1 |" not in text and "takes no gradient steps" in text
+    assert "python experiments/deploy/run_onnx.py 'my policy.onnx' envs:metarl/Point2d-v0\n" in text
+    assert "license" not in front and f"run_dir={trained}" in text
+    assert exported("pretrained/reach", tmp_path / "reach.onnx")[0]["license"] == "apache-2.0"
+
+
+def test_the_card_of_an_adapted_policy_says_on_what(trained: Path, tmp_path: Path) -> None:
+    agent = metarl.load(trained, "cpu")
+    adapted = agent.adapt(presented(agent.run.settings.env, "test", 0), 2, 1)
+    front, text = exported(adapted.save(tmp_path / "arm"), tmp_path / "arm.onnx")
+    assert f"It was adapted on {adapted.history[0]['env']} (2 episodes, 1 steps), from `{trained}`." in text
+    assert front["model-index"][0]["results"] == [] and "It was not evaluated." in text
+    assert f"run_dir={trained}\n" in text, "what is trained again is what it was before"
+
+
+def test_a_card_tells_nothing_of_another_checkpoint_and_replaces_no_notes(trained: Path, tmp_path: Path) -> None:
+    run, path = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "policy.onnx"
+    evaluation = run / "evaluation" / "test.json"
+    content = json.loads(evaluation.read_text())
+    evaluation.write_text(json.dumps(content | {"iteration": 7}))
+    assert "It was not evaluated." in exported(run, path)[1]
+    evaluation.write_text("{}")
+    exported(run, path)
+    path.with_suffix(".md").write_text("what I think of it")
+    with pytest.raises(ConfigError, match=r"policy\.md is there already, and is no card"):
+        export_run(compose([f"run={run}", f"out={path}"], "export"))
+    assert path.with_suffix(".md").read_text() == "what I think of it"
 
 
 def test_the_runner_needs_numpy_and_onnxruntime_alone(tmp_path: Path) -> None:

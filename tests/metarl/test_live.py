@@ -11,6 +11,8 @@ import torch
 import metarl
 from envs.core.tasks import Categories, Range, TaskDistribution
 from envs.errors import TaskError
+from envs.metaworld.benchmarks import ML10_TEST, ML10_TRAIN
+from envs.metaworld.mixed import MixedTasks
 from metarl.agent import Agent
 from metarl.config.composition import compose
 from metarl.errors import ConfigError, RunWarning, ViewError
@@ -222,7 +224,15 @@ def test_what_has_no_model_is_refused(agents: dict[str, Agent], monkeypatch: pyt
 
     run = agents["reach_search"].run
     monkeypatch.setattr(type(run), "environment", lambda *_: make("point2d", 1))
-    with pytest.raises(ViewError, match="point2d has no MuJoCo model"):
+    with pytest.raises(ViewError, match="point2d: has no MuJoCo model"):
+        Session(Agent(run))
+    # Its package need not be there: nothing of it is made.
+    several = MixedTasks.__new__(MixedTasks)
+    several.kinds = [*ML10_TRAIN, *ML10_TEST]
+    monkeypatch.setattr(type(run), "environment", lambda *_: several)
+    with pytest.raises(
+        ViewError, match=r"^metaworld: its 15 tasks have a MuJoCo model each, .* env\.benchmark=ML1 can"
+    ):
         Session(Agent(run))
 
 

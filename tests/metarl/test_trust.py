@@ -1,6 +1,8 @@
 """No code runs because a run names it, unless it is this project's own or the user has said to trust it."""
 
+import html
 import importlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from metarl.assembly.opened import open_run
 from metarl.config.composition import compose
 from metarl.errors import KNOWN, RunFolderError
 from metarl.evaluation.films import render_run
+from metarl.pages.report import write_report
 from metarl.run_folder import RunFolder
 from metarl.runs import train
 
@@ -212,3 +215,16 @@ def test_words_are_what_a_command_needs(run: Path) -> None:
     assert trust.words(settings(env="experiments.panda_reach:PandaReach")) == ""
     assert trust.words(settings(env="a.b:C")) == " trust=a"
     assert trust.words(settings(env="a:C", algo="evil:Algorithm")) == " 'trust=[a,evil]'"
+
+
+def test_the_commands_that_are_printed_say_whom_to_trust(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that training prints, and those on the pages of a run, and of one of several that needs it."""
+    (run.parent / "other.py").write_text(EVIL)
+    importlib.invalidate_caches()
+    made = train(compose(["env=evil:E", "agent=other:Policy", *TINY, "run_dir=made", "agent.hidden=[4]"]))
+    said, word = capsys.readouterr().out, "'trust=[evil,other]'"
+    assert said.count(f" {word}\n") == 2, "of the page with films, and of the film"
+    page = html.unescape((made / "report.html").read_text())
+    assert re.search(rf"python -m metarl\.evaluate run=made split=test .* {re.escape(word)}\n", page)
+    both = write_report([open_run(run), open_run(made, trust=["evil", "other"])], "both.html")
+    assert f"python -m metarl.report 'run=[{run},made]' {word}<" in html.unescape(both.read_text())
