@@ -207,4 +207,4 @@ def _failure(env: Environment, failed: Tensor) -> str:
     """The failure of simulations (N,) in words: the environment's own, if it has any."""
     first = int(failed.nonzero()[0, 0])
     own = getattr(env, "last_failure", None)
-    return own or f"{env.name}: an episode failed in simulation {env.part.first + first}, {env.task_of(first)}"
+    return own or env.failure_of(first, "an episode failed")
