@@ -375,6 +375,20 @@ def test_a_device_that_is_not_there(kind: str, monkeypatch: pytest.MonkeyPatch) 
             resolve_device(f"{kind}:{number}")
 
 
+def test_each_process_of_a_machine_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    launched = {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_device("cuda") == torch.device("cuda:1")
+    line = "^device=cuda:0: all 2 processes on this machine would share it; choose device=cuda, "
+    with pytest.raises(ConfigError, match=line):
+        resolve_device("cuda:0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # the other one is on another machine
+    assert resolve_device("cuda:0") == torch.device("cuda:0")
+
+
 def test_an_accelerator_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` takes one only if the bench has seen that very kind be faster."""
     found = torch.device("cuda")
