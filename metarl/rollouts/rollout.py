@@ -188,6 +188,7 @@ def summarise(
         returns=by_task(by_episode("reward").sum(1).T),
         terms={name: by_task(total.T) for name, total in _summed(transitions, horizon).items()},
         fed_the_reward=fed_the_reward,
+        broken=by_task(broken.any(1).T),
         failures=int(broken.sum()),
         failure=failure,
     )
