@@ -9,6 +9,7 @@ Each method below is called by all processes, in the same order: it waits for th
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,9 @@ SILENCE = timedelta(minutes=30)  # after which a process that does not answer co
 TOGETHER = (Interrupted, TrainingError)  # what all processes raise at the same place: the first one says it
 LAST_WORD = 20.0  # seconds in which a process that ends may say why, before the others end
 GRACE = 1.0  # seconds from then on: the launcher ends all at once as soon as one has ended
+# gloo has no type of its own for a connection that broke or was silent, but names the place in its source. A message of
+# the wrong length it names otherwise: "[enforce fail at ...".
+GLOO_LOST = re.compile(r"\[\S*gloo[/\\](transport|rendezvous)[/\\]")
 
 
 class Ranks:
@@ -159,11 +163,11 @@ class Group(Ranks):
 
 @contextmanager
 def _others() -> Iterator[None]:
-    """What torch raises while it waits for the other processes means that one of them is gone."""
+    """What torch says of connections to the other processes means that one of them is gone; all else is our mistake."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if not isinstance(error, dist.DistError) and not GLOO_LOST.search(str(error)):
             raise
         raise ProcessLostError("another process of this run has ended, and the others cannot go on") from error
 

@@ -261,8 +261,7 @@ class GymnasiumTasks(Environment):
             raise ContractError(
                 f"{self.name}: {culprit} is not finite in all {self.num_simulations} simulations at the first step"
             )
-        number = self.part.first + index
-        self.last_failure = f"{self.name}: {culprit} is not finite in simulation {number}, {self.task_of(index)}"
+        self.last_failure = self.failure_of(index, f"{culprit} is not finite")
 
 
 class _Simulation(gymnasium.Wrapper[Any, Any, Any, Any]):

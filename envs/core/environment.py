@@ -146,6 +146,10 @@ class Environment(ABC):
         before = self.part.first // (self.num_simulations // len(self.tasks))
         return f"task {before + index} {self.tasks.describe(index)}"
 
+    def failure_of(self, simulation: int, cause: str) -> str:
+        """What broke in a simulation in words, with its task; both by their numbers in the whole."""
+        return f"{self.name}: {cause} in simulation {self.part.first + simulation}, {self.task_of(simulation)}"
+
     @abstractmethod
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         """What a drawer needs to draw a simulation as it is now."""
@@ -210,6 +214,7 @@ class MujocoEnvironment(Environment):
         self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
         self.last_failure: str | None = None
+        self.last_cause = ""  # of that failure, wherever it was
         self._first: Tensor | None = None  # the first reset's observation, until the first step is checked
 
     @abstractmethod
@@ -309,8 +314,8 @@ class MujocoEnvironment(Environment):
             cause = (
                 "physics failed" if unstable[index] else f"{first_not_finite(terms, observation, index)} is not finite"
             )
-            cause = cause if torch.isfinite(action[index]).all() else "the action is not finite"
-            self.last_failure = f"{self.name}: {cause} in simulation {self.part.first + index}, {self.task_of(index)}"
+            self.last_cause = cause if torch.isfinite(action[index]).all() else "the action is not finite"
+            self.last_failure = self.failure_of(index, self.last_cause)
             observation = torch.where(failed[:, None], self.reset(failed), observation)
             reward, feedback = reward.masked_fill(failed, 0.0), feedback.masked_fill(failed, 0.0)
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}

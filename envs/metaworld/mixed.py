@@ -60,6 +60,7 @@ class MixedTasks(Environment):
         self._options = {"seed": seed, "threads": threads, "horizon": horizon, "goal_visible": goal_visible}
         self._made: dict[tuple[int, int], SawyerTask] = {}  # by kind and number of simulations; last used last
         self.members: list[Member] = []
+        self.last_failure: str | None = None
 
     def apply_tasks(self) -> None:
         kinds = self.assigned["task"][:, 0].long()
@@ -94,16 +95,15 @@ class MixedTasks(Environment):
         self.require_reset()
         steps = [member.env.step(action[member.rows]) for member in self.members]
         fields = {name: self._together([getattr(s, name) for s in steps]) for name in Step._fields if name != "terms"}
+        if fields["failed"].any():
+            index = int(fields["failed"].nonzero()[0, 0])
+            # A member counts its own simulations, so only the cause is taken from it.
+            self.last_failure = self.failure_of(index, self._member_of(index)[0].last_cause)
         return Step(terms={"reward": fields["reward"]}, **fields)
 
     def _together(self, parts: Sequence[Tensor]) -> Tensor:
         """What the members have (n, ...) in the order of all simulations, (N, ...)."""
         return torch.cat(list(parts))[self._back]
-
-    @property
-    def last_failure(self) -> str | None:
-        """What broke, with its task."""
-        return next((m.env.last_failure for m in self.members if m.env.last_failure), None)
 
     @property
     def privileged_size(self) -> int:

@@ -19,6 +19,9 @@ from metarl.rollouts.folded import twin
 from metarl.rollouts.transfer import on_cpu, upload
 
 Weigh = Callable[[Batch], Tensor | int]
+# Kinds of devices whose fused optimiser steps whatever `found_inf` says: Apple's GPUs before torch 2.13
+# (https://github.com/pytorch/pytorch/pull/186360).
+DEAF = frozenset({"mps"})
 
 
 def steps_of(batch: Batch) -> Tensor:
@@ -90,8 +93,8 @@ class GradientLearner(Learner):
         """Clip the gradient of the parameters in place and step the optimiser.
 
         Returns:
-            A bool on the device, for which nobody has waited: False if either gradient is not finite. Then nothing
-            moves.
+            A bool on the device, for which nobody has waited unless the device is `DEAF`: False if either gradient is
+            not finite. Then nothing moves.
         """
         for name, value in gradient.items():
             self.parameters[name].grad = value
@@ -101,7 +104,8 @@ class GradientLearner(Learner):
         finite = torch.isfinite(norm + torch.nn.utils.get_total_norm(rate_gradient.values()))
         # The optimiser's own switch, made for gradients scaled in half precision: on the device, so without a wait.
         self.optimiser.found_inf = (~finite).float()
-        self.optimiser.step()
+        if self.device.type not in DEAF or bool(finite):
+            self.optimiser.step()
         return finite
 
     def descend(

@@ -24,10 +24,10 @@ def resolve_device(name: str) -> torch.device:
     """The device that a setting names, in the words of torch; `auto` is the CPU unless an accelerator is known to be
     faster.
 
-    Of several processes on a machine each takes an accelerator of its own, unless the name has a number.
+    Of several processes on a machine each takes an accelerator of its own.
 
     Raises:
-        ConfigError: if it names none.
+        ConfigError: if it names none, or the same one for several processes.
         DeviceError: if the machine does not have it.
     """
     if name == "auto":
@@ -39,6 +39,11 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(f"device={name}: must be {DEVICES}")
     if kind == CPU.type:
         return CPU
+    if colon and local_world_size() > 1:
+        raise ConfigError(
+            f"device={name}: all {local_world_size()} processes on this machine would share it; choose device={kind}, "
+            "of which each takes its own, or device=cpu"
+        )
     found = module.device_count() if module.is_available() else 0
     own = _own(torch.device(kind))
     # Not by torch: a number that is too large it takes for none, or cannot read.

@@ -18,6 +18,7 @@ from metarl.config.settings import TrainSettings
 
 CONF = Path(__file__).parent / "conf"
 ENVIRONMENTS, RECIPES = (yaml.safe_load((CONF / name).read_text()) for name in ("environments.yaml", "recipes.yaml"))
+PREFERENCES = ("agent", "algo", "evaluate")  # what an environment says of other settings than its own
 SAME_RECIPE = {"fomaml": "maml", "reptile": "maml"}
 RECIPE_OF = {  # every pair that has one: its own, or that of maml
     f"{env}-{algo}": found
@@ -27,10 +28,10 @@ RECIPE_OF = {  # every pair that has one: its own, or that of maml
 }
 # Later entries win; the command line wins over all of them.
 TRAIN = [
-    {"agent": "transformer"},  # an env or algo may prefer another one
-    {"env": "reach"},
-    {"algo": "maml"},
     "_self_",
+    {"agent": "transformer"},  # an env or algo may prefer another one
+    {"env": "reach"},  # may say how an evaluation measures
+    {"algo": "maml"},
     {"optional recipe": "${env}-${algo}"},  # values that suit this pair
     "command",
 ]
@@ -51,7 +52,7 @@ def takes_environment(command: str) -> bool:
 def family_options(name: str) -> dict[str, Any]:
     """The options of a task family."""
     options = ENVIRONMENTS.get(name, {})
-    return {key: value for key, value in options.items() if key not in ("algo", "agent")}
+    return {key: value for key, value in options.items() if key not in PREFERENCES}
 
 
 @functools.cache
@@ -62,8 +63,9 @@ def register() -> None:
         node = _defaults(kind) | ({"env": {"name": None, "entry": None}} if takes_environment(name) else {})
         put(name=name, node=_node(node, TRAIN if kind is TrainSettings else ["_self_", "command"]))
     for name, options in ENVIRONMENTS.items():
-        node = {"name": name, "feedback": "reward", **family_options(name), "tasks": {}}
-        put(group="env", name=name, node=_preferring(options.get("agent"), node))
+        family = {"name": name, "feedback": "reward", **family_options(name), "tasks": {}}
+        node = _preferring(options.get("agent"), {"env": family, "evaluate": options.get("evaluate", {})})
+        put(group="env", name=name, node=node, package="_global_")
     for name, algorithm in ALGORITHMS.items():
         agent = "transformer" if name == "in_context" else None  # the context has to be remembered
         put(group="algo", name=name, node=_preferring(agent, algorithm.model_validate({}).plain()))

@@ -8,7 +8,7 @@ import os
 from agents.settings import PolicySettings
 from metarl.config.settings import TrainSettings
 from metarl.errors import ConfigError
-from metarl.launched import world_size
+from metarl.launched import local_world_size, world_size
 
 FLOAT = 4  # bytes
 COPIES = 4  # of every parameter in training: value, gradient, and two of the optimiser's
@@ -17,25 +17,29 @@ SCALARS = 8  # floats per control step: an observation, an action, a reward, ...
 
 
 def check_training(settings: TrainSettings, gpu: int | None = None) -> None:
-    """Refuse settings for training whose tensors cannot fit into the memory: those of one process.
+    """Refuse settings for training whose tensors cannot fit into the memory: those of this machine's processes.
 
     Args:
-        gpu: bytes of the memory of the GPU that holds the policy and what it sees; None: this machine's holds them.
+        gpu: bytes of the memory of the GPU that holds the policy and what it sees, one for each process; None: this
+            machine's holds them.
 
     Raises:
         ConfigError: with the settings that matter.
     """
     algo, agent, env, evaluate = settings.algo, settings.agent, settings.env, settings.evaluate
+    here, everywhere = local_world_size(), world_size()
+    # Some machine has at least its share of the tasks. All processes train, and one of them evaluates.
     phases = [phase.settings for phase in settings.phases()]
+    trained = max(math.ceil(phase.tasks * here / everywhere) * phase.episodes for phase in phases)
     measured = evaluate.tasks * evaluate.episodes_per_step
-    # Of several processes one has at least its share of the tasks.
-    simulations = max(measured, *(math.ceil(phase.tasks / world_size()) * phase.episodes for phase in phases))
     length = algo.longest_trial() * (env.horizon or 1)
     told = {"env.horizon": env.horizon, "algo.tasks": algo.tasks, "algo.episodes": algo.episodes}
     told |= {"evaluate.tasks": evaluate.tasks, "evaluate.episodes_per_step": evaluate.episodes_per_step}
     told |= {f"agent.{name}": value for name, value in agent if isinstance(value, int | list)}
     text = ", ".join(f"{key}={value}" for key, value in told.items() if value is not None)
-    _check(SIMULATION * simulations, FLOAT * COPIES * agent.parameters() + _seen(agent, simulations, length), text, gpu)
+    for processes, simulations in ((here, trained), (1, measured)):
+        policy = FLOAT * COPIES * agent.parameters() * processes + _seen(agent, simulations, length)
+        _check(SIMULATION * simulations, policy, text, gpu, processes)
 
 
 def check_rollout(agent: PolicySettings, simulations: int, length: int, told: str, gpu: int | None = None) -> None:
@@ -55,14 +59,20 @@ def _seen(agent: PolicySettings, simulations: int, length: int) -> int:
     return simulations * FLOAT * length * (SCALARS + agent.kept())
 
 
-def _check(physics: int, policy: int, told: str, gpu: int | None) -> None:
-    """Compare the bytes of the physics and of the policy's part with the memory that each is in."""
-    parts = [("this machine", physics + policy, _memory())]
+def _check(physics: int, policy: int, told: str, gpu: int | None, processes: int = 1) -> None:
+    """Compare the bytes of the physics and of the policy's part with the memory that each is in.
+
+    Args:
+        processes: that need them together on this machine, each with a GPU of its own.
+    """
+    parts = [("this machine has", physics + policy, _memory())]
     if gpu is not None:
-        parts = [("this machine", physics, _memory()), ("its GPU", policy, gpu)]
+        gpus = "its GPU has" if processes == 1 else f"its {processes} GPUs have"
+        parts = [("this machine has", physics, _memory()), (gpus, policy, gpu * processes)]
+    together = f" in {processes} processes" if processes > 1 else ""
     for place, needed, there in parts:
         if needed > there:
-            sizes = f"at least {_gigabytes(needed)}, and {place} has {_gigabytes(there)}"
+            sizes = f"at least {_gigabytes(needed)}{together}, and {place} {_gigabytes(there)}"
             raise ConfigError(f"{told}: this would take {sizes} of memory")
 
 

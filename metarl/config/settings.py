@@ -137,7 +137,7 @@ class TrainSettings(Settings):
     device: Device = setting("auto", DEVICE)
     threads: Threads = setting(0, THREADS)
     torch_threads: Annotated[int, Field(ge=1, le=1024), WHOLE] = setting(
-        1, "more than one would spin on the cores that the physics needs"
+        1, "of each process; more than one would spin on the cores that the physics needs"
     )
     logger: Literal["tensorboard", "trackio", "wandb"] = setting(
         "tensorboard",

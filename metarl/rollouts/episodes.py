@@ -29,7 +29,8 @@ class Episodes:
     returns: Tensor  # (M, E, R) undiscounted
     terms: dict[str, Tensor]  # reward term -> (M, E, R) summed over the episode
     fed_the_reward: bool  # whether the feedback is the reward that training maximises
-    failures: int  # simulations whose physics failed
+    broken: Tensor  # (M, E, R) bool: the physics failed in it
+    failures: int  # episodes whose physics failed; in an evaluation also those that explored for them
     failure: str | None = None  # the first of them in words, with the episode of the trial and the control step
 
     @property

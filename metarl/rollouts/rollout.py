@@ -188,6 +188,7 @@ def summarise(
         returns=by_task(by_episode("reward").sum(1).T),
         terms={name: by_task(total.T) for name, total in _summed(transitions, horizon).items()},
         fed_the_reward=fed_the_reward,
+        broken=by_task(broken.any(1).T),
         failures=int(broken.sum()),
         failure=failure,
     )
@@ -207,4 +208,4 @@ def _failure(env: Environment, failed: Tensor) -> str:
     """The failure of simulations (N,) in words: the environment's own, if it has any."""
     first = int(failed.nonzero()[0, 0])
     own = getattr(env, "last_failure", None)
-    return own or f"{env.name}: an episode failed in simulation {env.part.first + first}, {env.task_of(first)}"
+    return own or env.failure_of(first, "an episode failed")

@@ -13,7 +13,7 @@ class Replay:
 
     A task is scored by failure alone, and taken out when it is drawn: it comes back if the policy fails again. So a
     share of the tasks goes where learning has not been yet, and the fewer they are, the smaller is that share. A task
-    that nobody can solve comes back again and again.
+    that nobody can solve comes back again and again; one whose physics failed does not.
     """
 
     def __init__(self, capacity: int) -> None:

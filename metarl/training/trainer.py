@@ -171,8 +171,8 @@ class Trainer:
         self.recent.append((metrics["updates"], metrics["skipped_updates"]))
         before, after = rounds[0][0], rounds[-1][0]
         if settings.replay:
-            solved = self.ranks.whole(after.success_at_end[..., -1].float().mean(1, keepdim=True))
-            self.replay.note(tasks, solved[:, 0] < 0.5)
+            failed = _failed([episodes for episodes, _ in rounds])
+            self.replay.note(tasks, self.ranks.whole(failed[:, None])[:, 0])
         outcome = _outcome(before, "before") | _outcome(after, "after")
         terms = {f"term_{term}": float(value.mean()) for term, value in after.terms.items()}
         means = self._means(outcome | terms, len(after.returns))
@@ -307,6 +307,13 @@ def _valid(rounds: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """
     values, valid = zip(*rounds, strict=True)
     return torch.cat([value.flatten(0, 2) for value in values])[torch.cat([each.flatten() for each in valid]) > 0]
+
+
+def _failed(rounds: Sequence[Episodes]) -> Tensor:
+    """The tasks (M,) bool in which the policy failed at last; where the physics did, it is not to blame."""
+    solved = rounds[-1].success_at_end[..., -1].float().mean(1)
+    broken = torch.stack([episodes.broken.flatten(1).any(1) for episodes in rounds]).any(0)
+    return (solved < 0.5) & ~broken
 
 
 def _outcome(episodes: Episodes, when: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from envs import registry
+from envs.core.environment import Part
 from envs.core.models import physics_model
 from envs.core.tasks import Tasks
 from envs.errors import EnvsError, PackageError, TaskError, UnknownEnvironmentError
@@ -239,6 +240,30 @@ def test_a_mixed_environment_tells_what_is_missing() -> None:
     env.reset()
     state = env.render_state(1)
     assert state["qpos"].shape[-1] == 10  # door-close: the arm, the gripper and a hinge
+
+
+@needs_package
+def test_a_failure_of_tasks_side_by_side_is_that_of_the_simulation_that_failed() -> None:
+    mixed = metaworld(6, benchmark="ML10", threads=1)
+    assert isinstance(mixed, MixedTasks)
+    mixed.part = Part(12, 24)  # of a whole, in which others come first
+    mixed.set_tasks(mixed.distribution.published("train", 3).select(torch.tensor([2, 0, 1, 0, 2, 1])))
+    mixed.reset()
+    assert mixed.last_failure is None
+    reach, _, pick_place = mixed.members
+    for broken, numbers in ((reach, [1, 3]), (pick_place, [0, 4])):
+        assert broken.rows.tolist() == numbers
+        broken.env.simulator.field("qvel")[1, 0] = float("nan")
+        assert mixed.step(torch.zeros(6, 4)).failed.nonzero()[:, 0].tolist() == numbers[1:]
+        assert mixed.tasks is not None
+        told = f"simulation {12 + numbers[1]}, task {12 + numbers[1]} {mixed.tasks.describe(numbers[1])}"
+        assert mixed.last_failure == f"metaworld: physics failed in {told}"
+    action = torch.zeros(6, 4)
+    for number in (4, 1):  # then both fail, and the first of them is named
+        action[number] = float("nan")
+        mixed.step(action)
+        told = f"simulation {12 + number}, {mixed.task_of(number)}"
+        assert mixed.last_failure == f"metaworld: the action is not finite in {told}"
 
 
 @needs_package

@@ -20,7 +20,7 @@ from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import stored_settings
 from metarl.config.algorithms import ALGORITHMS, InnerSteps
 from metarl.config.composition import compose
-from metarl.config.hydra_nodes import ENVIRONMENTS, RECIPES
+from metarl.config.hydra_nodes import ENVIRONMENTS, RECIPES, family_options
 from metarl.config.overrides import write_out
 from metarl.config.parsing import COMMANDS, modernised, parse, train_settings
 from metarl.config.settings import EvaluationSettings
@@ -65,7 +65,7 @@ def test_the_definitions_allow_what_the_packages_know() -> None:
 def test_the_families_have_the_options_and_defaults_that_the_settings_say(name: str) -> None:
     from envs.registry import make
 
-    options = {key: value for key, value in ENVIRONMENTS[name].items() if key not in ("agent", "algo")}
+    options = family_options(name)
     told, silent = make(name, 1, **options), make(name, 1)
     assert told.horizon == silent.horizon == options.pop("horizon")
     assert told.observation_size == silent.observation_size  # an oracle's is longer
@@ -375,6 +375,20 @@ def test_a_device_that_is_not_there(kind: str, monkeypatch: pytest.MonkeyPatch) 
             resolve_device(f"{kind}:{number}")
 
 
+def test_each_process_of_a_machine_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    launched = {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_device("cuda") == torch.device("cuda:1")
+    line = "^device=cuda:0: all 2 processes on this machine would share it; choose device=cuda, "
+    with pytest.raises(ConfigError, match=line):
+        resolve_device("cuda:0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # the other one is on another machine
+    assert resolve_device("cuda:0") == torch.device("cuda:0")
+
+
 def test_an_accelerator_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` takes one only if the bench has seen that very kind be faster."""
     found = torch.device("cuda")
@@ -383,13 +397,6 @@ def test_an_accelerator_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> 
     assert resolve_device("auto") == torch.device("cpu")
     monkeypatch.setattr(device, "FASTER", frozenset({"Quick 3000"}))
     assert resolve_device("auto") == found
-
-
-def test_a_family_may_prefer_an_algorithm() -> None:
-    assert compose(["env=reach_search"]).algo.name == "in_context"
-    assert compose(["env=reach_search"]).algo.trial_episodes == 3  # from the recipe of the pair
-    assert compose(["env=reach_search", "algo=maml"]).algo.name == "maml"
-    assert compose(["env=reach"]).algo.name == "maml"
 
 
 def test_a_memory_of_one_episode_cannot_span_a_trial() -> None:

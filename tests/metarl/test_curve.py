@@ -28,6 +28,7 @@ def episodes(first: Tensor = FIRST) -> Episodes:
         returns=-first.float(),
         terms={},
         fed_the_reward=True,
+        broken=torch.zeros_like(came),
         failures=0,
     )
 

@@ -58,6 +58,38 @@ def test_each_part_is_compared_with_the_memory_that_it_is_in(monkeypatch: pytest
         check_rollout(settings.agent, 10**6, 1, "told", gpu=10**12)
 
 
+def test_the_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = compose(["env=reach", "evaluate.tasks=1", "agent.width=512", "agent.heads=8"])
+    assert isinstance(settings, TrainSettings)
+    weights = 16 * settings.agent.parameters()  # in bytes: with gradients and what Adam remembers
+    alone = _needed(settings, monkeypatch)
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    tasks = alone - weights
+    assert _needed(settings, monkeypatch) == pytest.approx(tasks / 2 + 4 * weights, rel=0.05)
+    with pytest.raises(ConfigError, match="would take at least .* GB in 4 processes, and this machine has"):
+        check_training(settings)
+    monkeypatch.setattr("metarl.config.memory._memory", lambda: 10**15)
+    check_training(settings, gpu=int(tasks / 8 + 1.1 * weights))
+    with pytest.raises(ConfigError, match="in 4 processes, and its 4 GPUs have"):
+        check_training(settings, gpu=weights)
+
+
+def _needed(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The smallest memory, in bytes, in which these settings may train; afterwards the machine has a byte less."""
+    low, high = 0, 10**15
+    while high - low > 1:
+        middle = (low + high) // 2
+        monkeypatch.setattr("metarl.config.memory._memory", lambda there=middle: there)
+        try:
+            check_training(settings)
+            high = middle
+        except ConfigError:
+            low = middle
+    monkeypatch.setattr("metarl.config.memory._memory", lambda: low)
+    return high
+
+
 @pytest.mark.parametrize("where", ["build_policy", "load_policy"])
 def test_memory_that_is_used_up_while_a_run_is_opened(run: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(opened, where, used_up)

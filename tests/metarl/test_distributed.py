@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from metarl.config.command_line import main
 from metarl.config.composition import compose
-from metarl.distributed import Ranks
-from metarl.errors import ConfigError
+from metarl.distributed import Group, Ranks
+from metarl.errors import ConfigError, ProcessLostError
 from metarl.run_folder import RunFolder
 from metarl.runs import train as train_run
 from metarl.training.trainer import Trainer
@@ -186,6 +187,58 @@ def test_a_sweep_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "argv", ["metarl.train", "-m", "env=point2d", "seed=0,1"])
     with pytest.raises(SystemExit, match="2"):
         main(TRAIN.partition(".")[2], print)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        dist.DistNetworkError("failed to recv, got 0 bytes"),
+        dist.DistBackendError("NCCL error: remote process exited"),
+        RuntimeError("[/src/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"),
+        RuntimeError("[/src/third_party/gloo/gloo/rendezvous/context.cc:41] Gloo connectFullMesh failed with timeout"),
+    ],
+)
+def test_a_connection_that_breaks_is_a_process_that_was_lost(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ProcessLostError) as caught:
+        _total_with(error, monkeypatch)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("ProcessGroupGloo::allgather: invalid tensor size at index 0 (expected (3), got (4))"),
+        RuntimeError("[enforce fail at /src/gloo/gloo/transport/tcp/pair.cc:446] op.nbytes. 8 vs 4"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+)
+def test_a_mistake_of_ours_is_not_called_that(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        _total_with(error, monkeypatch)
+    assert caught.value is error
+
+
+def _total_with(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum over two processes in which torch raises."""
+
+    def fails(_: torch.Tensor) -> None:
+        raise error
+
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", fails)
+    Group().total(torch.ones(3))
+
+
+def test_what_torch_refuses_keeps_its_own_error(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError, match="Invalid scalar type"):
+            Group().total(torch.ones(3).to(torch.float8_e4m3fn))
+    finally:
+        dist.destroy_process_group()
 
 
 def test_more_processes_than_tasks_are_refused() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import count
+
+import pytest
 import torch
 
+from envs.core.environment import Step
 from envs.core.tasks import Tasks
 from metarl.config.composition import compose
 from metarl.training.replay import Replay
 from metarl.training.trainer import Trainer
-from tests.metarl.together import CPU, IN_CONTEXT, REACH
+from tests.metarl.together import CPU, IN_CONTEXT, ONCE, REACH
 
 
 def numbered(first: int, count: int) -> Tasks:
@@ -58,6 +62,27 @@ def test_training_meets_what_it_failed_in_again_after_a_resume_too() -> None:
     assert torch.equal(_iterated(resumed), seen[1])
     ours, theirs = whole.state()[0], resumed.state()[0]
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    "algo", [IN_CONTEXT, [*IN_CONTEXT, "algo.trial_episodes=2"], ["algo=maml", ONCE, "algo.episodes=2"]]
+)
+def test_a_task_whose_physics_failed_does_not_come_again(algo: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever episode it did: here in the first of a trial, or before the inner step."""
+    trainer = Trainer(compose([*REACH, *algo, "algo.replay=0.5"]), CPU)
+    (env,) = trainer.environments.values()
+    step, calls = env.step, count()
+
+    def fails(action: torch.Tensor) -> Step:
+        if next(calls) == 4:
+            action = action.clone()
+            action[3 * (env.num_simulations // 5)] = torch.nan
+        return step(action)
+
+    monkeypatch.setattr(env, "step", fails)
+    assert trainer.iterate()["physics_failures"] == 1.0
+    assert env.tasks is not None
+    assert torch.equal(trainer.replay.failed["goal"], env.tasks["goal"][[0, 1, 2, 4]])
 
 
 def test_a_run_without_it_draws_as_before() -> None:

@@ -318,6 +318,7 @@ def test_success_and_validity_are_read_off_the_steps_that_count() -> None:
         assert episodes.success_any_step[:, 0, r].tolist() == [False, True, True, False, True]
         assert episodes.returns[:, 0, r].tolist() == [6.0, 10.0, 3.0, 3.0, 3.0]
         assert episodes.terms["a"][:, 0, r].tolist() == [3.0, 5.0, 1.5, 1.5, 1.5]
+        assert episodes.broken[:, 0, r].tolist() == [True, False, False, False, True]
     # Column 2 fails after its end: that is nobody's failure.
     assert episodes.failures == 4 and episodes.failure == "the script failed, episode 0, control step 2"
     # Every episode starts with one reset, and the flag says so.

@@ -311,6 +311,25 @@ def test_a_rate_gradient_that_is_not_finite_is_skipped_too() -> None:
     assert all(torch.equal(value, before[name]) for name, value in parameters(trainer).items())
 
 
+def test_where_the_optimiser_would_step_anyway_it_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(point2d())
+    learner = trainer.learner
+    step = learner.optimiser.step
+
+    def deaf() -> None:
+        learner.optimiser.found_inf = None
+        step()
+
+    monkeypatch.setattr(learner.optimiser, "step", deaf)
+    monkeypatch.setattr("metarl.algorithms.gradient_learner.DEAF", {"cpu"})
+    before = parameters(trainer)
+    spoiled = {name: torch.full_like(value, torch.nan) for name, value in learner.parameters.items()}
+    assert not learner.apply(spoiled, {})
+    assert all(torch.equal(value, before[name]) for name, value in parameters(trainer).items())
+    assert learner.apply({name: torch.ones_like(value) for name, value in learner.parameters.items()}, {})
+    assert not torch.equal(parameters(trainer)["log_std"], before["log_std"])
+
+
 def test_the_gradient_is_clipped_to_its_limit() -> None:
     trainer = trainer_of(point2d(outer={"max_grad_norm": 0.5}))
     learner = trainer.learner
