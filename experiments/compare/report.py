@@ -12,7 +12,7 @@ from experiments.compare.contrasts import Result, sentences
 from experiments.compare.kept import entry_of
 from experiments.compare.per_task import gathered, packed
 from experiments.summary import MEASURES, Curve, cell, measures, over_seeds
-from metarl.evaluation.plots import curves_png
+from metarl.evaluation.plots import Entries, curves_png, of_trials
 from metarl.run_folder import atomic_write
 from metarl.run_folder.metrics import table_bytes
 from metarl.run_folder.provenance import git_commit, versions
@@ -181,6 +181,17 @@ def markdown(content: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def drawn(curves: Mapping[str, Entries]) -> dict[str, Entries]:
+    """The curves as a picture shows them: of trials what is after the last gradient step.
+
+    Where a contender begins another one's line is already.
+    """
+    if not of_trials(list(curves.values())):
+        return dict(curves)
+    last = {name: curve[-1]["step"] for name, curve in curves.items()}
+    return {name: [entry for entry in curve if entry["step"] == last[name]] for name, curve in curves.items()}
+
+
 def write(folder: Path, content: Mapping[str, Any], results: Sequence[Result]) -> list[Path]:
     """Write <env>.json, .csv, .md, .png and -tasks.json.gz, and for `ood` another .png."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +206,8 @@ def write(folder: Path, content: Mapping[str, Any], results: Sequence[Result]) -
     for split, path in (("test", base.with_suffix(".png")), ("ood", base.with_name(f"{base.name}-ood.png"))):
         curves = {n: e["curves"][split] for n, e in content["contenders"].items() if split in e["curves"]}
         if curves:
-            files[path] = curves_png(curves, f"{content['env']}: adaptation on the split '{split}', 95% intervals")
+            title = f"{content['env']}: adaptation on the split '{split}', 95% intervals"
+            files[path] = curves_png(drawn(curves), title)
     for path, data in files.items():
         atomic_write(path, data)
     return list(files)

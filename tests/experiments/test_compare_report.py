@@ -12,7 +12,7 @@ import pytest
 from experiments.compare.contrasts import Contrast, Result, Side, sentences
 from experiments.compare.kept import kept, merged
 from experiments.compare.per_task import read
-from experiments.compare.report import document, markdown, step_table, table, write
+from experiments.compare.report import document, drawn, markdown, step_table, table, write
 
 
 def crafted(
@@ -165,3 +165,13 @@ def test_results_are_kept_for_a_comparison_that_lacks_their_runs(tmp_path: Path)
     assert merged(fresh[:1], back, lambda name, seed: today[name, seed]) == [first, fresh[0]]
     assert merged(fresh, back, lambda name, seed: today[name, seed]) == fresh[::-1]  # what has been run again counts
     assert kept(tmp_path / "elsewhere", "reach") == []
+
+
+def test_of_trials_a_picture_shows_what_is_after_the_last_step() -> None:
+    def entries(*places: tuple[int, int]) -> list[dict[str, int]]:
+        return [{"step": step, "episode": episode} for step, episode in places]
+
+    plain, tuned = entries((0, 1), (0, 2)), entries((0, 1), (0, 2), (1, 1), (1, 2))
+    assert drawn({"plain": plain, "tuned": tuned}) == {"plain": plain, "tuned": tuned[2:]}
+    lone = {"maml": [{"step": 0}, {"step": 1}]}
+    assert drawn(lone) == lone
