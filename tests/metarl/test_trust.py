@@ -225,6 +225,6 @@ def test_the_commands_that_are_printed_say_whom_to_trust(run: Path, capsys: pyte
     said, word = capsys.readouterr().out, "'trust=[evil,other]'"
     assert said.count(f" {word}\n") == 2, "of the page with films, and of the film"
     page = html.unescape((made / "report.html").read_text())
-    assert re.search(rf"python -m metarl\.evaluate run=made split=test .* {re.escape(word)}\n", page)
+    assert re.search(rf"python -m metarl\.evaluate run=made split=test .* {re.escape(word)}[\n<]", page)
     both = write_report([open_run(run), open_run(made, trust=["evil", "other"])], "both.html")
     assert f"python -m metarl.report 'run=[{run},made]' {word}<" in html.unescape(both.read_text())
