@@ -186,19 +186,21 @@ def joined() -> Iterator[Ranks]:
         return
     with _others():
         store, rank, size = next(rendezvous("env://", timeout=SILENCE))
-        dist.init_process_group(_backends(), store=store, rank=rank, world_size=size, timeout=SILENCE)
-    ranks, words = Group(), _Words(store)
+    words = _Words(store, rank)
     try:
-        yield ranks
+        with _others():  # a process may have failed while this one is still connecting to it
+            dist.init_process_group(_backends(), store=store, rank=rank, world_size=size, timeout=SILENCE)
+        yield Group()
     except BaseException as error:
-        speaks = ranks.first if isinstance(error, TOGETHER) else words.claim()
+        speaks = rank == 0 if isinstance(error, TOGETHER) else words.claim()
         if speaks:
             words.spoken()
             raise
         words.end_after_it(error)
     finally:
-        with suppress(RuntimeError):
-            dist.destroy_process_group()
+        if dist.is_initialized():
+            with suppress(RuntimeError):
+                dist.destroy_process_group()
 
 
 def _backends() -> str:
@@ -213,9 +215,9 @@ def _backends() -> str:
 class _Words:
     """Which process says why all of them end. The launcher keeps it, whichever process dies."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, rank: int) -> None:
         self.store = PrefixStore("metarl", store)
-        self.mine = str(dist.get_rank())
+        self.mine = str(rank)
 
     def claim(self) -> bool:
         """Whether nobody else says it; then this process does. True as well if it cannot be known."""

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from metarl.config.command_line import main
 from metarl.config.composition import compose
-from metarl.distributed import Group, Ranks
+from metarl.distributed import Group, Ranks, joined
 from metarl.errors import ConfigError, ProcessLostError
 from metarl.run_folder import RunFolder
 from metarl.runs import train as train_run
@@ -218,6 +218,22 @@ def test_a_mistake_of_ours_is_not_called_that(error: RuntimeError, monkeypatch: 
     with pytest.raises(RuntimeError) as caught:
         _total_with(error, monkeypatch)
     assert caught.value is error
+
+
+def test_a_process_that_was_lost_while_others_connect_speaks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[/src/third_party/gloo/gloo/rendezvous/context.cc:41] Gloo connectFullMesh failed")
+
+    store = dist.HashStore()
+    first = dist.PrefixStore("metarl", store)
+    first.set("speaker", "0")
+    first.set("spoken", "0")
+    monkeypatch.setattr("metarl.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("metarl.distributed.rendezvous", lambda *_, **__: iter([(store, 1, 2)]))
+    monkeypatch.setattr("metarl.distributed.GRACE", 0.0)
+    monkeypatch.setattr(dist, "init_process_group", fails)
+    with pytest.raises(SystemExit, match="1"), joined():
+        pass
 
 
 def _total_with(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
