@@ -8,15 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from agents.policy import Policy
 from metarl.algorithms.adaptation import Parameters
 from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient
 from metarl.algorithms.objectives import mean_valid
 from metarl.algorithms.threads import run_all
-from metarl.config.algorithms import AlgorithmSettings, InContextSettings
+from metarl.config.algorithms import InContextSettings
 from metarl.rollouts.episodes import Batch
-
-SHORT = 64  # control steps
 
 
 class InContext(GradientLearner):
@@ -26,11 +23,7 @@ class InContext(GradientLearner):
     """
 
     Settings = InContextSettings
-
-    def __init__(self, policy: Policy, settings: AlgorithmSettings, generator: torch.Generator) -> None:
-        super().__init__(policy, settings, generator)
-        # On a CPU the plain form is faster on short sequences.
-        self.attention = "fused" if policy.max_length > SHORT else "math"
+    fused_above = 64
 
     def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """That of PPO, and beside it the error of the policy's estimate of the task, if it makes one.

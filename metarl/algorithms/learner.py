@@ -38,6 +38,7 @@ class Learner(ABC):
         Settings: what `algo.` on the command line may set.
         rounds: rollouts in a meta-iteration; between them every task takes an inner step on the last one.
         attention: how attention over whole sequences is computed in training, see `agents.attention`.
+        fused_above: the control steps above which the fused form is faster on a CPU, where one derivative suffices.
         shares_tasks: whether `update` takes one process' tasks alone, and makes one step of those of all (see `ranks`).
             Otherwise every process is given all of them, and computes the same.
         ranks: the processes that train together; in a plain run, this one.
@@ -47,7 +48,7 @@ class Learner(ABC):
 
     Settings: ClassVar[type[AlgorithmSettings]] = AlgorithmSettings
     rounds: int = 1
-    attention = "math"
+    fused_above: ClassVar[int] = 200
     shares_tasks: ClassVar[bool] = False
     critic_adapts: ClassVar[bool] = False  # whether inner steps move the critic too
     ranks: Ranks = ALONE
@@ -56,6 +57,7 @@ class Learner(ABC):
         self.policy = policy
         self.settings = settings
         self.generator = generator
+        self.attention = "fused" if policy.max_length > self.fused_above else "math"
         self.parameters = dict(policy.named_parameters())
         self.rate_parameters = self.initial_rate_parameters()
 

@@ -146,8 +146,9 @@ class MAML(GradientLearner):
         self.rounds = settings.inner.steps + 1
         self.differentiate = functools.cache(compiled) if settings.inner.compile else reverse
         if settings.inner.compile:
-            self.workers = 1  # a compiled gradient has threads of its own
-        self.attention = "math" if settings.inner.compile or settings.inner.first_order else "explicit"
+            self.workers, self.attention = 1, "math"  # a compiled gradient has threads of its own
+        elif not settings.inner.first_order:
+            self.attention = "explicit"
 
     def parameter_groups(self) -> list[dict[str, object]]:
         groups = super().parameter_groups()
