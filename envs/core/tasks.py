@@ -28,6 +28,7 @@ SHIFT = 1  # of the slabs of semantic axes: what is held out of a lone axis lies
 SEMANTIC_SEED = 20_261  # added to the seeds of published lists in which semantic parameters are held out
 EDITION_SEED = 1_000_003  # added to them for each edition after the first
 PUBLISHED_BLOCK = 100
+MOST_DRAWN = 500  # times as many tasks as are wanted, to have those in the middle of the ranges
 # Draws keep this fraction of a cell away from its walls, so that rounding to float32 cannot move a task across one.
 WALL = 1e-3
 
@@ -201,16 +202,18 @@ class TaskDistribution:
                 raise TaskError(f"task parameter '{name}': {error}") from None
         return TaskDistribution(parameters, self.seed, self.edition)
 
-    def sample(self, n: int, split: str = "train", share: float = 1.0) -> Tasks:
+    def sample(self, n: int, split: str = "train", width: float = 1.0) -> Tasks:
         """n tasks of a split, drawn from the distribution's own generator.
 
         Args:
-            share: in (0, 1]; the n tasks are this share of those drawn, the ones nearest to the middle of the ranges of
-                semantic parameters (of all, where none is).
+            width: in (0, 1]; of the ranges of semantic parameters (of all, where none is), about their middle: the n
+                tasks are those nearest to it of so many that they lie within that width, give or take chance, though of
+                no more than MOST_DRAWN times n.
 
         Raises:
             TaskError: if the split is unknown or nothing can be drawn from it.
         """
+        share = max(width ** sum(self._gridded()), 1 / MOST_DRAWN)
         tasks = self._draw(math.ceil(n / share), split, self.generator)
         if len(tasks) == n:
             return tasks

@@ -33,14 +33,14 @@ from metarl.training.replay import Replay
 # Iterations over which the share of skipped updates is taken: a run that breaks late must stop as early as one that
 # never worked.
 WINDOW = 20
-FIRST_SHARE = 0.05  # of a curriculum
+NARROWEST = 0.15  # of the width of each range, where a curriculum begins
 
 
-def curriculum_share(iteration: int, length: int) -> float:
-    """The share of drawn tasks that are trained on, see `TaskDistribution.sample`: grows evenly to 1 in `length`
+def curriculum_width(iteration: int, length: int) -> float:
+    """How much of each semantic range is trained on, see `TaskDistribution.sample`: grows evenly to 1 in `length`
     iterations, as ranges grow in automatic domain randomisation (Akkaya et al. 2019, arXiv 1910.07113), by a schedule.
     """
-    return min(1.0, FIRST_SHARE + (1.0 - FIRST_SHARE) * iteration / length) if length else 1.0
+    return min(1.0, NARROWEST + (1.0 - NARROWEST) * iteration / length) if length else 1.0
 
 
 def shares(phases: Sequence[AlgorithmSettings], ranks: Ranks) -> dict[int, range]:
@@ -142,8 +142,8 @@ class Trainer:
         learner = self.ready_learner()
         settings = learner.settings
         env = self.environments[settings.tasks * settings.episodes]
-        share = curriculum_share(self._within_phase(), settings.curriculum)
-        tasks = self.distribution.sample(settings.tasks, share=share)
+        width = curriculum_width(self._within_phase(), settings.curriculum)
+        tasks = self.distribution.sample(settings.tasks, width=width)
         if settings.replay:
             tasks = self.replay.mix(tasks, settings.replay, self.distribution.generator)
         env.set_tasks(self._own(tasks, env))

@@ -193,9 +193,9 @@ def test_every_category_and_every_way_out_is_drawn(name: str, split: str) -> Non
                 assert inside.all(-1).any()
 
 
-def test_a_share_of_the_draws_is_the_one_nearest_to_the_middle() -> None:
+def test_the_tasks_nearest_to_the_middle_are_as_many_as_its_share_of_the_volume() -> None:
     few, drawn = (registered("reach_search") for _ in range(2))
-    chosen, pool = few.sample(10, "validation", share=0.1)["goal"], drawn.sample(100, "validation")["goal"]
+    chosen, pool = few.sample(10, "validation", width=0.5)["goal"], drawn.sample(80, "validation")["goal"]
     goals = few.parameters["goal"]
     low, high = torch.tensor(goals.low), torch.tensor(goals.high)
     far = ((pool - low) / (high - low) - 0.5).abs().amax(-1)
