@@ -139,10 +139,10 @@ class OneTask:
             MetaRLError: if they are not all the same, and the same as after earlier resets.
         """
         told = _rows(info["task"], self.env.num_envs) if "task" in info else _asked(self.env)
-        if any(not _same(task, told[0]) for task in told):
+        if any(not same_task(task, told[0]) for task in told):
             raise MetaRLError("the environments have different tasks, and adapt needs one: give it to all by set_task")
         self._seen = self._seen or told[:1]
-        if told and not _same(told[0], self._seen[0]):
+        if told and not same_task(told[0], self._seen[0]):
             raise MetaRLError("the environment has another task after a reset, and adapt needs one: fix it by set_task")
 
 
@@ -167,11 +167,11 @@ def _task(env: Single) -> Any:
     return env.get_wrapper_attr("task") if env.has_wrapper_attr("task") else None
 
 
-def _same(one: Any, two: Any) -> bool:
+def same_task(one: Any, two: Any) -> bool:
     """Whether two tasks are equal, as far as they are plain data; of others it is taken for granted."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
-        return one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
+        return one.keys() == two.keys() and all(same_task(one[name], two[name]) for name in one)
     if isinstance(one, Sequence) and isinstance(two, Sequence) and not isinstance(one, str | bytes):
-        return len(one) == len(two) and all(map(_same, one, two))
+        return len(one) == len(two) and all(map(same_task, one, two))
     plain = (str, bytes, int, float, np.generic, np.ndarray)
     return not (isinstance(one, plain) and isinstance(two, plain)) or np.array_equal(one, two)
