@@ -40,7 +40,7 @@ def vector_of(env: object) -> Vector:
     """The environment as a vector of one, if it is not a vector.
 
     Raises:
-        MetaRLError: if it is not of Gymnasium.
+        MetaRLError: if it is not of Gymnasium, or has not set its spaces.
     """
     if isinstance(env, VectorEnv):
         return env
@@ -48,6 +48,9 @@ def vector_of(env: object) -> Vector:
         remedy = "a batched class is one as envs.adapters.gymnasium.TaskEnv('my_package.my_module:Class')"
         given = type(env).__name__
         raise MetaRLError(f"adapt needs a gymnasium.Env or a gymnasium.vector.VectorEnv, not a {given}; {remedy}")
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), gymnasium.Space):
+            raise MetaRLError(f"{type(env.unwrapped).__name__} must set {name} to a gymnasium.spaces.Box")
     return SyncVectorEnv([lambda: env])
 
 

@@ -369,3 +369,8 @@ def test_what_does_not_fit_names_the_remedy(agent: Agent) -> None:
     agent.predict(flat.reset()[0])
     with pytest.raises(MetaRLError, match="adapt needs a gymnasium.Env or a gymnasium.vector.VectorEnv, not a SB3Vec"):
         vector_of(SB3VecEnv("point2d"))
+    for space in ({}, {"observation_space": Box(-9, 9, (2,))}):
+        bare = type("Bare", (gymnasium.Env,), space)()
+        for each in (bare, gymnasium.Wrapper(bare)):
+            with pytest.raises(MetaRLError, match=f"^Bare must set {'action' if space else 'observation'}_space to"):
+                agent.adapt(each)
