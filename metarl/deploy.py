@@ -44,7 +44,7 @@ def adapt_run(settings: AdaptSettings) -> Path:
     Raises:
         MetaRLError: as `Agent.adapt`; what was collected before an interruption is written beside `out`.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     out = Path(settings.out)
     check_free(out)
     check_writable(out)
@@ -62,7 +62,7 @@ def adapt_run(settings: AdaptSettings) -> Path:
     path = adapted.save(out)
     told = adapted.history[-1]
     rounds = ", ".join(f"{value:.3g}" for value in told["feedback"])
-    console.print(f"adapted on {told['env']}: mean feedback of an episode before each step: {rounds}", markup=False)
+    console.print(f"adapted on {told['env']}: mean feedback of an episode before each step: {rounds}")
     console.print(f"kept: {path}")
     return path
 
@@ -81,13 +81,13 @@ def export_run(settings: ExportSettings) -> Path:
     _check_card(beside)
     run = open_run(settings.run, "cpu", settings.checkpoint, settings.trust)
     path = write_onnx(run, run.kept or Kept(), out, settings.opset)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"policy: {path}", markup=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"policy: {path}")
     try:  # a policy whose card cannot be written is whole
         atomic_write(beside, exported_card(run, path).encode())
-        console.print(f"card: {beside}", markup=False)
+        console.print(f"card: {beside}")
     except MetaRLError as error:
-        console.print(f"warning: no card: {error}", markup=False)
+        console.print(f"warning: no card: {error}")
     return path
 
 

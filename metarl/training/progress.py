@@ -20,7 +20,7 @@ class Progress:
     """Shows iteration, environment steps, steps/s, success before and after adaptation, and the time left."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=False, highlight=False)
+        self.console = console or Console(stderr=False, highlight=False, markup=False)
         self.live = Live(console=self.console, refresh_per_second=4) if self.console.is_terminal else None
         self.printed = 0.0
         self.recent: list[dict[str, float]] = []
