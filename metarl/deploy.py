@@ -28,7 +28,7 @@ from metarl.config.deployment import AdaptSettings, ExportSettings
 from metarl.config.settings import EnvironmentSettings
 from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError, install
 from metarl.pages.card import exported_card
-from metarl.run_folder.files import atomic_write, check_writable, guard, one_line
+from metarl.run_folder.files import atomic_write, check_replaceable, check_writable, one_line
 from metarl.run_folder.recordings import read_recording, write_recording
 from metarl.run_folder.slim import check_free
 from metarl.training.signals import Terminated, interruptible
@@ -72,13 +72,13 @@ def export_run(settings: ExportSettings) -> Path:
     """The `metarl.export` command: returns the file; its card lies beside it.
 
     Raises:
-        MetaRLError: as `write_onnx`; or if something else lies where the card belongs.
+        MetaRLError: as `write_onnx`; RunFolderError if something else lies where the card belongs.
     """
     out = Path(settings.out)
     if out.suffix != ".onnx":
         raise ConfigError(f"out={settings.out}: must end in .onnx")
     beside = out.with_suffix(".md")
-    _check_card(beside)
+    check_replaceable(beside, _is_card, "the card of the policy beside it")
     run = open_run(settings.run, "cpu", settings.checkpoint, settings.trust)
     path = write_onnx(run, run.kept or Kept(), out, settings.opset)
     console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -91,14 +91,8 @@ def export_run(settings: ExportSettings) -> Path:
     return path
 
 
-def _check_card(path: Path) -> None:
-    """Refuse to write a card over somebody's notes."""
-    with guard(f"read {path}"):
-        taken = path.exists() and CARD not in path.read_bytes()[:100]
-    if taken:
-        raise ConfigError(
-            f"{path} is there already, and is not the card of a policy, which lies beside it: give another out="
-        )
+def _is_card(path: Path) -> bool:
+    return CARD in path.read_bytes()[:100]
 
 
 def presented(

@@ -191,7 +191,7 @@ def test_a_card_tells_nothing_of_another_checkpoint_and_replaces_no_notes(traine
     evaluation.write_text("{}")
     exported(run, path)
     path.with_suffix(".md").write_text("what I think of it")
-    with pytest.raises(ConfigError, match=r"policy\.md is there already, and is not the card"):
+    with pytest.raises(RunFolderError, match=r"policy\.md is there already, and is not the card"):
         export_run(compose([f"run={run}", f"out={path}"], "export"))
     assert path.with_suffix(".md").read_text() == "what I think of it"
 
