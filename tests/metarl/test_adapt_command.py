@@ -138,6 +138,8 @@ def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:
     taken.mkdir()
     (taken / "x").touch()
     (tmp_path / "bad.npz").write_bytes(b"no")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    np.savez(tmp_path / "plain.npz", observations=np.zeros((5, 2)), actions=np.zeros((5, 2)))
     for given, kind, line in (
         ([], ConfigError, "out=null: must be a folder"),
         (["out=x", "steps=0"], ConfigError, "steps=0: must be an integer from 1"),
@@ -146,7 +148,13 @@ def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:
         (["out=x", "env=reahc"], Exception, "did you mean 'reach'"),
         (["out=x", RIG, "env.wings=2"], Exception, "wings"),
         (["out=x", f"recording={tmp_path / 'none.npz'}"], RunFolderError, "there is no recording at"),
-        (["out=x", f"recording={tmp_path / 'bad.npz'}"], RunFolderError, "is not a recording"),
+        (["out=x", f"recording={tmp_path / 'bad.npz'}"], RunFolderError, "is not a recording: it is not an .npz file$"),
+        (["out=x", f"recording={tmp_path / 'one.npy'}"], RunFolderError, "is not a recording: it is not an .npz file$"),
+        (
+            ["out=x", f"recording={tmp_path / 'plain.npz'}"],
+            RunFolderError,
+            "an array 'observations', .* 0.observations",
+        ),
         (["out=x", "recording=a.npz", RIG], ConfigError, "recording takes the place of env"),
     ):
         with pytest.raises(kind, match=line) as error:
