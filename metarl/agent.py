@@ -25,7 +25,7 @@ from metarl.rollouts.folded import folded, swift
 from metarl.rollouts.presented import check_spaces, name_of, same_task, vector_of, warn_of_differences
 from metarl.rollouts.recall import Recall, act, forget, look_back, remember_nothing
 from metarl.rollouts.recorded import replay
-from metarl.rollouts.vector_env import VectorSimulations, explore
+from metarl.rollouts.vector_env import VectorSimulations, Watch, explore
 from metarl.run_folder.pretrained import locate
 
 
@@ -58,6 +58,7 @@ class Agent:
         env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | None = None,
         episodes: int | object = 10,
         steps: int = 1,
+        watch: Watch | None = None,
     ) -> Agent:
         """Adapt to the task that `env` presents, or to that of a recording; this agent is left unchanged.
 
@@ -69,6 +70,8 @@ class Agent:
                 trial plays whole trials, as in training: at least so many episodes. Or, without an environment,
                 episodes that this agent has played, see `metarl.rollouts.recorded`: each step learns from all of them.
             steps: inner gradient steps.
+            watch: called in an environment where an episode has ended: with its number from 1 and how many there are,
+                both of this step, and its feedback in sum.
 
         Returns:
             An agent with adapted parameters.
@@ -85,7 +88,7 @@ class Agent:
             raise MetaRLError(f"adapt needs episodes >= 1 and steps >= 0, got episodes={episodes}, steps={steps}")
         if (env is None) == count:
             raise MetaRLError("adapt needs an environment, or recorded episodes in its place: episodes=recording")
-        play = self._playing(env, int(episodes)) if count else self._replayed(episodes)
+        play = self._playing(env, int(episodes), watch) if count else self._replayed(episodes)
         place, rounds, agent = "a recording" if env is None else name_of(env), [], replace(self)
 
         def experience(adapted: Parameters | None) -> Batch:
@@ -102,7 +105,7 @@ class Agent:
             raise
         return agent
 
-    def _playing(self, env: Any, episodes: int) -> Callable[[Parameters | None], Episodes]:
+    def _playing(self, env: Any, episodes: int, watch: Watch | None) -> Callable[[Parameters | None], Episodes]:
         """Exploring episodes in an environment, by the parameters that act."""
         run = self.run
         vector = vector_of(env)
@@ -116,6 +119,7 @@ class Agent:
             trial_episodes=run.learner.settings.trial_episodes,
             fed_the_reward=run.feedback == "reward",
             generator=torch.Generator().manual_seed(run.settings.seed),
+            watch=watch,
         )
 
     def _replayed(self, recording: object) -> Callable[[Parameters | None], Episodes]:

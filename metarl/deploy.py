@@ -31,6 +31,7 @@ from metarl.pages.card import exported_card
 from metarl.run_folder.files import atomic_write, check_replaceable, check_writable, one_line
 from metarl.run_folder.recordings import read_recording, write_recording
 from metarl.run_folder.slim import check_free
+from metarl.training.progress import Collecting
 from metarl.training.signals import Terminated, interruptible
 
 MINARI = "minari:"
@@ -55,8 +56,8 @@ def adapt_run(settings: AdaptSettings) -> Path:
         else:
             where = settings.env or agent.run.settings.env
             env = presented(where, settings.split, settings.task, agent.run.horizon)
-            with closing(env), interruptible():
-                adapted = agent.adapt(env, settings.episodes, settings.steps)
+            with closing(env), interruptible(), Collecting(settings.steps, console) as shown:
+                adapted = agent.adapt(env, settings.episodes, settings.steps, shown.show)
     except CollectionStopped as stopped:
         raise _kept(stopped, settings, agent, out) from stopped.__cause__
     path = adapted.save(out)

@@ -64,9 +64,15 @@ def adapt(*given: str) -> Path:
     return adapt_run(compose(list(given), "adapt"))
 
 
-def test_a_robot_of_ones_own(run: Path, tmp_path: Path) -> None:
-    out = adapt(f"run={run}", RIG, "episodes=2", "steps=2", f"out={tmp_path / 'arm7'}")
-    adapt(f"run={out}", RIG, "env.left=100", "episodes=2", f"out={out}")
+def test_a_robot_of_ones_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = adapt(f"run={run}", RIG, "episodes=2", "steps=2", f"out='{tmp_path / 'arm[red]7'}'")
+    *episodes, told, kept = capsys.readouterr().out.splitlines()
+    heads = [f"step {step} of 2, episode {number} of 2: feedback " for step in (1, 2) for number in (1, 2)]
+    assert [line[: len(head)] for line, head in zip(episodes, heads, strict=True)] == heads
+    means = [sum(float(line.split()[-1]) for line in episodes[k : k + 2]) / 2 for k in (0, 2)]
+    assert [float(word) for word in told.rpartition(": ")[2].split(", ")] == pytest.approx(means, rel=0.02)
+    assert kept == f"kept: {out}" and out.name == "arm[red]7"
+    adapt(f"run='{out}'", RIG, "env.left=100", "episodes=2", f"out='{out}'")
     kept = metarl.load(out, "cpu")
     assert [(entry["env"], entry["steps"]) for entry in kept.history] == [("Rig", 2), ("Rig", 1)]
     assert kept.run.kept and kept.run.kept.origin == str(run)
