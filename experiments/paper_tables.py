@@ -163,7 +163,7 @@ def tables(arguments: Sequence[str]) -> None:
     seeds = numbers(values, "seeds", (0,) if quick else (0, 1, 2))
     runs = Path(values.get("runs", "runs/compare-quick" if quick else "runs/compare"))
     out = Path(values.get("out", runs / "paper_tables.md" if quick else RESULTS / "paper_tables.md"))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     rows: list[list[str]] = []
     for env in (name for name in every if name in chosen and name in OURS):
         rows += [row(*published) for published in PUBLISHED if published.benchmark == env]

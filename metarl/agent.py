@@ -22,10 +22,10 @@ from metarl.errors import CollectionStopped, MetaRLError
 from metarl.rollouts.acting import ActingStep, mean_action, sample
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.folded import folded, swift
-from metarl.rollouts.presented import check_spaces, name_of, vector_of, warn_of_differences
-from metarl.rollouts.recall import Recall, act, look_back, remember_nothing
+from metarl.rollouts.presented import check_spaces, name_of, same_task, vector_of, warn_of_differences
+from metarl.rollouts.recall import Recall, act, forget, look_back, remember_nothing
 from metarl.rollouts.recorded import replay
-from metarl.rollouts.vector_env import VectorSimulations, explore
+from metarl.rollouts.vector_env import VectorSimulations, Watch, explore
 from metarl.run_folder.pretrained import locate
 
 
@@ -58,6 +58,7 @@ class Agent:
         env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | None = None,
         episodes: int | object = 10,
         steps: int = 1,
+        watch: Watch | None = None,
     ) -> Agent:
         """Adapt to the task that `env` presents, or to that of a recording; this agent is left unchanged.
 
@@ -69,6 +70,8 @@ class Agent:
                 trial plays whole trials, as in training: at least so many episodes. Or, without an environment,
                 episodes that this agent has played, see `metarl.rollouts.recorded`: each step learns from all of them.
             steps: inner gradient steps.
+            watch: called in an environment where an episode has ended: with its number from 1 and how many there are,
+                both of this step, and its feedback in sum.
 
         Returns:
             An agent with adapted parameters.
@@ -85,7 +88,7 @@ class Agent:
             raise MetaRLError(f"adapt needs episodes >= 1 and steps >= 0, got episodes={episodes}, steps={steps}")
         if (env is None) == count:
             raise MetaRLError("adapt needs an environment, or recorded episodes in its place: episodes=recording")
-        play = self._playing(env, int(episodes)) if count else self._replayed(episodes)
+        play = self._playing(env, int(episodes), watch) if count else self._replayed(episodes)
         place, rounds, agent = "a recording" if env is None else name_of(env), [], replace(self)
 
         def experience(adapted: Parameters | None) -> Batch:
@@ -102,7 +105,7 @@ class Agent:
             raise
         return agent
 
-    def _playing(self, env: Any, episodes: int) -> Callable[[Parameters | None], Episodes]:
+    def _playing(self, env: Any, episodes: int, watch: Watch | None) -> Callable[[Parameters | None], Episodes]:
         """Exploring episodes in an environment, by the parameters that act."""
         run = self.run
         vector = vector_of(env)
@@ -116,6 +119,7 @@ class Agent:
             trial_episodes=run.learner.settings.trial_episodes,
             fed_the_reward=run.feedback == "reward",
             generator=torch.Generator().manual_seed(run.settings.seed),
+            watch=watch,
         )
 
     def _replayed(self, recording: object) -> Callable[[Parameters | None], Episodes]:
@@ -216,9 +220,17 @@ class Controller:
                 action = robot.act(observation, feedback)
                 observation, feedback = ...
 
-    Stable-Baselines3's `evaluate_policy` takes it too, but passes no feedback on, which a callback then does:
+    Stable-Baselines3's `evaluate_policy` takes it too, but passes neither feedback on nor where another task begins.
+    Its callback does; without it, a policy that reads its task off its feedback ends in a MetaRLError that says so.
 
-        evaluate_policy(robot, env, callback=robot.hear)
+        from stable_baselines3.common.evaluation import evaluate_policy
+
+        import metarl
+        from envs.sb3_adapter import SB3VecEnv
+
+        robot = metarl.load("reach_search").controller()
+        env = SB3VecEnv("reach_search", num_envs=2, split="test")
+        print(evaluate_policy(robot, env, n_eval_episodes=4, callback=robot.hear))
 
     Attributes:
         memory: what it remembers of this task; None: nothing.
@@ -231,7 +243,8 @@ class Controller:
         self.episode = self.memory[0].episodes if self.memory else 0
         self._begins = self.memory is None
         self._last: tuple[Recall | None, np.ndarray, np.ndarray | float | None, bool] | None = None  # what `act` got
-        self._heard: np.ndarray | None = None  # (n,) feedback on the last actions, told by `hear`
+        # What `hear` was told since the last action: (n,) feedback on it, and (n,) whether another task has begun.
+        self._heard: tuple[np.ndarray, np.ndarray] | None = None
 
     def reset(self) -> None:
         """An episode begins. A policy whose context is a trial remembers those before, as `Agent.predict` says."""
@@ -284,17 +297,32 @@ class Controller:
     ) -> tuple[np.ndarray, Recall]:
         """As `Agent.predict`, with the feedback that it has heard; what `act` remembers is another thing.
 
+        Where it has heard that another task begins, nothing is remembered of the one before.
+
         Raises:
             MetaRLError: as `Agent.predict`.
         """
-        feedback = None if state is None else self._heard
-        return self.agent.predict(observation, state, episode_start, deterministic, feedback=feedback)
+        heard, self._heard = self._heard, None
+        if state is None or heard is None:
+            return self.agent.predict(observation, state, episode_start, deterministic)
+        feedback, other_task = heard
+        state = forget(self.agent.run.policy, state, other_task)
+        begins = other_task if episode_start is None else other_task | episode_start
+        return self.agent.predict(observation, state, begins, deterministic, feedback=feedback)
 
     def hear(self, local: Mapping[str, Any], _: Mapping[str, Any]) -> None:
-        """The callback of `evaluate_policy`, which it calls after every step with its variables."""
-        # `evaluate_policy` hands over the infos of all environments after their step.
-        told = zip(local["infos"], local["rewards"], strict=True)
-        self._heard = np.array([info.get("feedback", reward) for info, reward in told], np.float32)
+        """The callback of `evaluate_policy`, which it calls after every step with its variables.
+
+        An environment tells its task by `info["task"]`, of the last step of an episode and of the reset after it.
+        """
+        # `evaluate_policy` hands over the infos of all environments after their step. Where an episode has ended, the
+        # next one has begun already; what its reset told only the innermost environment has.
+        infos, resets = local["infos"], local["env"].unwrapped.reset_infos
+        told = zip(infos, local["rewards"], strict=True)
+        feedback = np.array([info.get("feedback", reward) for info, reward in told], np.float32)
+        ended = zip(local["dones"], infos, resets, strict=True)
+        others = [bool(done) and not same_task(info.get("task"), reset.get("task")) for done, info, reset in ended]
+        self._heard = feedback, np.array(others, bool)
 
 
 def _observation(observation: object, size: int) -> np.ndarray:

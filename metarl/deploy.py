@@ -28,9 +28,10 @@ from metarl.config.deployment import AdaptSettings, ExportSettings
 from metarl.config.settings import EnvironmentSettings
 from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError, install
 from metarl.pages.card import exported_card
-from metarl.run_folder.files import atomic_write, check_writable, guard, one_line
+from metarl.run_folder.files import atomic_write, check_replaceable, check_writable, one_line
 from metarl.run_folder.recordings import read_recording, write_recording
 from metarl.run_folder.slim import check_free
+from metarl.training.progress import Collecting
 from metarl.training.signals import Terminated, interruptible
 
 MINARI = "minari:"
@@ -44,7 +45,7 @@ def adapt_run(settings: AdaptSettings) -> Path:
     Raises:
         MetaRLError: as `Agent.adapt`; what was collected before an interruption is written beside `out`.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     out = Path(settings.out)
     check_free(out)
     check_writable(out)
@@ -55,14 +56,14 @@ def adapt_run(settings: AdaptSettings) -> Path:
         else:
             where = settings.env or agent.run.settings.env
             env = presented(where, settings.split, settings.task, agent.run.horizon)
-            with closing(env), interruptible():
-                adapted = agent.adapt(env, settings.episodes, settings.steps)
+            with closing(env), interruptible(), Collecting(settings.steps, console) as shown:
+                adapted = agent.adapt(env, settings.episodes, settings.steps, shown.show)
     except CollectionStopped as stopped:
         raise _kept(stopped, settings, agent, out) from stopped.__cause__
     path = adapted.save(out)
     told = adapted.history[-1]
     rounds = ", ".join(f"{value:.3g}" for value in told["feedback"])
-    console.print(f"adapted on {told['env']}: mean feedback of an episode before each step: {rounds}", markup=False)
+    console.print(f"adapted on {told['env']}: mean feedback of an episode before each step: {rounds}")
     console.print(f"kept: {path}")
     return path
 
@@ -72,33 +73,27 @@ def export_run(settings: ExportSettings) -> Path:
     """The `metarl.export` command: returns the file; its card lies beside it.
 
     Raises:
-        MetaRLError: as `write_onnx`; or if something else lies where the card belongs.
+        MetaRLError: as `write_onnx`; RunFolderError if something else lies where the card belongs.
     """
     out = Path(settings.out)
     if out.suffix != ".onnx":
         raise ConfigError(f"out={settings.out}: must end in .onnx")
     beside = out.with_suffix(".md")
-    _check_card(beside)
+    check_replaceable(beside, _is_card, "the card of the policy beside it")
     run = open_run(settings.run, "cpu", settings.checkpoint, settings.trust)
     path = write_onnx(run, run.kept or Kept(), out, settings.opset)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"policy: {path}", markup=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"policy: {path}")
     try:  # a policy whose card cannot be written is whole
         atomic_write(beside, exported_card(run, path).encode())
-        console.print(f"card: {beside}", markup=False)
+        console.print(f"card: {beside}")
     except MetaRLError as error:
-        console.print(f"warning: no card: {error}", markup=False)
+        console.print(f"warning: no card: {error}")
     return path
 
 
-def _check_card(path: Path) -> None:
-    """Refuse to write a card over somebody's notes."""
-    with guard(f"read {path}"):
-        taken = path.exists() and CARD not in path.read_bytes()[:100]
-    if taken:
-        raise ConfigError(
-            f"{path} is there already, and is not the card of a policy, which lies beside it: give another out="
-        )
+def _is_card(path: Path) -> bool:
+    return CARD in path.read_bytes()[:100]
 
 
 def presented(

@@ -293,7 +293,7 @@ def evaluate(
     except RunFolderError:
         console.print("this table is not written; metarl.evaluate with out=FOLDER writes it elsewhere")
         raise
-    console.print(f"evaluation: {path}")
+    console.print(f"evaluation: {path}", markup=False)
     return result
 
 

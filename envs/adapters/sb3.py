@@ -6,7 +6,7 @@ model = PPO("MlpPolicy", SB3VecEnv("reach", num_envs=64, goal_visible=True))
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from envs.adapters.episodic import Episodic
+from envs.adapters.episodic import Episodic, as_dictionary
 from envs.adapters.gymnasium import RENDER_MODES, spaces
 from envs.adapters.pictures import Pictures, check_render_mode
 from envs.core.environment import Environment
@@ -27,7 +27,8 @@ class SB3VecEnv(VecEnv):
     """N simulations; every episode has a new task, drawn from `split`, until `set_tasks` fixes tasks.
 
     A finished episode's `info` has what Stable-Baselines3 looks for: `terminal_observation`, `TimeLimit.truncated`,
-    `is_success` (at the episode's end) and `episode` (return, length, seconds), so that no monitor is needed.
+    `is_success` (at the episode's end) and `episode` (return, length, seconds), so that no monitor is needed; and its
+    `task`. The task of the present episode is in `reset_infos`, under the same name.
 
     Args:
         environment: an environment, or a name in `envs.registry.names()`.
@@ -80,6 +81,7 @@ class SB3VecEnv(VecEnv):
         self._returns[:] = 0.0
         self._pictures.forget()
         observation = self.episodes.start().numpy()
+        self._tell_tasks(range(self.num_envs))
         self._pictures.show()
         return observation
 
@@ -98,16 +100,25 @@ class SB3VecEnv(VecEnv):
         ]
         if done.any():
             seconds = round(time.monotonic() - self._began, 6)
-            for i in done.nonzero()[:, 0].tolist():
+            ended = done.nonzero()[:, 0].tolist()
+            for i in ended:
                 length = int(self.episodes.elapsed[i])
                 infos[i]["terminal_observation"] = observation[i].numpy().copy()
                 infos[i]["is_success"] = infos[i]["success"]
                 infos[i]["episode"] = {"r": float(self._returns[i]), "l": length, "t": seconds}
+                infos[i]["task"] = self.reset_infos[i]["task"]
             self._returns[done.numpy()] = 0.0
             observation = self.episodes.start(done)
+            self._tell_tasks(ended)
             self._pictures.forget(done)
         self._pictures.show()
         return observation.numpy(), step.reward.numpy(), done.numpy(), infos
+
+    def _tell_tasks(self, started: Iterable[int]) -> None:
+        """Say which task the simulations have whose episodes have just begun."""
+        assert self.environment.tasks is not None
+        for i in started:
+            self.reset_infos[i] = {"task": as_dictionary(self.environment.tasks, i)}
 
     def close(self) -> None:
         self._pictures.close()

@@ -56,9 +56,9 @@ def print_table(machine: dict[str, object], rows: Sequence[Row], missing: Sequen
             VERDICTS[verdict(row)],
             row.detail,
         )
-    console = Console()
+    console = Console(markup=False)
     # A pipe or a log file has no width of its own: do not fold the table to 80 columns there.
-    (console if console.is_terminal else Console(width=200)).print(table)
+    (console if console.is_terminal else Console(width=200, markup=False)).print(table)
     for line in missing:
         print(line)
 

@@ -86,7 +86,7 @@ def compare(arguments: Sequence[str]) -> None:
         ConfigError: for a wrong argument. Interrupted: after Ctrl-C.
     """
     request = read(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     env, again = request.plan.env, shlex.join(["python", "-m", "experiments.compare", *arguments])
     comparison = Comparison(request.plan, console, request.quick, request.command)
     pairs = comparison.order(request.chosen)

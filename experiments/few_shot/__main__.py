@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = options.problems or PROBLEMS
     out = options.out or (None if options.quick else OUT)
     torch.set_num_threads(1)  # these networks are too small to be shared between cores
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     try:
         for problem in chosen:  # to find what is missing before anything is trained
             importlib.import_module(f"experiments.few_shot.{problem}")

@@ -31,7 +31,7 @@ from envs.core.environment import Environment, MujocoEnvironment
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.kept import Kept
 from metarl.assembly.opened import Run
-from metarl.errors import ConfigError, ExportError, install
+from metarl.errors import ConfigError, ExportError, RunWarning, install
 from metarl.rollouts.acting import ActingStep
 from metarl.rollouts.folded import folded
 from metarl.run_folder import atomic_write, one_line, versions
@@ -56,6 +56,8 @@ BEGINS = {
 def write_onnx(run: Run, kept: Kept, path: Path, opset: int | None = None) -> Path:
     """Write the acting step of a policy, with what has adapted, as an ONNX file.
 
+    A memory that was kept is not in it, since whoever runs the file holds the memory: there is a RunWarning.
+
     Args:
         opset: of ONNX; None: the exporter's own.
 
@@ -79,6 +81,9 @@ def write_onnx(run: Run, kept: Kept, path: Path, opset: int | None = None) -> Pa
     with guard(f"make the folder {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, model.SerializeToString())
+    if kept.memory is not None:
+        text = f"what the policy remembers of its task is not in {path}: there its memory begins new"
+        warnings.warn(text, RunWarning, stacklevel=2)
     return path
 
 

@@ -30,7 +30,8 @@ from envs.errors import EnvsError, TaskError, UnknownEnvironmentError
 from metarl.config.completion import answer
 from metarl.config.composition import BASE, check_recipe, compose, explain, finish, help_text, prepare
 from metarl.config.hydra_nodes import CONF, register
-from metarl.config.overrides import hydra_text, jobs
+from metarl.config.overrides import hydra_text, jobs, key_of
+from metarl.config.settings import EvaluateSettings
 from metarl.errors import KNOWN, ConfigError, Interrupted, RunWarning
 from metarl.launched import world_size
 from metarl.version import __version__
@@ -224,14 +225,34 @@ def _check_sweep(command: str, config_name: str, overrides: Sequence[str]) -> No
     """Compose every run of a sweep: a mistake in the last one must not come to light after the others have trained.
 
     Raises:
-        ConfigError: for a mistake in any of them, or runs that share a folder.
+        ConfigError: for a mistake in any of them, or runs of which one would write over what another has written.
     """
     if any(override.startswith(("hydra/sweeper", "hydra.sweeper")) or "${hydra:" in override for override in overrides):
         return  # known only while it runs
-    folders: set[str] = set()
+    taken: dict[Path, list[str]] = {}
     for number, job in enumerate(jobs(overrides)):
-        folder = getattr(compose(job, config_name, command), "run_dir", None)
-        if folder in folders:
-            remedy = f"write for example run_dir='{folder}-${{seed}}'"
-            raise ConfigError(f"run_dir={folder}: run {number} of the sweep would share it; {remedy}")
-        folders |= {folder} if folder else set()
+        settings = compose(job, config_name, command)
+        for name in ("run_dir", "out"):
+            given = getattr(settings, name, None)
+            if given is None:
+                continue
+            place = _written(given, settings)
+            if place in taken:
+                remedy = f"write for example {name}='{_numbered(given, job, taken[place])}'"
+                raise ConfigError(f"{name}={given}: run {number} of the sweep would share it; {remedy}")
+            taken[place] = job
+
+
+def _written(given: str, settings: Any) -> Path:
+    """The file or folder that a run writes."""
+    place = Path(given).absolute()
+    # The one command that may be given a folder for files of several names.
+    return place / settings.split if isinstance(settings, EvaluateSettings) and place.suffix != ".json" else place
+
+
+def _numbered(given: str, job: Sequence[str], other: Sequence[str]) -> str:
+    """A place of its own for each run, named by the first setting in which two of them differ."""
+    key = next((key_of(mine) for mine, theirs in zip(job, other, strict=True) if mine != theirs), "seed")
+    name = f"{key}.name" if key in ("env", "algo", "agent") else key
+    suffix = Path(given).suffix
+    return f"{given.removesuffix(suffix).rstrip('/')}-${{{name}}}{suffix}"

@@ -102,6 +102,8 @@ def exported_card(run: Run, file: Path) -> str:
         if evaluation.content.get("iteration") == run.iteration
     }
     notes = [f"It was adapted on {run.kept.told()}, from `{run.kept.origin}`."] if run.kept else []
+    if run.kept and run.kept.memory is not None:
+        notes.append(f"What it remembers is not in `{file.name}`: there its memory begins new.")
     if run.gradient_steps:
         notes.append(f"`{file.name}` itself takes no gradient steps: what is measured here is before the first one.")
     command = shlex.join(["python", "experiments/deploy/run_onnx.py", file.name, _gymnasium_id(run)])

@@ -40,7 +40,7 @@ def vector_of(env: object) -> Vector:
     """The environment as a vector of one, if it is not a vector.
 
     Raises:
-        MetaRLError: if it is not of Gymnasium.
+        MetaRLError: if it is not of Gymnasium, or has not set its spaces.
     """
     if isinstance(env, VectorEnv):
         return env
@@ -48,6 +48,9 @@ def vector_of(env: object) -> Vector:
         remedy = "a batched class is one as envs.adapters.gymnasium.TaskEnv('my_package.my_module:Class')"
         given = type(env).__name__
         raise MetaRLError(f"adapt needs a gymnasium.Env or a gymnasium.vector.VectorEnv, not a {given}; {remedy}")
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), gymnasium.Space):
+            raise MetaRLError(f"{type(env.unwrapped).__name__} must set {name} to a gymnasium.spaces.Box")
     return SyncVectorEnv([lambda: env])
 
 
@@ -139,10 +142,10 @@ class OneTask:
             MetaRLError: if they are not all the same, and the same as after earlier resets.
         """
         told = _rows(info["task"], self.env.num_envs) if "task" in info else _asked(self.env)
-        if any(not _same(task, told[0]) for task in told):
+        if any(not same_task(task, told[0]) for task in told):
             raise MetaRLError("the environments have different tasks, and adapt needs one: give it to all by set_task")
         self._seen = self._seen or told[:1]
-        if told and not _same(told[0], self._seen[0]):
+        if told and not same_task(told[0], self._seen[0]):
             raise MetaRLError("the environment has another task after a reset, and adapt needs one: fix it by set_task")
 
 
@@ -167,11 +170,11 @@ def _task(env: Single) -> Any:
     return env.get_wrapper_attr("task") if env.has_wrapper_attr("task") else None
 
 
-def _same(one: Any, two: Any) -> bool:
+def same_task(one: Any, two: Any) -> bool:
     """Whether two tasks are equal, as far as they are plain data; of others it is taken for granted."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
-        return one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
+        return one.keys() == two.keys() and all(same_task(one[name], two[name]) for name in one)
     if isinstance(one, Sequence) and isinstance(two, Sequence) and not isinstance(one, str | bytes):
-        return len(one) == len(two) and all(map(_same, one, two))
+        return len(one) == len(two) and all(map(same_task, one, two))
     plain = (str, bytes, int, float, np.generic, np.ndarray)
     return not (isinstance(one, plain) and isinstance(two, plain)) or np.array_equal(one, two)

@@ -51,6 +51,12 @@ def remember_nothing(policy: Policy, count: int) -> Recall:
     return (group_of(np.arange(count), blank(policy, count), 0),)
 
 
+def forget(policy: Policy, recall: Recall, rows: np.ndarray) -> Recall:
+    """What is remembered where a new task begins in some rows (n,) bool: nothing there, elsewhere what was."""
+    parts = [part for group in recall for part in _parts(group, rows)]
+    return tuple(group_of(group.rows, blank(policy, len(group.rows)), 0) if gone else group for gone, group in parts)
+
+
 def act(
     step: ActingStep,
     recall: Recall,
@@ -118,7 +124,7 @@ def look_back(
 
 
 def _parts(group: Group, begins: np.ndarray) -> Iterator[tuple[bool, Group]]:
-    """Those in a group whose episode goes on, and those who begin one."""
+    """Those in a group whose episode or task goes on, and those who begin one."""
     starting = begins[group.rows]
     count = np.count_nonzero(starting)
     if count in (0, len(starting)):

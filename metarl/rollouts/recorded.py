@@ -128,12 +128,8 @@ def _trials(
     if isinstance(listed, Mapping | str) or not isinstance(listed, Iterable):
         raise MetaRLError(f"a recording is a list of episodes or a Minari dataset, not a {type(recording).__name__}")
     trials: list[list[Recorded]] = []
-    number = 0
-    for _, members in groupby(listed, lambda episode: _get(episode, "trial")):
-        episodes = []
-        for episode in members:
-            episodes.append(_episode(episode, number, policy, horizon, fed_the_reward))
-            number += 1
+    for _, members in groupby(enumerate(listed), lambda told: _trial(*told)):
+        episodes = [_episode(episode, number, policy, horizon, fed_the_reward) for number, episode in members]
         trials += [episodes[start : start + trial_episodes] for start in range(0, len(episodes), trial_episodes)]
     if not trials:
         raise MetaRLError("the recording has no episodes")
@@ -142,6 +138,16 @@ def _trials(
 
 def _get(episode: object, name: str) -> Any:
     return episode.get(name) if isinstance(episode, Mapping) else getattr(episode, name, None)
+
+
+def _trial(number: int, episode: object) -> Any:
+    """The number of an episode's trial; None: the recording does not say it."""
+    trial = _get(episode, "trial")
+    if np.ndim(trial):
+        raise MetaRLError(
+            f"episode {number} of the recording has a trial of shape {np.shape(trial)}, expected a number"
+        )
+    return trial
 
 
 def _episode(episode: object, number: int, policy: Policy, horizon: int, fed_the_reward: bool) -> Recorded:
@@ -155,15 +161,24 @@ def _episode(episode: object, number: int, policy: Policy, horizon: int, fed_the
     }
     if found["feedback"] is None and fed_the_reward:
         found["feedback"] = _get(episode, "rewards")
-    if lacking := [name for name, value in found.items() if value is None]:
-        raise MetaRLError(f"episode {number} of the recording has no {lacking[0]}")
+    lacking = [name for name, value in found.items() if value is None]
+    if len(lacking) == len(found):
+        needs = "has no observations, actions and feedback by these names"
+        raise MetaRLError(f"episode {number} of the recording, a {type(episode).__name__}, {needs}")
+    if lacking:
+        meant = lacking == ["feedback"] and _get(episode, "rewards") is not None
+        why = ": its rewards are not what this policy was fed" if meant else ""
+        raise MetaRLError(f"episode {number} of the recording has no {lacking[0]}{why}")
     try:
         seen, actions, feedback = (np.asarray(value, np.float32) for value in found.values())
     except (TypeError, ValueError) as error:
         raise MetaRLError(f"episode {number} of the recording is not made of arrays: {error}") from None
     length = len(actions) if actions.ndim else 0
     # Minari tells the observation after the last action too, and what `info` was at the reset.
-    seen, feedback = (seen[:length] if seen.ndim else seen), (feedback[-length:] if feedback.ndim else feedback)
+    seen, feedback = (
+        value[cut] if value.shape[:1] == (length + 1,) else value
+        for value, cut in ((seen, slice(-1)), (feedback, slice(1, None)))
+    )
     sizes = ((length, policy.observation_size), (length, policy.action_size), (length,))
     for (name, _), value, size in zip(found.items(), (seen, actions, feedback), sizes, strict=True):
         if value.shape != size:

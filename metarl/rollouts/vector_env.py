@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.presented import OneTask
 from metarl.rollouts.recorded import recording_of
 from metarl.rollouts.rollout import Transition, play, summarise
+
+Watch = Callable[[int, int, float], None]  # number of an episode from 1, how many there will be, its feedback in sum
 
 
 class VectorSimulations:
@@ -83,6 +86,7 @@ def explore(
     trial_episodes: int = 1,
     fed_the_reward: bool = True,
     generator: torch.Generator,
+    watch: Watch | None = None,
 ) -> Episodes:
     """At least `episodes` exploring episodes of H steps: Episodes with M = 1.
 
@@ -94,6 +98,7 @@ def explore(
         trial_episodes: R episodes that share one context.
         fed_the_reward: whether the policy's feedback in training was the reward.
         generator: of the action noise (CPU).
+        watch: called where an episode has ended.
 
     Raises:
         MetaRLError: if the environment shows that it is not one task.
@@ -104,11 +109,15 @@ def explore(
     actor, choose = Actor(policy, adapted, 1), partial(sample, generator=generator)
     count = -(-episodes // (simulations.num_simulations * trial_episodes))
     trials: list[list[Transition]] = []
+    done = itertools.count(1)
     try:
         for _ in range(count):
             trials.append([])
             for transition in _trial(simulations, actor, choose, trial_episodes):
                 trials[-1].append(transition)
+                if watch is not None:
+                    for felt in _ended(trials[-1], simulations.horizon):
+                        watch(next(done), count * simulations.num_simulations * trial_episodes, felt)
     except (Exception, KeyboardInterrupt) as error:
         recording = recording_of(trials, policy.layout, simulations.horizon)
         if not recording or (isinstance(error, MetaRLError) and not isinstance(error, NotFiniteError)):
@@ -128,6 +137,15 @@ def _trial(simulations: VectorSimulations, actor: Actor, choose: Choose, episode
         yield transition
         if t > (episodes - 1) * simulations.horizon and bool(transition.over.all()):
             return
+
+
+def _ended(trial: Sequence[Transition], horizon: int) -> Iterator[float]:
+    """The feedback, in sum, of each episode that has ended in the last step of a trial."""
+    episode = trial[(len(trial) - 1) // horizon * horizon :]
+    now = torch.ones_like(episode[-1].over) if len(episode) == horizon else episode[-1].over
+    before = episode[-2].over if len(episode) > 1 else torch.zeros_like(now)
+    if bool((now & ~before).any()):
+        yield from torch.stack([transition.feedback for transition in episode]).sum(0)[now & ~before].tolist()
 
 
 def feedback_of(info: Mapping[str, Any], reward: np.ndarray) -> np.ndarray:

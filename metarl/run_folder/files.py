@@ -10,7 +10,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -86,6 +86,21 @@ def check_writable(path: Path) -> None:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, ours: Callable[[Path], bool], what: str) -> None:
+    """Refuse a place where something else is than what may be replaced there.
+
+    Args:
+        ours: whether what is at `path` may be replaced. what: how it is called.
+
+    Raises:
+        RunFolderError: in one line.
+    """
+    with guard(f"write {path}"):
+        taken = path.exists() and not ours(path)
+    if taken:
+        raise RunFolderError(f"{path} is there already, and is not {what}: give another name")
 
 
 def read_limited(path: Path, limit: int) -> bytes:

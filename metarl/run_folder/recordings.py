@@ -14,6 +14,7 @@ from metarl.errors import RunFolderError
 from metarl.run_folder.files import atomic_write, one_line, read_limited
 
 LIMIT = 2**32  # bytes
+NAMES = "0.observations, 0.actions and 0.feedback"
 
 
 def write_recording(path: Path, recording: Sequence[Mapping[str, Any]]) -> Path:
@@ -33,13 +34,19 @@ def read_recording(path: Path) -> list[dict[str, Any]]:
     """The episodes of a file; nothing in it is executed.
 
     Raises:
-        RunFolderError: if it is missing or unreadable.
+        RunFolderError: if it is missing, unreadable, or its arrays have other names.
     """
     episodes: dict[int, dict[str, Any]] = {}
     try:
-        with np.load(io.BytesIO(read_limited(path, LIMIT)), allow_pickle=False) as parts:
+        content = read_limited(path, LIMIT)
+        # NumPy takes anything else for an array or a pickle, and its errors speak of those.
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            raise ValueError("it is not an .npz file")
+        with np.load(io.BytesIO(content), allow_pickle=False) as parts:
             for key in parts.files:
                 number, _, name = key.partition(".")
+                if not (number.isdecimal() and name):
+                    raise ValueError(f"it has an array '{key}', and those of its first episode are named {NAMES}")
                 value = parts[key]
                 episodes.setdefault(int(number), {})[name] = value if value.ndim else value.item()
     except FileNotFoundError:

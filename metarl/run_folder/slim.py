@@ -12,7 +12,7 @@ import yaml
 
 from metarl.errors import CheckpointError, RunFolderError
 from metarl.run_folder.checkpoints import Checkpoint, save
-from metarl.run_folder.files import atomic_write, guard, hidden, left_over, move_in, plain_name
+from metarl.run_folder.files import atomic_write, check_replaceable, guard, hidden, left_over, move_in, plain_name
 from metarl.run_folder.folder import RunFolder
 
 SLIM = "slim"  # in the state of a checkpoint that training cannot go on from
@@ -59,13 +59,13 @@ def check_free(target: Path) -> None:
     Raises:
         RunFolderError: in one line.
     """
-    with guard(f"write {target}"):
-        taken = target.exists() and not (target.is_dir() and all(map(left_over, target.iterdir())))
-    if taken and not _is_kept(target):
-        raise RunFolderError(f"{target} is there already, and is not a policy that was kept: give another name")
+    check_replaceable(target, _is_kept, "a policy that was kept")
 
 
 def _is_kept(folder: Path) -> bool:
+    """Whether a policy was kept there, or nothing is there but what a crash has left."""
+    if folder.is_dir() and all(map(left_over, folder.iterdir())):
+        return True
     try:
         return ADAPTED in RunFolder.open(folder).load_checkpoint().state
     except (RunFolderError, CheckpointError):

@@ -1,4 +1,5 @@
-"""The live display of a training run: one line that updates itself on a terminal, a line now and then elsewhere."""
+"""The live display of a training run, or of an adaptation: one line that updates itself on a terminal, a line now and
+then elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class Progress:
     """Shows iteration, environment steps, steps/s, success before and after adaptation, and the time left."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=False, highlight=False)
+        self.console = console or Console(stderr=False, highlight=False, markup=False)
         self.live = Live(console=self.console, refresh_per_second=4) if self.console.is_terminal else None
         self.printed = 0.0
         self.recent: list[dict[str, float]] = []
@@ -61,12 +62,47 @@ class Progress:
             self.console.print("  ".join(f"{name} {value}" for name, value in cells.items()), soft_wrap=True)
 
 
+class Collecting:
+    """Shows the episodes that an adaptation collects: on a terminal as a bar, elsewhere each in a line.
+
+    Args:
+        steps: inner steps, before each of which episodes are collected.
+    """
+
+    def __init__(self, steps: int, console: Console) -> None:
+        self.steps, self.console, self.step = steps, console, 0
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.began = time.monotonic()
+
+    def __enter__(self) -> Collecting:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, number: int, count: int, feedback: float) -> None:
+        """Report an episode that has ended: its number from 1 and how many there are before this step, its feedback."""
+        self.step += number == 1
+        fraction = ((self.step - 1) * count + number) / (self.steps * count)
+        if self.live:
+            left = clock((time.monotonic() - self.began) * (1.0 - fraction) / fraction)
+            cells = {"step": f"{self.step} of {self.steps}", "episode": f"{number} of {count}"}
+            self.live.update(_row(cells | {"feedback": f"{feedback:.3g}", "left": left}, fraction, self.console.width))
+        else:
+            self.console.print(
+                f"step {self.step} of {self.steps}, episode {number} of {count}: feedback {feedback:.3g}"
+            )
+
+
 def _row(cells: dict[str, str], fraction: float, width: int) -> Table:
     """The cells under their names, and a bar; on a narrow terminal fewer of them, but none that is cut."""
     shown = dict(cells)
     for name in DROPPED:
         if _length(shown) > width:
-            del shown[name]
+            shown.pop(name, None)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)

@@ -93,6 +93,18 @@ def test_a_terminated_episode_is_no_truncation() -> None:
     assert infos[1]["TimeLimit.truncated"]
 
 
+def test_it_tells_the_task_of_an_episode_that_ended_and_of_the_next_one() -> None:
+    env = SB3VecEnv("point2d", num_envs=2, horizon=2)
+    env.reset()
+    first = [told["task"]["goal"] for told in env.reset_infos]
+    np.testing.assert_array_equal(first, goals(env))
+    assert all("task" not in told for told in step(env, np.zeros((2, 2)))[3])
+    infos = step(env, np.zeros((2, 2)))[3]
+    np.testing.assert_array_equal([told["task"]["goal"] for told in infos], first)
+    np.testing.assert_array_equal([told["task"]["goal"] for told in env.reset_infos], goals(env))
+    assert (goals(env) != first).any(-1).all()
+
+
 def test_reaching_the_goal_at_the_horizon_counts_as_reaching_it() -> None:
     env = SB3VecEnv("point2d", num_envs=1, horizon=1)
     env.set_tasks([{"goal": [0.1, 0.1]}])

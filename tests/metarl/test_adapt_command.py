@@ -64,9 +64,15 @@ def adapt(*given: str) -> Path:
     return adapt_run(compose(list(given), "adapt"))
 
 
-def test_a_robot_of_ones_own(run: Path, tmp_path: Path) -> None:
-    out = adapt(f"run={run}", RIG, "episodes=2", "steps=2", f"out={tmp_path / 'arm7'}")
-    adapt(f"run={out}", RIG, "env.left=100", "episodes=2", f"out={out}")
+def test_a_robot_of_ones_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = adapt(f"run={run}", RIG, "episodes=2", "steps=2", f"out='{tmp_path / 'arm[red]7'}'")
+    *episodes, told, kept = capsys.readouterr().out.splitlines()
+    heads = [f"step {step} of 2, episode {number} of 2: feedback " for step in (1, 2) for number in (1, 2)]
+    assert [line[: len(head)] for line, head in zip(episodes, heads, strict=True)] == heads
+    means = [sum(float(line.split()[-1]) for line in episodes[k : k + 2]) / 2 for k in (0, 2)]
+    assert [float(word) for word in told.rpartition(": ")[2].split(", ")] == pytest.approx(means, rel=0.02)
+    assert kept == f"kept: {out}" and out.name == "arm[red]7"
+    adapt(f"run='{out}'", RIG, "env.left=100", "episodes=2", f"out='{out}'")
     kept = metarl.load(out, "cpu")
     assert [(entry["env"], entry["steps"]) for entry in kept.history] == [("Rig", 2), ("Rig", 1)]
     assert kept.run.kept and kept.run.kept.origin == str(run)
@@ -138,6 +144,8 @@ def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:
     taken.mkdir()
     (taken / "x").touch()
     (tmp_path / "bad.npz").write_bytes(b"no")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    np.savez(tmp_path / "plain.npz", observations=np.zeros((5, 2)), actions=np.zeros((5, 2)))
     for given, kind, line in (
         ([], ConfigError, "out=null: must be a folder"),
         (["out=x", "steps=0"], ConfigError, "steps=0: must be an integer from 1"),
@@ -146,7 +154,13 @@ def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:
         (["out=x", "env=reahc"], Exception, "did you mean 'reach'"),
         (["out=x", RIG, "env.wings=2"], Exception, "wings"),
         (["out=x", f"recording={tmp_path / 'none.npz'}"], RunFolderError, "there is no recording at"),
-        (["out=x", f"recording={tmp_path / 'bad.npz'}"], RunFolderError, "is not a recording"),
+        (["out=x", f"recording={tmp_path / 'bad.npz'}"], RunFolderError, "is not a recording: it is not an .npz file$"),
+        (["out=x", f"recording={tmp_path / 'one.npy'}"], RunFolderError, "is not a recording: it is not an .npz file$"),
+        (
+            ["out=x", f"recording={tmp_path / 'plain.npz'}"],
+            RunFolderError,
+            "an array 'observations', .* 0.observations",
+        ),
         (["out=x", "recording=a.npz", RIG], ConfigError, "recording takes the place of env"),
     ):
         with pytest.raises(kind, match=line) as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,10 +24,11 @@ import envs  # noqa: F401  (registers the Gymnasium environments)
 import metarl
 from envs.adapters.gymnasium import TaskEnv, VectorTaskEnv
 from envs.adapters.sb3 import SB3VecEnv
-from metarl.agent import Agent
+from metarl.agent import Agent, Controller
 from metarl.config.composition import compose
 from metarl.errors import MetaRLError, RunWarning
 from metarl.rollouts.presented import vector_of
+from metarl.rollouts.recall import forget
 from metarl.rollouts.rollout import collect
 from metarl.runs import train
 
@@ -197,6 +201,53 @@ def test_stable_baselines3_evaluates_it_as_it_acts(agent: Agent, trial: Agent, c
         assert isinstance(returns, list) and returns[0] == pytest.approx(total, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["vec", "single"])
+def test_stable_baselines3_tells_where_another_task_begins(trial: Agent, kind: str) -> None:
+    """A memory of two episodes is that of one task: it begins new with each task, and goes on with the same one."""
+
+    def remembered(keep: bool) -> list[int]:
+        env: Any = SB3VecEnv("point2d", 2, horizon=HORIZON) if kind == "vec" else TaskEnv("point2d", horizon=HORIZON)
+        (env.set_tasks if kind == "vec" else lambda tasks: env.set_task(tasks and tasks[0]))(
+            [{"goal": [0.3, -0.4]}] if keep else None
+        )
+        robot, counts = trial.controller(), []
+
+        def callback(local: dict[str, Any], everything: dict[str, Any]) -> None:
+            robot.hear(local, everything)
+            counts.append(max(group.episodes for group in local["states"]))
+
+        evaluate_policy(robot, env, 4, callback=callback, warn=False)  # type: ignore[arg-type]
+        with pytest.raises(MetaRLError, match="callback=robot.hear"):
+            evaluate_policy(robot, env, 2, warn=False)  # type: ignore[arg-type]
+        return sorted(set(counts))
+
+    assert remembered(keep=False) == [1]
+    assert remembered(keep=True) == ([1, 2] if kind == "vec" else [1, 2, 3, 4])
+
+
+def test_a_new_task_is_one_for_those_in_which_it_begins(trial: Agent) -> None:
+    policy, state = trial.run.policy, None
+    for t in range(HORIZON):
+        _, state = trial.predict(rows(2, t), state, reward=np.zeros(2))
+    assert state is not None
+    second = forget(policy, state, np.array([False, True]))
+    assert [(group.rows.tolist(), int(group.memory.position), group.episodes) for group in second] == [
+        ([0], HORIZON, 1),
+        ([1], 0, 0),
+    ]
+    action, _ = trial.predict(rows(2, 9), second, np.ones(2, bool), reward=np.zeros(2))
+    np.testing.assert_allclose(action[1], trial.predict(rows(2, 9)[1])[0], atol=1e-6)
+    assert np.abs(action[0] - trial.predict(rows(2, 9)[0])[0]).max() > 1e-4
+
+
+def test_the_example_of_a_controller_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Controller.__doc__
+    text = Controller.__doc__.partition("says so.\n")[2].partition("Attributes:")[0]
+    exec(inspect.cleandoc(text), {})
+    mean, spread = ast.literal_eval(re.sub(r"np\.float64\((.*?)\)", r"\1", capsys.readouterr().out))
+    assert np.isfinite([mean, spread]).all()
+
+
 # adapt
 
 
@@ -318,3 +369,8 @@ def test_what_does_not_fit_names_the_remedy(agent: Agent) -> None:
     agent.predict(flat.reset()[0])
     with pytest.raises(MetaRLError, match="adapt needs a gymnasium.Env or a gymnasium.vector.VectorEnv, not a SB3Vec"):
         vector_of(SB3VecEnv("point2d"))
+    for space in ({}, {"observation_space": Box(-9, 9, (2,))}):
+        bare = type("Bare", (gymnasium.Env,), space)()
+        for each in (bare, gymnasium.Wrapper(bare)):
+            with pytest.raises(MetaRLError, match=f"^Bare must set {'action' if space else 'observation'}_space to"):
+                agent.adapt(each)

@@ -99,6 +99,46 @@ def test_a_mistake_is_one_line_and_status_2(command: Callable[..., Result], argv
 
 
 @pytest.mark.parametrize(
+    ("name", "argv", "line"),
+    [
+        (
+            "train",
+            ["seed=0,1", "run_dir=runs/x"],
+            "run_dir=runs/x: run 1 of the sweep would share it; write for example run_dir='runs/x-${seed}'",
+        ),
+        (
+            "train",
+            ["env=reach,push", "run_dir=x"],
+            "run_dir=x: run 1 of the sweep would share it; write for example run_dir='x-${env.name}'",
+        ),
+        (
+            "adapt",
+            ["run=x", "task=0,1", "out=arm"],
+            "out=arm: run 1 of the sweep would share it; write for example out='arm-${task}'",
+        ),
+        (
+            "export",
+            ["run=x", "checkpoint=last,best", "out=a.onnx"],
+            "out=a.onnx: run 1 of the sweep would share it; write for example out='a-${checkpoint}.onnx'",
+        ),
+        ("render", ["run=x", "task=0,1", "out=a.mp4"], "out=a.mp4: run 1 of the sweep would share it"),
+        ("report", ["run=x,y", "out=a"], "out=a: run 1 of the sweep would share it"),
+        ("evaluate", ["run=x", "split=test,ood", "out=a.json"], "out=a.json: run 1 of the sweep would share it"),
+        ("evaluate", ["run=x,y", "out=a"], "out=a: run 1 of the sweep would share it"),
+        ("evaluate", ["run=x", "split=test,ood", "out=a"], None),
+        ("adapt", ["run=x", "task=0,1", "out='arm-${task}'"], None),
+    ],
+)
+def test_no_run_of_a_sweep_writes_over_another(
+    command: Callable[..., Result], name: str, argv: list[str], line: str | None
+) -> None:
+    done: list[Any] = []
+    status, _, err = command("-m", *argv, name=name, task=done.append)
+    assert (status, len(done)) == ((0, 2) if line is None else (2, 0))
+    assert err.startswith(f"error: {line}") if line else not err
+
+
+@pytest.mark.parametrize(
     ("error", "status", "line"),
     [
         (CheckpointError("damaged\n  beyond repair"), 1, "error: damaged; beyond repair\n"),

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from metarl.assembly.kept import Kept
 from metarl.assembly.onnx_file import write_onnx
 from metarl.config.composition import compose
 from metarl.deploy import export_run, presented
-from metarl.errors import ConfigError, ExportError, RunFolderError
+from metarl.errors import ConfigError, ExportError, RunFolderError, RunWarning
 from metarl.run_folder import pretrained
 from metarl.runs import train
 
@@ -170,6 +171,17 @@ def test_the_card_of_an_adapted_policy_says_on_what(trained: Path, tmp_path: Pat
     assert f"run_dir={trained}\n" in text, "what is trained again is what it was before"
 
 
+def test_a_memory_that_was_kept_is_said_to_be_left_out(trained: Path, tmp_path: Path) -> None:
+    robot = metarl.load(trained, "cpu").controller()
+    robot.act(np.zeros(2), 0.0)
+    kept = robot.agent.save(tmp_path / "arm", robot.memory)
+    with pytest.warns(RunWarning, match=r"remembers of its task is not in .*arm\.onnx: there its memory begins new"):
+        assert "What it remembers is not in `arm.onnx`" in exported(kept, tmp_path / "arm.onnx")[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)
+        assert "remembers" not in exported(trained, tmp_path / "point.onnx")[1]
+
+
 def test_a_card_tells_nothing_of_another_checkpoint_and_replaces_no_notes(trained: Path, tmp_path: Path) -> None:
     run, path = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "policy.onnx"
     evaluation = run / "evaluation" / "test.json"
@@ -179,7 +191,7 @@ def test_a_card_tells_nothing_of_another_checkpoint_and_replaces_no_notes(traine
     evaluation.write_text("{}")
     exported(run, path)
     path.with_suffix(".md").write_text("what I think of it")
-    with pytest.raises(ConfigError, match=r"policy\.md is there already, and is not the card"):
+    with pytest.raises(RunFolderError, match=r"policy\.md is there already, and is not the card"):
         export_run(compose([f"run={run}", f"out={path}"], "export"))
     assert path.with_suffix(".md").read_text() == "what I think of it"
 

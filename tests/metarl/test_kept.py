@@ -239,6 +239,13 @@ GOOD = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 2)), "feedback
         ([GOOD, GOOD | {"feedback": None}], "episode 1 of the recording has no feedback"),
         ([GOOD | {"actions": np.zeros((3, 5))}], r"episode 0 .* has actions of shape \(3, 5\), expected \(3, 2\)"),
         ([GOOD | {"feedback": [0, np.nan, 0]}], "episode 0 of the recording: feedback is not finite"),
+        ([GOOD | {"observations": np.zeros((5, 2))}], r"has observations of shape \(5, 2\), expected \(3, 2\)"),
+        ([GOOD | {"feedback": np.zeros(5)}], r"has feedback of shape \(5,\), expected \(3,\)"),
+        (
+            [GOOD, GOOD | {"trial": np.zeros(3)}],
+            r"episode 1 of the recording has a trial of shape \(3,\), expected a num",
+        ),
+        ([np.zeros(3)], "episode 0 of the recording, a ndarray, has no observations, actions and feedback by these"),
         ([GOOD | {"observations": ["a"]}], "episode 0 of the recording is not made of arrays"),
         ([{name: np.concatenate([value] * 3) for name, value in GOOD.items()}], "has 9 steps, the policy .* on 6"),
         ([{name: value[:0] for name, value in GOOD.items()}], "has 0 steps"),

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from metarl.training.progress import Progress, clock
+from metarl.training.progress import Collecting, Progress, clock
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61.0, "1:01"), (3_725.0, "1:02:05")])
@@ -22,6 +22,25 @@ def test_no_time_is_left_beyond_the_budget(fraction: float, left: str) -> None:
         progress.printed = -1e9
         progress.show("maml", metrics, fraction, 100.0, 1e4)
     assert f"left {left}" in out.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_adaptation_shows_each_of_its_episodes(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=80, height=20, force_terminal=terminal, color_system=None, markup=False)
+    with Collecting(2, console) as shown:
+        for _ in range(2):
+            shown.show(1, 2, -1.25)
+            shown.show(2, 2, 3.5)
+            if shown.live:
+                shown.live.refresh()
+    if terminal:
+        text = re.sub(r"\x1b\[[0-9?]*[a-zA-Z]", "\n", out.getvalue())
+        assert re.search(r"2 of 2 +2 of 2 +3.5 +0:00 ", text) and re.search(r"1 of 2 +2 of 2 +3.5", text)
+        assert "episode" in text and "left" in text
+    else:
+        lines = out.getvalue().splitlines()
+        assert len(lines) == 4 and lines[2] == "step 2 of 2, episode 1 of 2: feedback -1.25"
 
 
 METRICS = {

@@ -73,6 +73,15 @@ def test_an_episode_that_ends_early_counts_up_to_its_end(truncates: bool) -> Non
     assert tokens[:, 3].tolist() == [0, 1, 2, 3] and tokens[:, 4].tolist() == [1, 0, 0, 0]
 
 
+def test_each_episode_is_told_where_it_ends() -> None:
+    """The last one of two environments ends at the horizon, whatever the environment says."""
+    told: list[tuple[int, int, float]] = []
+    vector = VectorSimulations(SyncVectorEnv([lambda: Counter(2), lambda: Counter(9)]), HORIZON)
+    policy, watch = MLPPolicy(2, 1, hidden=(4,)), lambda *each: told.append(each)
+    explore(vector, policy, episodes=3, trial_episodes=2, generator=generator(), watch=watch)
+    assert told == [(1, 4, 3.0), (2, 4, 21.0), (3, 4, 3.0), (4, 4, 21.0)]
+
+
 def test_what_was_recorded_is_what_the_whole_pass_gives() -> None:
     torch.manual_seed(0)
     policy: Policy = TransformerPolicy(2, 1, HORIZON, width=8)
