@@ -19,6 +19,12 @@ from metarl.errors import ConfigError
 
 POLICIES = ("reach", "navigate_search")  # an episode's memory, and that of a trial, the longest one
 Step = Callable[[], object]
+# `predict` took 0.28 ms, and 0.97 ms of an adapted policy, before what adapted was folded into it: half of that.
+TARGETS = {
+    "predict": {"median": Target("<=", 0.14)},
+    "predict, adapted": {"median": Target("<=", 0.485)},
+    "ONNX": {"99th percentile": Target("<=", 0.25)},  # a loop of 1 kHz has room for the rest
+}
 
 
 def latency(quick: bool) -> list[Row]:
@@ -30,7 +36,7 @@ def latency(quick: bool) -> list[Row]:
         contenders = {"predict": _predicting(agent), "predict, adapted": _predicting(_adapted(agent))}
         rows += _rows(name, agent, contenders, quick)
         try:
-            rows += _rows(name, agent, {"ONNX": _onnx(agent)}, quick, Target("<=", 0.25))
+            rows += _rows(name, agent, {"ONNX": _onnx(agent)}, quick)
         except (ConfigError, ImportError) as error:
             raise MissingPeer(f"latency: {error}", rows) from None
     return rows
@@ -39,18 +45,16 @@ def latency(quick: bool) -> list[Row]:
 MEASUREMENTS = (latency,)
 
 
-def _rows(
-    name: str, agent: Agent, contenders: dict[str, Callable[[], Step]], quick: bool, target: Target | None = None
-) -> list[Row]:
+def _rows(name: str, agent: Agent, contenders: dict[str, Callable[[], Step]], quick: bool) -> list[Row]:
     times: dict[str, list[list[float]]] = {each: [] for each in contenders}
     for _ in range(3 if quick else 15):
         for each, begin in contenders.items():
             times[each].append(_timed(begin(), agent.run.policy.max_length))
     rows = []
     for each, rounds in times.items():
-        for words, share, limit in (("median", 50, None), ("99th percentile", 99, target)):
+        for words, share in (("median", 50), ("99th percentile", 99)):
             values = [float(np.percentile(some, share)) for some in rounds]
-            rows.append(summary("latency", f"{each}, {words}, {name}", values, "ms", limit))
+            rows.append(summary("latency", f"{each}, {words}, {name}", values, "ms", TARGETS[each].get(words)))
     return rows
 
 

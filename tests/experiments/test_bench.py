@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from experiments.bench import environment, gpu, gradient, growth, metaworld
+from experiments.bench import environment, gpu, gradient, growth, latency, metaworld
 from experiments.bench.__main__ import main
 from experiments.bench.gradient_peers import by_loop, replica
 from experiments.bench.measure import MissingPeer
@@ -67,6 +68,23 @@ def test_one_group_does_not_take_the_place_of_all(
     monkeypatch.setattr("experiments.bench.__main__._measurements", lambda *_: [])
     assert main(groups) == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_how_long_an_action_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A median of `predict`, plain and adapted, and the tail of what is exported; of each policy."""
+    agent = SimpleNamespace(run=SimpleNamespace(policy=SimpleNamespace(max_length=3)))
+    monkeypatch.setattr(latency, "load", lambda *_: agent)
+    monkeypatch.setattr(latency, "_adapted", lambda agent: agent)
+    for contender in ("_predicting", "_onnx"):
+        monkeypatch.setattr(latency, contender, lambda _: lambda: lambda: None)
+    rows = latency.latency(quick=True)
+    wanted = {row.name: row.target.bound for row in rows if row.target is not None}
+    assert len(rows) == 6 * len(latency.POLICIES) and all(row.unit == "ms" for row in rows)
+    for policy in latency.POLICIES:
+        assert wanted.pop(f"predict, median, {policy}") == 0.28 / 2
+        assert wanted.pop(f"predict, adapted, median, {policy}") == 0.97 / 2
+        assert wanted.pop(f"ONNX, 99th percentile, {policy}") == 0.25
+    assert wanted == {}
 
 
 def test_without_an_accelerator_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,8 @@ def test_the_latency_stands_on_the_page_if_it_was_measured(results: Path) -> Non
     (results / "latency.json").write_text(json.dumps(content))
     text = "\n".join(results_page.latency())
     assert "| 0.3 [0.09, 0.2] | <= 0.25 | missed |" in text and "some CPU" in text and "peak" not in text
+    (results / "latency.json").write_text(json.dumps(content | {"settings": {"quick": True}}))
+    assert "| ONNX, median, reach | 0.1 [0.09, 0.2] | <= 0.25 | met |" in results_page.latency(), "a smoke test counts"
 
 
 def test_the_papers_and_the_few_shot_problems_stand_on_the_page_if_they_are_there(
