@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -92,9 +93,11 @@ def test_what_the_first_table_says_is_what_the_shipped_policy_did(env: str) -> N
         assert beyond[1] == f"{last[measure]['mean']:{form}}"
 
 
-def test_the_example_in_python_runs() -> None:
+def test_the_example_in_python_runs(tmp_path: Path) -> None:
     example = code("## In Python", "python")
     assert "metarl.load" in example
-    result = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True)
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, env=here, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() in ("True", "False")
+    assert [path.name for path in tmp_path.iterdir()] == ["arm7"]
