@@ -71,7 +71,7 @@ def test_one_group_does_not_take_the_place_of_all(
 
 
 def test_how_long_an_action_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A median of `predict`, plain and adapted, and the tail of what is exported; of each policy."""
+    """What is exported has a limit on its tail, for each policy."""
     agent = SimpleNamespace(run=SimpleNamespace(policy=SimpleNamespace(max_length=3)))
     monkeypatch.setattr(latency, "load", lambda *_: agent)
     monkeypatch.setattr(latency, "_adapted", lambda agent: agent)
@@ -81,8 +81,6 @@ def test_how_long_an_action_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {row.name: row.target.bound for row in rows if row.target is not None}
     assert len(rows) == 6 * len(latency.POLICIES) and all(row.unit == "ms" for row in rows)
     for policy in latency.POLICIES:
-        assert wanted.pop(f"predict, median, {policy}") == 0.28 / 2
-        assert wanted.pop(f"predict, adapted, median, {policy}") == 0.97 / 2
         assert wanted.pop(f"ONNX, 99th percentile, {policy}") == 0.25
     assert wanted == {}
 
