@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 
 from metarl.config.command_line import main
 from metarl.config.composition import compose
@@ -224,8 +225,8 @@ def test_a_process_that_was_lost_while_others_connect_speaks_for_them(monkeypatc
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("[/src/third_party/gloo/gloo/rendezvous/context.cc:41] Gloo connectFullMesh failed")
 
-    store = dist.HashStore()
-    first = dist.PrefixStore("metarl", store)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    first = PrefixStore("metarl", store)
     first.set("speaker", "0")
     first.set("spoken", "0")
     monkeypatch.setattr("metarl.distributed.world_size", lambda: 2)

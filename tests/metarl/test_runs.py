@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -176,7 +177,7 @@ def test_an_agents_predictions_equal_the_policy_in_a_rollout(reach: Path) -> Non
 
 
 @pytest.mark.parametrize("kwargs", [{"episodes": 0}, {"steps": -1}])
-def test_adapting_out_of_range(reach: Path, kwargs: dict[str, int]) -> None:
+def test_adapting_out_of_range(reach: Path, kwargs: dict[str, Any]) -> None:
     with pytest.raises(MetaRLError, match="adapt needs"):
         metarl.load(reach).adapt(gymnasium.make("metarl/Reach-v0", horizon=8), **kwargs)
 
