@@ -104,8 +104,8 @@ class NumberedTasks(TaskDistribution):
             raise TaskError(f"{self.name}: its tasks come from sample_tasks, so there is no range of {given} to set")
         return self
 
-    def sample(self, n: int, split: str = "train", share: float = 1.0) -> Tasks:
-        if share < 1.0:
+    def sample(self, n: int, split: str = "train", width: float = 1.0) -> Tasks:
+        if width < 1.0:
             raise TaskError(f"{self.name}: its tasks come from sample_tasks, and have no middle: set algo.curriculum=0")
         return self._numbered(split, torch.randint(self.count, (n,), generator=self.generator))
 

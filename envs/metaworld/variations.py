@@ -37,8 +37,8 @@ class Variations(TaskDistribution):
             raise TaskError(f"metaworld: its variations are fixed, so there is no range of {given} to set")
         return self
 
-    def sample(self, n: int, split: str = "train", share: float = 1.0) -> Tasks:
-        if share < 1.0:
+    def sample(self, n: int, split: str = "train", width: float = 1.0) -> Tasks:
+        if width < 1.0:
             raise TaskError("metaworld: its variations have no middle: set algo.curriculum=0")
         table = self._of(split)
         kinds = len(table) // COUNT
