@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.live import Live
@@ -16,17 +17,17 @@ GAP = 2  # characters between two columns
 BAR = (8, 24)  # characters of the bar, at least and at most
 DROPPED = ("steps/s", "return", "phase", "env steps", "success before")  # where the terminal is narrow, in this order
 
+Display = TypeVar("Display", bound="_Display")
 
-class Progress:
-    """Shows iteration, environment steps, steps/s, success before and after adaptation, and the time left."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=False, highlight=False, markup=False)
-        self.live = Live(console=self.console, refresh_per_second=4) if self.console.is_terminal else None
-        self.printed = 0.0
-        self.recent: list[dict[str, float]] = []
+class _Display:
+    """A line that updates itself while it is entered, if the console is a terminal; `transient`: it vanishes then."""
 
-    def __enter__(self) -> Progress:
+    def __init__(self, console: Console, transient: bool = False) -> None:
+        self.console = console
+        self.live = Live(console=console, refresh_per_second=4, transient=transient) if console.is_terminal else None
+
+    def __enter__(self: Display) -> Display:
         if self.live:
             self.live.start()
         return self
@@ -34,6 +35,15 @@ class Progress:
     def __exit__(self, *details: object) -> None:
         if self.live:
             self.live.stop()
+
+
+class Progress(_Display):
+    """Shows iteration, environment steps, steps/s, success before and after adaptation, and the time left."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console or Console(stderr=False, highlight=False, markup=False))
+        self.printed = 0.0
+        self.recent: list[dict[str, float]] = []
 
     def show(self, phase: str, metrics: dict[str, float], fraction: float, seconds: float, speed: float) -> None:
         """Report an iteration.
@@ -62,7 +72,7 @@ class Progress:
             self.console.print("  ".join(f"{name} {value}" for name, value in cells.items()), soft_wrap=True)
 
 
-class Collecting:
+class Collecting(_Display):
     """Shows the episodes that an adaptation collects: on a terminal as a bar, elsewhere each in a line.
 
     Args:
@@ -70,18 +80,9 @@ class Collecting:
     """
 
     def __init__(self, steps: int, console: Console) -> None:
-        self.steps, self.console, self.step = steps, console, 0
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        super().__init__(console, transient=True)
+        self.steps, self.step = steps, 0
         self.began = time.monotonic()
-
-    def __enter__(self) -> Collecting:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        if self.live:
-            self.live.stop()
 
     def show(self, number: int, count: int, feedback: float) -> None:
         """Report an episode that has ended: its number from 1 and how many there are before this step, its feedback."""
