@@ -1,4 +1,4 @@
-"""Navigate_search: the wall, when the dock is recognised, where it is seen, what is felt, that searching takes episodes."""
+"""Navigate_search: the wall, when and where the dock is seen, what is felt, and that searching takes episodes."""
 
 import math
 
