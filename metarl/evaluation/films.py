@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from envs.core.environment import Environment, Step
+from envs.core.environment import Drawer, Environment, MujocoEnvironment, Step
 from envs.core.tasks import Tasks
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.build import stream_seed
@@ -28,7 +28,7 @@ from metarl.rollouts.rollout import collect
 
 COLUMNS = 5  # episodes of a trial beside each other, at most
 PAGE_RATE = 10.0  # pictures per second of a film in a page, at most
-PAGE_PICTURES = 240  # of all its panels; longer films have fewer per second
+PAGE_PICTURES = 160  # of all its panels; longer films have fewer per second
 
 
 def record(
@@ -165,12 +165,22 @@ def render(
     from envs.rendering.frames import plain_pictures  # only drawing loads OpenGL
 
     with plain_pictures() if page else nullcontext():
-        drawn = [[(panel, single.drawer(0, *size)) for panel in row] for row in rows]
+        drawn = with_drawers(single, rows, size)
     every = thinned(rows, single.control_period) if page else 1
     rate = (fps or 1.0 / single.control_period) / every
     heading = f"{single.name}, {split} task {task}"
     write_video(path, film(drawn, heading, rate, single.feedback == "sparse", every), rate, COLOURS)
     return path
+
+
+def with_drawers(
+    env: Environment, rows: Sequence[Sequence[Panel]], size: tuple[int, int]
+) -> list[list[tuple[Panel, Drawer]]]:
+    """Each panel with what draws the environment's first simulation into it."""
+    if type(env).drawer is MujocoEnvironment.drawer:  # it knows nothing but the state, so one serves all panels
+        drawer = env.drawer(0, *size)
+        return [[(panel, drawer) for panel in row] for row in rows]
+    return [[(panel, env.drawer(0, *size)) for panel in row] for row in rows]
 
 
 def thinned(rows: Sequence[Sequence[Panel]], period: float) -> int:
