@@ -278,7 +278,7 @@ def test_a_plain_picture_shows_the_same_without_shadows(model):
     difference = np.abs(plain - full).max(-1)
     assert np.median(difference) <= 1 and (difference > 25).mean() < 0.15
     darker = (plain - full > 25).all(-1)
-    assert darker.sum() > 50, "shadows are there in the full picture, and not in the plain one"
+    assert darker.sum() > 600, "shadows are there in the full picture alone; 406 if the plain one has them too"
     assert (full - plain > 60).all(-1).mean() < 0.02, "nothing bright is missing; the floor's pattern is coarser"
 
 
