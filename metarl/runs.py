@@ -24,7 +24,6 @@ from metarl.errors import (
     CheckpointError,
     ConfigError,
     Interrupted,
-    MetaRLError,
     NotFiniteError,
     ProcessLostError,
     RunFolderError,
@@ -33,7 +32,7 @@ from metarl.errors import (
 from metarl.evaluation.curve import adaptation_rounds, moved_table, report, table
 from metarl.evaluation.plots import curve_png
 from metarl.launched import python
-from metarl.pages.report import write_report
+from metarl.pages.report import end_with_page
 from metarl.run_folder import RunFolder, atomic_write, git_commit, one_line, read_checkpoint, versions
 from metarl.training.failure import Failure
 from metarl.training.progress import Progress, clock, print_table
@@ -165,10 +164,7 @@ def _finish(session: Session, console: Console) -> None:
         console=console,
     )
     console.print(f"files: {path}")
-    try:  # a run whose page cannot be written is whole
-        console.print(f"report: {write_report([run])}; with films: python -m metarl.report run={path}{words(settings)}")
-    except MetaRLError as error:
-        console.print(f"warning: no report: {error}", markup=False)
+    end_with_page(run, console)
     console.print(
         f"video: python -m metarl.render run={path} split={protocol.split} task=0 out={path}/videos/task-0.mp4"
         + words(settings)

@@ -69,18 +69,20 @@ class OpenGLPainter:
     Args:
         model: its framebuffer size and quality settings are changed here; its geoms may change between pictures.
         backend: a key of `LIBRARIES`.
+        plain: without shadows, and with one sample per pixel.
 
     Raises:
         Exception: of many kinds, if this machine cannot; the caller tries another painter.
     """
 
-    def __init__(self, model: mujoco.MjModel, width: int, height: int, backend: str) -> None:
+    def __init__(self, model: mujoco.MjModel, width: int, height: int, backend: str, plain: bool = False) -> None:
         self._gl = self._context = None
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
-        model.vis.quality.shadowsize, model.vis.quality.offsamples = SHADOW_SIZE, SAMPLES
+        model.vis.quality.shadowsize, model.vis.quality.offsamples = SHADOW_SIZE, 0 if plain else SAMPLES
         self.model = model
         self.scene = mujoco.MjvScene(model, model.ngeom + model.nsite + model.ntendon * 100 + 1000)
         self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0 if plain else 1
         self.option = mujoco.MjvOption()
         self._rectangle = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), np.uint8)

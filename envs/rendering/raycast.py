@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import mujoco
 import numpy as np
+from PIL import Image
 
 from envs.rendering import shading
 from envs.rendering.rays import PLANE, SOLID, TRANSLUCENT, Hits, View
@@ -39,11 +40,23 @@ class Traced(NamedTuple):
         return self.steady + np.einsum("ln,lnc->nc", self.visible, self.direct)
 
 
-class RaycastPainter:
-    """Draws one model; its geoms may change between pictures (size, type, colour)."""
+class Seen(NamedTuple):
+    """What a camera sees: its rays, from pixels (n,), (n,) to unit vectors (n, 3), and what these may meet."""
 
-    def __init__(self, model: mujoco.MjModel, width: int, height: int) -> None:
-        self.model, self.width, self.height = model, width, height
+    rays: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    opaque: View
+    glass: View
+
+
+class RaycastPainter:
+    """Draws one model; its geoms may change between pictures (size, type, colour).
+
+    Args:
+        plain: without shadows, with one ray per pixel, and where no body can be with one for four pixels.
+    """
+
+    def __init__(self, model: mujoco.MjModel, width: int, height: int, plain: bool = False) -> None:
+        self.model, self.width, self.height, self.plain = model, width, height, plain
         self.option = mujoco.MjvOption()
         self.scene = mujoco.MjvScene(model, 1000 + model.ngeom + model.nsite + 100 * model.ntendon)
         self._textures = shading.read_textures(model)
@@ -62,6 +75,8 @@ class RaycastPainter:
         shown = np.array(self.option.geomgroup, bool)
         self._surfaces = shading.read_surfaces(self.model, self._textures, shown)
         self._lights = shading.read_lights(self.scene)
+        if self.plain:
+            self._lights = [light._replace(shadow=False) for light in self._lights]
         self._ambient = np.sum([light.ambient for light in self._lights] or [np.zeros(3)], 0, np.float32)
         plane = self.model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)
         # Haze hides where a floor without end would end; a model without one stands in clear air.
@@ -74,22 +89,38 @@ class RaycastPainter:
         try:
             rays, axis = self._camera()
             self._casters = [self._light_view(data, light) for light in self._lights if light.shadow]
-            self._opaque = View(self.model, data, self._eye, axis, (SOLID, PLANE))
-            self._glass = View(self.model, data, self._eye, axis, (TRANSLUCENT,))
-            return self._picture(rays)
+            solid, ground, glass = (
+                View(self.model, data, self._eye, axis, groups) for groups in ((SOLID, PLANE), (PLANE,), (TRANSLUCENT,))
+            )
+            if self.plain:
+                return self._plain_picture(Seen(rays, solid, glass), Seen(rays, ground, ground))
+            return self._picture(Seen(rays, solid, glass))
         finally:
             self.model.geom_group[:] = own_groups
 
-    def _picture(self, rays: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    def _picture(self, seen: Seen) -> np.ndarray:
         x, y = np.broadcast_arrays(np.arange(self.width)[None], np.arange(self.height)[:, None])
-        traced = self._trace_all(rays, x.reshape(-1), y.reshape(-1))
+        traced = self._trace_all(seen, x.reshape(-1), y.reshape(-1))
         # The edge of a shadow does not count: it stays soft.
         edge = edges((traced.steady + traced.direct.sum(0)).reshape(self.height, self.width, 3))
         colour = self._soften(traced).colour().reshape(self.height, self.width, 3)
         if edge.any():
-            samples = [self._trace_all(rays, x[edge] + i, y[edge] + j).colour() for i, j in SUBPIXELS]
+            samples = [self._trace_all(seen, x[edge] + i, y[edge] + j).colour() for i, j in SUBPIXELS]
             colour[edge] = np.mean(np.clip(samples, 0.0, 1.0), 0)
-        return (np.clip(colour, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        return _bytes(colour)
+
+    def _plain_picture(self, seen: Seen, ground: Seen) -> np.ndarray:
+        """The ground and the sky at half the resolution, and over them the pixels in which there may be more."""
+        x, y = np.meshgrid(np.arange(0.5, self.width, 2.0), np.arange(0.5, self.height, 2.0))
+        rough = _bytes(self._trace_all(ground, x.reshape(-1), y.reshape(-1)).colour().reshape(*x.shape, 3))
+        image = Image.fromarray(rough).resize((2 * x.shape[1], 2 * x.shape[0]), Image.Resampling.BILINEAR)
+        picture = np.array(image)[: self.height, : self.width]
+        x, y = np.meshgrid(np.arange(self.width), np.arange(self.height))
+        rays = seen.rays(x.reshape(-1), y.reshape(-1))
+        more = (seen.opaque.may_hit(rays) | seen.glass.may_hit(rays)).reshape(x.shape)
+        if more.any():
+            picture[more] = _bytes(self._trace_all(seen, x[more], y[more]).colour())
+        return picture
 
     def close(self) -> None:
         """End the worker threads; closing twice is fine."""
@@ -111,13 +142,13 @@ class RaycastPainter:
 
         return rays, forward
 
-    def _trace_all(self, rays: Callable[[np.ndarray, np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> Traced:
+    def _trace_all(self, seen: Seen, x: np.ndarray, y: np.ndarray) -> Traced:
         """Trace the pixels at x, y (n,) on all threads."""
 
         def part(start: int) -> Traced:
             data = self._spare.get()
             try:
-                return self._trace(data, rays(x[start : start + CHUNK], y[start : start + CHUNK]))
+                return self._trace(data, seen, seen.rays(x[start : start + CHUNK], y[start : start + CHUNK]))
             finally:
                 self._spare.put(data)
 
@@ -127,9 +158,9 @@ class RaycastPainter:
             np.concatenate(geom), np.concatenate(steady), np.concatenate(direct, 1), np.concatenate(visible, 1)
         )
 
-    def _trace(self, data: mujoco.MjData, rays: np.ndarray) -> Traced:
+    def _trace(self, data: mujoco.MjData, seen: Seen, rays: np.ndarray) -> Traced:
         """Light along rays (n, 3) from the eye."""
-        opaque = self._opaque.first(data, rays)
+        opaque = seen.opaque.first(data, rays)
         direction = rays.astype(np.float32)
         steady = np.empty((len(rays), 3), np.float32)
         direct = np.zeros((len(self._casters), len(rays), 3), np.float32)
@@ -143,8 +174,8 @@ class RaycastPainter:
             point = self._eye + rays[rows] * opaque.distance[rows, None]
             for index, view in enumerate(self._casters):
                 visible[index, rows] = self._reaches(data, view, point)
-        if not self._glass.empty:
-            glass = self._glass.first(data, rays)
+        if not seen.glass.empty:
+            glass = seen.glass.first(data, rays)
             front = np.flatnonzero(glass.distance < opaque.distance)
             if len(front):
                 own, own_direct = self._shade(data, glass, direction, front)
@@ -219,6 +250,10 @@ class RaycastPainter:
         geom = traced.geom.reshape(self.height, self.width)
         visible = [soften(image.reshape(self.height, self.width), geom).reshape(-1) for image in traced.visible]
         return traced._replace(visible=np.array(visible, np.float32).reshape(traced.visible.shape))
+
+
+def _bytes(colour: np.ndarray) -> np.ndarray:
+    return (np.clip(colour, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 
 def soften(image: np.ndarray, label: np.ndarray, reach: int = SHADOW_BLUR) -> np.ndarray:

@@ -15,7 +15,7 @@ from metarl.config.settings import TrainSettings
 from metarl.run_folder import RunFolder
 
 # Settings that a command line omits, or states by another key.
-APART = ("budget.", "run_dir", "resume", "algo.warm_start.origin")
+APART = ("budget.", "run_dir", "resume", "report", "algo.warm_start.origin")
 
 
 def commands(settings: TrainSettings, iteration: int, path: Path) -> list[str]:

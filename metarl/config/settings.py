@@ -144,6 +144,11 @@ class TrainSettings(Settings):
         "what gets the metrics beside metrics.csv; the other two are extras, and send nothing away unless "
         "TRACKIO_SPACE_ID=... or WANDB_MODE=online is in the environment",
     )
+    report: Literal["films", "page", "none"] = setting(
+        "films",
+        "what training ends with: a page with films of three tasks, which take some 10 s, one without, or none; "
+        "metarl.report writes it at any time",
+    )
     run_dir: Folder | None = setting(
         None, "a new folder; null: runs/<env>-<algo>-<seed>, and if that is taken ...-2, ...-3"
     )

@@ -45,6 +45,7 @@ def adaptation_rounds(
     deterministic: bool = False,
     trial_episodes: int | None = None,
     adapted: Parameters | None = None,
+    measured: bool = True,
 ) -> tuple[list[Episodes], list[Parameters | None]]:
     """Episodes before adaptation and after each of `steps` inner steps, and the parameters that acted in them.
 
@@ -54,6 +55,7 @@ def adaptation_rounds(
     Args:
         trial_episodes: of a trial; more than the policy remembers if it takes no inner step. None: as in training.
         adapted: parameters (1, ...) with which each task begins; None: the policy's own.
+        measured: False leaves out the last round, from which nothing is learned.
 
     Raises:
         NotFiniteError: if an inner step is not finite; names the task. Its episodes would all fail, and a failed
@@ -77,8 +79,9 @@ def adaptation_rounds(
 
     start = adapted and {name: value.expand(len(tasks), *value.shape[1:]) for name, value in adapted.items()}
     for current in inner_loop(finite_step(learner, names), experience, steps, start):
-        rounds.append(play(current, deterministic=deterministic))
         acting.append(current)
+        if measured or len(acting) <= steps:
+            rounds.append(play(current, deterministic=deterministic))
     return rounds, acting
 
 

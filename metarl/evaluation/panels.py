@@ -45,19 +45,21 @@ def panel_size(width: int, height: int, columns: int) -> tuple[int, int]:
 
 
 def film(
-    rows: Sequence[Sequence[tuple[Panel, Drawer]]], heading: str, fps: float, sparse: bool
+    rows: Sequence[Sequence[tuple[Panel, Drawer]]], heading: str, fps: float, sparse: bool, every: int = 1
 ) -> Iterator[np.ndarray]:
     """The pictures of all panels as they run side by side; one that is over stays at its last moment.
 
     Args:
         rows: of panels, equally long, each with what draws it.
         heading: a line above them all.
+        fps: at which the pictures will be shown; it says how many the last one stays.
         sparse: whether the feedback tells of success alone, and not the reward: a light then shows it.
+        every: of so many moments one is drawn, and the last.
     """
     panels = [panel for row in rows for panel, _ in row]
-    length = max(len(panel.moments) for panel in panels) + round(HOLD_SECONDS * fps)
+    length = max(-(-(len(panel.moments) - 1) // every) + 1 for panel in panels) + round(HOLD_SECONDS * fps)
     columns = len(rows[0])
-    films = [held(pictures(panel, drawer, sparse)) for row in rows for panel, drawer in row]
+    films = [held(pictures(panel, drawer, sparse, every)) for row in rows for panel, drawer in row]
     for shown in islice(zip(*films, strict=True), length):
         picture = grid([shown[start : start + columns] for start in range(0, len(shown), columns)])
         size = max(picture.shape[1] // 60, 10)
@@ -73,13 +75,15 @@ def held(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     yield from () if last is None else repeat(last)
 
 
-def pictures(panel: Panel, drawer: Drawer, sparse: bool) -> Iterator[np.ndarray]:
+def pictures(panel: Panel, drawer: Drawer, sparse: bool, every: int = 1) -> Iterator[np.ndarray]:
     """The pictures of one panel, with its title, what came before, the sums so far and the first success above."""
     reward = feedback = 0.0
     success: float | None = None
-    for moment in panel.moments:
+    for number, moment in enumerate(panel.moments):
         reward, feedback = reward + moment.reward, feedback + moment.feedback
         success = moment.seconds if success is None and moment.success else success
+        if number % every and moment is not panel.moments[-1]:
+            continue
         lines = [
             f"episodes seen before: {panel.seen}",
             f"return {reward:+.1f}" + (f"   feedback {feedback:+.1f}" if sparse else ""),

@@ -74,7 +74,7 @@ def _filmed(subject: Subject, task: int, settings: ReportSettings) -> str:
     options: dict[str, Any] = {"width": settings.width, "height": settings.height, "fps": None, "threads": 0}
     with tempfile.TemporaryDirectory(prefix="metarl-report-") as folder:
         out = Path(folder, "film.mp4")
-        render(subject.run, split=settings.split, task=task, out=out, seed=settings.seed, **options)
+        render(subject.run, split=settings.split, task=task, out=out, seed=settings.seed, page=True, **options)
         return f"data:video/mp4;base64,{base64.b64encode(out.read_bytes()).decode()}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from metarl.assembly.opened import Run, open_run
 from metarl.assembly.trust import words
 from metarl.config.settings import ReportSettings
-from metarl.errors import KNOWN, ConfigError
+from metarl.errors import KNOWN, ConfigError, Interrupted, MetaRLError
 from metarl.evaluation.curve import moved_table, table
 from metarl.evaluation.plots import PANELS
 from metarl.pages import space
@@ -22,8 +23,9 @@ from metarl.pages.evaluations import SPLITS, Evaluation, differences
 from metarl.pages.footage import Footage, film_runs
 from metarl.pages.subject import Subject, facts, learning_curves, phase_marks, repeat, setting_rows, subjects
 from metarl.pages.templating import FOLDER, templates
-from metarl.run_folder import atomic_write
+from metarl.run_folder import atomic_write, one_line
 from metarl.run_folder.files import check_writable, guard
+from metarl.training.signals import Terminated, interruptible
 from metarl.version import __version__
 
 NAME = "report.html"
@@ -179,6 +181,39 @@ def learning(shown: Sequence[Subject]) -> list[Markup]:
         if any(len(steps) > 1 for steps, _ in curves.values()):
             charts.append(learning_chart(curves, label, marks, rate))
     return charts
+
+
+def end_with_page(run: Run, console: Console) -> None:
+    """Write the page with which a training ends, as the run's settings say; whatever goes wrong, the run is whole.
+
+    The page is there before the films are, and stays if they cannot be made.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM while filming.
+    """
+    settings, films = run.settings, f"python -m metarl.report run={run.folder.path}"
+    split = settings.evaluate.split
+    films += ("" if split == "test" else f" split={split}") + words(settings)
+    if settings.report == "none":
+        return
+    try:
+        path = write_report([run])
+    except MetaRLError as error:
+        return console.print(f"warning: no report: {error}", markup=False)
+    if settings.report == "page":
+        return console.print(f"report: {path}; with films: {films}")
+    try:
+        with interruptible():
+            footage = film_runs(subjects([run]), ReportSettings(run=[str(run.folder.path)], split=split), console)
+            write_report([run], footage=footage)
+    except KeyboardInterrupt as cause:
+        number = signal.SIGTERM if isinstance(cause, Terminated) else signal.SIGINT
+        whole = f"the run is whole, and so is its page, {path}; with films: {films}"
+        raise Interrupted(f"stopped while filming; {whole}", number) from cause
+    except Exception as error:  # a robot of somebody else's is drawn by his code, which may raise anything
+        told = str(error) if isinstance(error, KNOWN) else f"{type(error).__name__}: {one_line(error)}"
+        console.print(f"warning: no films: {told}", markup=False)
+    console.print(f"report: {path}")
 
 
 def report_runs(settings: ReportSettings) -> None:

@@ -1,5 +1,6 @@
 """Pictures of MuJoCo models: every backend draws the same scene, ray casting even without a graphics library."""
 
+import contextlib
 import copy
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from envs.errors import ModelError
 from envs.rendering import opengl
-from envs.rendering.frames import FrameRenderer
+from envs.rendering.frames import FrameRenderer, plain_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 160, 120
@@ -266,6 +267,48 @@ def test_without_the_library_no_process_is_started(monkeypatch):
     opengl.usable.cache_clear()
     assert not opengl.usable("egl")
     opengl.usable.cache_clear()
+
+
+def test_a_plain_picture_shows_the_same_without_shadows(model):
+    full = FrameRenderer(model, WIDTH, HEIGHT, backend="raycast").render(REST).astype(int)
+    with plain_pictures():
+        renderer = FrameRenderer(model, WIDTH, HEIGHT, backend="raycast")
+    plain = renderer.render(REST).astype(int)  # plain because of when it was made, not of when it draws
+    assert plain.shape == full.shape
+    difference = np.abs(plain - full).max(-1)
+    assert np.median(difference) <= 1 and (difference > 25).mean() < 0.15
+    darker = (plain - full > 25).all(-1)
+    assert darker.sum() > 600, "shadows are there in the full picture alone; 406 if the plain one has them too"
+    assert (full - plain > 60).all(-1).mean() < 0.02, "nothing bright is missing; the floor's pattern is coarser"
+
+
+def test_a_plain_picture_casts_few_rays(model, monkeypatch):
+    def rays() -> int:
+        counted = []
+        cast = mujoco.mj_multiRay
+        with monkeypatch.context() as patch:
+            patch.setattr(mujoco, "mj_multiRay", lambda *given: (counted.append(given[-2]), cast(*given)))
+            FrameRenderer(model, WIDTH, HEIGHT, "top", "raycast").render(REST)
+        return sum(counted)
+
+    full = rays()
+    with plain_pictures():
+        assert rays() < full / 2
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_opengl_is_told_to_draw_plainly(plain, model, monkeypatch):
+    told = []
+
+    def painter(*given: object) -> None:
+        told.append(given[4:])
+        raise RuntimeError
+
+    monkeypatch.setattr(opengl, "usable", lambda backend: True)
+    monkeypatch.setattr(opengl, "OpenGLPainter", painter)
+    with plain_pictures() if plain else contextlib.nullcontext():
+        FrameRenderer(model, 20, 20, backend="egl")
+    assert told == [(plain,)]
 
 
 def test_closing_twice(model):

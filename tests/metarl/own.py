@@ -99,7 +99,7 @@ def cart(*changes: tuple[str, str]) -> str:
 def live_through(folder: Path, *given: str) -> Agent:
     """Train by these overrides, resume exactly, evaluate, film, load, adapt and act; the agent as it was loaded."""
     tiny = ["env=reach", "env.horizon=6", "algo.tasks=3", "algo.episodes=2", "device=cpu", *given]
-    tiny += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1"]
+    tiny += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1", "report=page"]
     whole = train(compose([*tiny, "budget.iterations=2", f"run_dir={folder / 'whole'}"]))
     half = train(compose([*tiny, "budget.iterations=1", f"run_dir={folder / 'half'}"]))
     train(compose([f"resume={half}", "budget.iterations=2"]))

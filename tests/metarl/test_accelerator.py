@@ -30,7 +30,7 @@ from tests import pretend
 
 CPU = torch.device("cpu")
 TINY = ["env.horizon=3", "algo.tasks=3", "algo.episodes=2", "budget.iterations=1", "checkpoint.every=1"]
-TINY += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1"]
+TINY += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1", "report=page"]
 REACH = ["env=reach", "agent=transformer", "agent.width=8", "agent.layers=1", *TINY]
 ALONE = ["algo.warm_start.iterations=0", "agent.context=episode"]
 ONCE = ["algo.outer.n_epochs=1", "algo.outer.minibatches=2"]

@@ -34,7 +34,7 @@ from metarl.runs import train
 
 HORIZON = 6
 SMALL = ["env=point2d", f"env.horizon={HORIZON}", "algo=in_context", "algo.tasks=3", "agent=transformer"]
-SMALL += ["agent.width=8", "budget.iterations=1", "evaluate.tasks=2", "evaluate.episodes_per_step=1"]
+SMALL += ["agent.width=8", "budget.iterations=1", "evaluate.tasks=2", "evaluate.episodes_per_step=1", "report=page"]
 POINT = "metarl/Point2d-v0"
 
 

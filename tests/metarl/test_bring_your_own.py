@@ -28,6 +28,7 @@ from metarl.runs import evaluate_run, train
 from tests.metarl.own import POINT, cart, command, walk_through
 
 TINY = ["algo.tasks=3", "algo.episodes=2", "agent.width=8", "evaluate.tasks=3", "evaluate.episodes_per_step=2"]
+TINY += ["report=page"]
 Write = Callable[[str], str]
 
 # The walk-through

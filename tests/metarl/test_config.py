@@ -244,7 +244,7 @@ def test_writing_out_twice_changes_nothing(overrides: list[str]) -> None:
 
 
 TOP = (
-    "(valid: agent, algo, budget, checkpoint, device, env, evaluate, logger, resume, run_dir, seed, threads,"
+    "(valid: agent, algo, budget, checkpoint, device, env, evaluate, logger, report, resume, run_dir, seed, threads,"
     " torch_threads, trust)"
 )
 

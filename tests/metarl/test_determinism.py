@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 SMALL = ["env.horizon=3", "algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1", "algo.outer.minibatches=1"]
 SMALL += ["agent=transformer", "agent.width=8", "agent.layers=1", "algo.warm_start.iterations=0", "checkpoint.every=1"]
 SMALL += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=2", "device=cpu"]
+SMALL += ["report=page"]
 
 
 @pytest.mark.parametrize("name", names())

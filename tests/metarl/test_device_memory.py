@@ -20,7 +20,7 @@ from metarl.errors import CheckpointError, ConfigError, DeviceError
 from metarl.runs import evaluate_run, reproduce, train
 
 SMALL = ["env=point2d", "env.horizon=5", "algo.tasks=2", "algo.episodes=2", "agent.hidden=[4]"]
-SMALL += ["evaluate.tasks=2", "evaluate.episodes_per_step=1", "budget.iterations=1"]
+SMALL += ["evaluate.tasks=2", "evaluate.episodes_per_step=1", "budget.iterations=1", "report=page"]
 USED_UP = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 9 GiB."
 LINE = r"^the device has not enough memory: CUDA out of memory; choose device=cpu, fewer tasks"
 

@@ -19,7 +19,7 @@ from metarl.run_folder import RunFolder
 disk, run = Path(sys.argv[1]), Path(sys.argv[1]) / "run"
 POINT = ["env=point2d", "env.horizon=5", "algo.tasks=2", "algo.episodes=2", "agent.hidden=[64,64]", "device=cpu",
          "algo.outer.epochs=1", "evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1",
-         "checkpoint.every=1", "checkpoint.keep=1000", f"run_dir={run}"]
+         "checkpoint.every=1", "checkpoint.keep=1000", "report=page", f"run_dir={run}"]
 
 def command(what, *settings):
     sys.argv, status = [what, *settings], 0

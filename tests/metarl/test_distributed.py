@@ -31,6 +31,7 @@ from tests.metarl.together import CASES, CPU, ONCE, REACH, train
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 RUN = [*REACH, "algo=maml", ONCE, "algo.episodes=2", "checkpoint.every=1", "evaluate.tasks=1", "evaluate.steps=0"]
+RUN += ["report=page"]
 TRAIN = "metarl.train"
 
 
@@ -154,7 +155,9 @@ def test_a_run_goes_on_with_another_number_of_processes(killed: tuple[Path, floa
     with running(3, TRAIN, f"resume={paths[1]}", goal) as process:
         stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    assert stdout.count("trained ") == stdout.count("evaluation: ") == 1 and said(stderr) == []
+    assert (
+        stdout.count("trained ") == stdout.count("evaluation: ") == stdout.count("report: ") == 1 and said(stderr) == []
+    )
     train_run(compose([f"resume={paths[0]}", goal]))
     one, three = (RunFolder.open(path).load_checkpoint() for path in paths)
     assert one.iteration == three.iteration == last + 2

@@ -27,7 +27,7 @@ from metarl.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 POINT = ["env=point2d", "env.horizon=5", "algo.tasks=4", "algo.episodes=2", "algo.outer.minibatches=1"]
-EVALUATION = ["evaluate.tasks=3", "evaluate.episodes_per_step=2", "evaluate.steps=2"]
+EVALUATION = ["evaluate.tasks=3", "evaluate.episodes_per_step=2", "evaluate.steps=2", "report=page"]
 
 
 def measure(run: Run, **changes: Any) -> dict[str, Any]:

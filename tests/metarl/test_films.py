@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from PIL import Image
 
+from envs.families.point2d import Point2d
+from envs.registry import make
 from metarl.assembly.opened import open_run
 from metarl.config.composition import compose
 from metarl.errors import RenderError, RunFolderError
-from metarl.evaluation.films import most_improved, record, render_run
-from metarl.evaluation.panels import film
+from metarl.evaluation.curve import adaptation_rounds
+from metarl.evaluation.films import layout, most_improved, record, render, render_run, thinned, with_drawers
+from metarl.evaluation.panels import Moment, Panel, film
+from metarl.rollouts.rollout import collect
 from metarl.runs import train
 
 PER_TASK = [
@@ -97,6 +102,53 @@ def test_what_a_film_shows(
         assert image.width == sum(64 if len(expected[0]) < 3 else 42 for _ in expected[0]) + 2 * (len(expected[0]) - 1)
         image.seek(getattr(image, "n_frames", 1) - 1)
         assert image.info["duration"] >= 1000  # it stays, so that a loop has an end
+
+
+def test_a_film_of_a_page_has_fewer_pictures_and_as_many_seconds(runs: Any, tmp_path: Path) -> None:
+    """A tenth of a second each, and fewer of a film of many panels; those of a slow robot are all there."""
+    rows = [[Panel("", 0, [Moment({}, 0.0, 0.0, 0.0, False)] * 40)] * 2]
+    assert [thinned(rows, period) for period in (0.2, 0.1, 0.05, 0.02)] == [1, 1, 2, 5]
+    assert thinned(rows * 2, 0.2) == 1 and thinned(rows * 5, 0.2) == 3 and thinned(rows * 5, 0.02) == 5
+    run, counts = open_run(runs["gradient"], "cpu"), []
+    for page in (False, True):
+        given: dict[str, Any] = {"width": 32, "height": 24, "fps": None, "seed": 0, "threads": 1, "page": page}
+        with av.open(str(render(run, split="test", task=0, out=tmp_path / "film.mp4", **given))) as container:
+            stream = container.streams.video[0]
+            assert stream.average_rate == (10 if page else 20)
+            counts.append(sum(1 for _ in container.decode(stream)))
+    assert counts == [6 + 20, 4 + 10], "six moments, or every second one and the last; and a second more"
+
+
+def test_nothing_is_played_that_no_film_shows(runs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What adapts is the same without the last round, which only an evaluation needs."""
+    run, played = open_run(runs["gradient"], "cpu"), []
+    monkeypatch.setattr("metarl.evaluation.curve.collect", lambda *a, **k: played.append(1) or collect(*a, **k))
+    found = []
+    for measured in (True, False):
+        env, generator = run.environment(2, 0, 1), torch.Generator().manual_seed(3)
+        tasks = run.held_out("test", 1)
+        found.append(adaptation_rounds(env, run.policy, run.learner, tasks, 1, generator, measured=measured))
+        assert len(found[-1][0]) == len(played) == (2 if measured else 1)
+        played.clear()
+    (_, (_, before)), (_, (_, after)) = found
+    assert before is not None and after is not None
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_one_renderer_draws_all_panels() -> None:
+    """Each costs a context of OpenGL; a drawer of somebody else's may remember what it drew, and is made for each."""
+    made: list[tuple[int, int]] = []
+
+    class Cheap(Point2d):
+        def drawer(self, simulation: int, width: int, height: int) -> Any:
+            made.append((width, height))
+            return super().drawer(simulation, width, height)
+
+    rows = layout({0: [[], []]}, 1)
+    ((one, two),) = with_drawers(Cheap(1), rows, (32, 24))
+    assert made == [(32, 24)] * 2 and one[1] is not two[1]
+    ((one, two),) = with_drawers(make("reach", 1), rows, (32, 24))
+    assert one[1] is two[1]
 
 
 def test_an_episode_of_a_trial_remembers_those_before(runs: Any) -> None:

@@ -32,7 +32,7 @@ from metarl.training.progress import Progress
 NUMBER = count()
 TINY = ["env.horizon=3", "algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1", "algo.outer.minibatches=1"]
 TINY += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1", "checkpoint.every=1"]
-TINY += ["device=cpu", "budget.iterations=2"]
+TINY += ["device=cpu", "budget.iterations=2", "report=page"]
 POINT = ["env=point2d", "agent.hidden=[4]", *TINY]
 # Small numbers cost nothing and large ones do not fit into any memory: nothing in between, which only takes long.
 VALUES = [

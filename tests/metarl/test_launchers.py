@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TINY = ["env=reach", "env.horizon=6", "algo=in_context", "algo.tasks=2", "agent.width=8", "agent.layers=1", "threads=1"]
-TINY += ["budget.iterations=1", "evaluate.tasks=1", "evaluate.episodes_per_step=1", "device=cpu"]
+TINY += ["budget.iterations=1", "evaluate.tasks=1", "evaluate.episodes_per_step=1", "device=cpu", "report=page"]
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

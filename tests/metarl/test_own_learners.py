@@ -26,7 +26,7 @@ from tests.metarl.own import command, walk_through
 
 Write = Callable[[str], str]
 TINY = ["env=reach", "env.horizon=5", "algo.tasks=2", "algo.episodes=2", "device=cpu", "budget.iterations=1"]
-TINY += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1"]
+TINY += ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "evaluate.steps=1", "report=page"]
 OWN = """
 import torch
 from typing import Literal

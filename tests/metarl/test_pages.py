@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -16,10 +17,12 @@ import pytest
 import torch
 
 from envs.core.tasks import Categories, Range, TaskDistribution
+from envs.errors import EnvsError
 from metarl.assembly.opened import open_run
 from metarl.config.command_line import main
 from metarl.config.composition import compose
-from metarl.errors import ConfigError, MetaRLError, RunFolderError
+from metarl.config.settings import TrainSettings
+from metarl.errors import ConfigError, Interrupted, MetaRLError, RunFolderError
 from metarl.pages import report, space
 from metarl.pages.charts import POINTS, condensed, svg
 from metarl.pages.evaluations import Evaluation, differences, ranked, read, same_tasks
@@ -35,7 +38,9 @@ SETTINGS = [
     "budget.iterations=3",
     "evaluate.tasks=12",
     "evaluate.episodes_per_step=2",
+    "report=page",
 ]
+SHORT = [*SETTINGS, "budget.iterations=1", "evaluate.tasks=3"]
 VOID = {"meta", "br", "link", "img", "input", "hr", "path", "use"}
 OUTWARD = re.compile(r"""(?:src|href|srcset|action|data)=["'](?!data:|#)|url\((?!["']?(?:data:|#))|@import""")
 
@@ -83,6 +88,18 @@ def parsed(text: str) -> Balanced:
     return parser
 
 
+def films(page: Path) -> list[str | None]:
+    """The films in a page, as addresses of data."""
+    return [attrs["src"] for tag, attrs in parsed(page.read_text()).seen if tag == "video"]
+
+
+def raising(error: BaseException) -> Callable[..., Path]:
+    def fails(*_: object, **__: object) -> Path:
+        raise error
+
+    return fails
+
+
 def test_training_ends_with_a_page_that_needs_nothing_else(trained: Path) -> None:
     text = (trained / "report.html").read_text()
     tags = [tag for tag, _ in parsed(text).seen]
@@ -104,18 +121,70 @@ def test_a_page_that_cannot_be_written_does_not_end_a_training(
     def fails(*_: object) -> Path:
         raise RunFolderError("the disk is full")
 
-    monkeypatch.setattr("metarl.runs.write_report", fails)
-    path = train(compose([*SETTINGS, "budget.iterations=1", "evaluate.tasks=2", f"run_dir={tmp_path / 'run'}"]))
-    assert "warning: no report: the disk is full\n" in capsys.readouterr().out
+    monkeypatch.setattr(report, "write_report", fails)
+    path = train(compose([*SHORT, "report=films", f"run_dir={tmp_path / 'run'}"]))
+    said = capsys.readouterr().out
+    assert "warning: no report: the disk is full\n" in said and "report: " not in said.replace("no report", "")
     assert (path / "evaluation" / "test.json").exists()
+
+
+def test_training_ends_with_films_unless_they_are_not_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert TrainSettings.model_fields["report"].default == "films"
+    path = train(compose([*SHORT, "report=films", "evaluate.split=ood", f"run_dir={tmp_path / 'films'}"]))
+    assert capsys.readouterr().out.count(f"report: {path / 'report.html'}\n") == 1
+    ours = films(path / "report.html")
+    assert len(ours) == 3
+    report.report_runs(compose([f"run={path}", "split=ood", f"out={tmp_path / 'again.html'}", "device=cpu"], "report"))
+    assert films(tmp_path / "again.html") == ours, "metarl.report makes the same ones"
+    capsys.readouterr()
+    monkeypatch.setattr(report, "film_runs", lambda *_: pytest.fail("no film is wanted"))
+    path = train(compose([*SHORT, "report=page", "evaluate.split=ood", f"run_dir={tmp_path / 'page'}"]))
+    command = f"python -m metarl.report run={path} split=ood"
+    assert f"report: {path / 'report.html'}; with films: {command}\n" in capsys.readouterr().out
+    assert films(path / "report.html") == []
+    path = train(compose([*SHORT, "report=none", f"run_dir={tmp_path / 'none'}"]))
+    assert "report" not in capsys.readouterr().out and not (path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (EnvsError("there is no picture of it"), "warning: no films: there is no picture of it\n"),
+        (ZeroDivisionError("of\nmine"), "warning: no films: ZeroDivisionError: of mine\n"),
+    ],
+)
+def test_films_that_cannot_be_made_do_not_end_a_training(
+    error: Exception, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("metarl.pages.footage.render", raising(error))
+    path = train(compose([*SHORT, "report=films", f"run_dir={tmp_path / 'run'}"]))
+    said = capsys.readouterr().out
+    assert line in said and f"report: {path / 'report.html'}\n" in said and "video: " in said
+    assert films(path / "report.html") == [] and "without films" in (path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_the_filming_has_a_whole_run_with_a_page(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    monkeypatch.setattr("metarl.pages.footage.render", lambda *_, **__: signal.raise_signal(number))
+    with pytest.raises(Interrupted, match=f"^stopped while filming; .* python -m metarl.report run={path}$") as caught:
+        train(compose([*SHORT, "report=films", f"run_dir={path}"]))
+    assert caught.value.signal == number
+    assert films(path / "report.html") == [] and (path / "evaluation" / "test.json").exists()
+    with open_run(path, "cpu").folder.writing():  # the lock is free
+        assert open_run(path, "cpu").iteration == 1
 
 
 def test_the_films_are_in_the_page(trained: Path, tmp_path: Path) -> None:
     settings = compose([f"run={trained}", f"out={tmp_path}", "width=32", "height=24", "device=cpu"], "report")
     report.report_runs(settings)
-    videos = [attrs for tag, attrs in parsed((tmp_path / "report.html").read_text()).seen if tag == "video"]
+    videos = films(tmp_path / "report.html")
     assert len(videos) == 3
-    assert all(str(video["src"]).startswith("data:video/mp4;base64,AAAA") for video in videos)
+    assert all(str(video).startswith("data:video/mp4;base64,AAAA") for video in videos)
 
 
 def test_several_runs_stand_side_by_side(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

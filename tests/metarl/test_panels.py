@@ -88,6 +88,23 @@ def test_panels_run_together_and_stay_at_their_last_picture() -> None:
     assert len({picture.shape for picture in pictures}) == 1
 
 
+def test_of_several_moments_one_is_drawn_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = layout({0: [episode(6, succeeds=1), episode(3)]}, 1)
+    drawn = [[(panel, draw) for panel in row] for row in rows]
+    pictures = list(film(drawn, "robot", FPS, True, every=2))
+    assert len(pictures) == 4 + HOLD_SECONDS * FPS
+    assert [shade(picture, 0) for picture in pictures[:5]] == [0, 20, 40, 50, 50]
+    assert [shade(picture, 1) for picture in pictures[:5]] == [0, 20, 20, 20, 20]
+    said: list[list[str]] = []
+    monkeypatch.setattr(panels, "caption", lambda frame, lines, size=None: said.append(lines) or frame)
+    list(panels.pictures(rows[0][0], draw, False, every=4))
+    assert [lines[1:] for lines in said[1::2]] == [
+        ["return -1.0", "0.0 s"],
+        ["return -5.0", "0.4 s   success after 0.1 s"],
+        ["return -6.0", "0.5 s   success after 0.1 s"],
+    ], "sums and successes count the moments that are not drawn"
+
+
 def test_a_light_shows_feedback_and_success() -> None:
     rows = layout({0: [episode(4, felt=1, succeeds=3), episode(4, felt=0, succeeds=1)]}, 1)
     pictures = filmed(rows)

@@ -29,7 +29,7 @@ from metarl.run_folder import RunFolder, pretrained
 from metarl.runs import evaluate, train
 
 SIZE = ["env=reach", "env.horizon=6", "agent.width=8", "agent.layers=1", "threads=1", "device=cpu"]
-EVALUATION = ["evaluate.tasks=3", "evaluate.episodes_per_step=2"]
+EVALUATION = ["evaluate.tasks=3", "evaluate.episodes_per_step=2", "report=page"]
 SETTINGS = [*SIZE, *EVALUATION, "algo=maml", "algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1"]
 WARM = ["algo.warm_start.iterations=1", "algo.warm_start.settings.tasks=4"]
 

@@ -24,7 +24,7 @@ from metarl.evaluation.curve import adaptation_rounds
 
 ROOT = Path(__file__).parents[2]
 POINT = ["env=point2d", "env.horizon=12", "algo.tasks=4", "algo.episodes=3", "agent.hidden=[16]", "algo.outer.epochs=2"]
-EVALUATION = ["evaluate.tasks=6", "evaluate.episodes_per_step=2", "evaluate.steps=1"]
+EVALUATION = ["evaluate.tasks=6", "evaluate.episodes_per_step=2", "evaluate.steps=1", "report=page"]
 REACH = ["env=reach", "env.horizon=8", "algo.tasks=2", "algo.episodes=2", "agent.width=8", "algo.outer.epochs=1"]
 WARM = ["algo.warm_start.iterations=1", "algo.warm_start.settings.tasks=4"]
 

@@ -20,7 +20,7 @@ from metarl.run_folder import RunFolder
 from metarl.runs import evaluate_run, train
 
 TINY = ["env.horizon=5", "algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1", "evaluate.tasks=2", "device=cpu"]
-TINY += ["evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=1"]
+TINY += ["evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=1", "report=page"]
 # Imported, it says so in a file; named by a run, it must not be.
 TRAP = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\nclass Trap: pass\n"
 OWN = """

@@ -26,7 +26,7 @@ from metarl.run_folder import RunFolder
 from metarl.runs import train
 
 TINY = ["env.horizon=5", "algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1", "evaluate.tasks=2", "device=cpu"]
-TINY += ["evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=1", "agent.hidden=[4]"]
+TINY += ["evaluate.episodes_per_step=2", "evaluate.steps=1", "budget.iterations=1", "agent.hidden=[4]", "report=page"]
 # Imported, each says so in a file beside it.
 EVIL = """
 from pathlib import Path

@@ -15,7 +15,7 @@ from metarl.run_folder import RunFolder
 from metarl.runs import train
 
 SIZE = ["env=reach", "env.horizon=6", "agent.width=8", "agent.layers=1", "threads=1", "device=cpu"]
-EVALUATION = ["evaluate.tasks=2", "evaluate.episodes_per_step=2"]
+EVALUATION = ["evaluate.tasks=2", "evaluate.episodes_per_step=2", "report=page"]
 IN_CONTEXT = ["algo=in_context", "algo.tasks=4", "algo.outer.epochs=1"]
 SMALL = {
     "maml": ["algo.tasks=2", "algo.episodes=2", "algo.outer.epochs=1"],
