@@ -19,18 +19,19 @@ REGULATION = 0.12  # of the way to the commanded force that the fingers' drives 
 class GraspUncalibrated(Grasp):
     """Grasp with a camera that is off, and an object that breaks; 20 Hz, horizon 45 (2.25 s).
 
-    Observation (D = 23, with `object_visible` 39; float32): as in `envs.families.grasp`, with the object's centre and
-    orientation as the camera has them. It sees a position p at c + R(p - c) + s, with c = (0.5, 0) m the middle of the
+    Observation (D = 24, with `object_visible` 40; float32): as in `envs.families.grasp`, with the object's centre and
+    orientation as the camera has them, and at index 23 the natural logarithm of the force, in N, with which each finger
+    closes at most. It sees a position p at c + R(p - c) + s, with c = (0.5, 0) m the middle of the
     workspace, R the turn by `camera_turn` about the vertical and s the `camera_shift`; heights are right. A pad counts
     as touching above 0.25 N. An oracle sees in addition
 
     | index | meaning                                    | unit     |
     |-------|--------------------------------------------|----------|
-    | 23-29 | shape, one-hot                             | 1        |
-    | 30-34 | half extents (3), mass, friction           | m, kg, 1 |
-    | 35-36 | where the camera sees the object, less where it is, along x and y | m |
-    | 37    | `camera_turn`                              | rad      |
-    | 38    | natural logarithm of the breaking force    | ln N     |
+    | 24-30 | shape, one-hot                             | 1        |
+    | 31-35 | half extents (3), mass, friction           | m, kg, 1 |
+    | 36-37 | where the camera sees the object, less where it is, along x and y | m |
+    | 38    | `camera_turn`                              | rad      |
+    | 39    | natural logarithm of the breaking force    | ln N     |
 
     Action (A = 5): as in grasp, and the force with which each finger closes at most: -1 is 0.8 N, 1 is 30 N, and the
     logarithm is linear between them. The drives go 0.12 of the way there in a control step, from 0 at the start: a
@@ -60,7 +61,7 @@ class GraspUncalibrated(Grasp):
         "object's centre 15 cm above the table, give or take 3 cm, gripped and never broken, over the last five control"
         " steps"
     )
-    horizon, action_size, hidden_size = 45, 5, len(KINDS) + 9
+    horizon, observation_size, action_size, hidden_size = 45, Grasp.observation_size + 1, 5, len(KINDS) + 9
     parameters = {
         "camera_shift": Range((-SHIFT, -SHIFT), (SHIFT, SHIFT), unit="m", within=(-0.2, 0.2), semantic=True),
         "camera_turn": Range(-TURN, TURN, unit="rad", within=(-3.2, 3.2), semantic=True),
@@ -79,6 +80,7 @@ class GraspUncalibrated(Grasp):
         self.broken = torch.zeros(self.num_simulations, dtype=torch.bool)
         self.broken_before = self.broken.clone()
         self.level = torch.zeros(self.num_simulations, dtype=torch.float64)
+        self._regulate()
 
     def apply_tasks(self) -> None:
         super().apply_tasks()
@@ -91,15 +93,23 @@ class GraspUncalibrated(Grasp):
         super().on_reset(mask)
         self.broken[mask] = self.broken_before[mask] = False
         self.level[mask] = 0.0
+        self._regulate()
 
     def control(self, action: Tensor) -> None:
         self.broken_before = self.broken.clone()
         self.level += REGULATION * (action[:, 4].double() - self.level)
-        middle, span = (WEAKEST * STRONGEST) ** 0.5, (STRONGEST / WEAKEST) ** 0.5
-        self.closing_force = middle * span**self.level
+        self._regulate()
         limit = self.closing_force[:, None].expand(-1, 2)
         self.drive_limits.copy_(torch.stack([-limit, limit], -1))
         super().control(action[:, :4])
+
+    def _regulate(self) -> None:
+        middle, span = (WEAKEST * STRONGEST) ** 0.5, (STRONGEST / WEAKEST) ** 0.5
+        self.closing_force = middle * span**self.level
+
+    def seen(self) -> list[Tensor]:
+        # A robot knows its grip's pressure; else the memory would have to add up all that was commanded.
+        return [*super().seen(), self.closing_force.log()[:, None]]
 
     def camera(self) -> tuple[Tensor, Tensor]:
         cosine, sine = self.half_turn.unbind(-1)

@@ -84,13 +84,16 @@ def test_the_force_runs_from_the_weakest_to_the_strongest() -> None:
     action = torch.zeros(3, 5)
     action[:, 4] = torch.tensor([-1.0, 0.0, 1.0])
     middle, reached = math.sqrt(WEAKEST * STRONGEST), 0.0
+    assert env.observe()[:, 23].tolist() == pytest.approx([math.log(middle)] * 3)
     for _ in range(8):
-        env.step(action)
+        observation = env.step(action).observation
+        torch.testing.assert_close(observation[:, 23].exp(), env.drive_limits[:, 0, 1].float())
         reached += REGULATION * (1.0 - reached)  # of the way there, which is even in the force's logarithm
         assert env.drive_limits[0, 0, 1].item() == pytest.approx(middle * (WEAKEST / middle) ** reached)
         assert env.drive_limits[1, 0, 1].item() == pytest.approx(middle)
         assert env.drive_limits[2, 1, 1].item() == pytest.approx(middle * (STRONGEST / middle) ** reached)
     env.reset(torch.tensor([False, False, True]))
+    assert env.observe()[2, 23].item() == pytest.approx(math.log(middle))
     env.step(0 * action)
     assert env.drive_limits[2, 1, 1].item() == pytest.approx(middle)
     assert env.drive_limits[0, 0, 1].item() < 0.8 * middle
@@ -130,7 +133,7 @@ def test_the_firmer_a_broken_object_is_held_the_less_it_earns() -> None:
 
 def test_the_oracle_is_told_the_camera_and_the_force() -> None:
     env = begun(tasks(2, (0.04, -0.01), 0.2), object_visible=True)
-    told = env.observe()[:, 35:]
+    told = env.observe()[:, 36:]
     off = (env.camera()[0] - env.object_position)[:, :2].float()
     assert (off - torch.tensor([0.04, -0.01])).abs().max() > 0.005, "the turn moves it as well"
     others = torch.tensor([[0.2, math.log(STRENGTH * HOLDING)]] * 2)
