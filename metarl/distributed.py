@@ -10,6 +10,7 @@ Each method below is called by all processes, in the same order: it waits for th
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -194,6 +195,9 @@ def joined() -> Iterator[Ranks]:
     except BaseException as error:
         speaks = rank == 0 if isinstance(error, TOGETHER) else words.claim()
         if speaks:
+            # The launcher ends all as soon as it sees that one has ended: this one must come to print why. It does so
+            # in moments; one that hangs the launcher kills.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             words.spoken()
             raise
         words.end_after_it(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 LAUNCHER = "TORCHELASTIC_RUN_ID"  # the launcher always sets it; a stray WORLD_SIZE means nothing
+MEETING = "--rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"  # where machines find each other: it does not tell us
 
 
 def world_size() -> int:
@@ -31,11 +32,14 @@ def local_rank() -> int:
 
 
 def python() -> str:
-    """What a command line of this project begins with, to start as many processes: `python`, or `torchrun ...`."""
+    """What a command line of this project begins with, to start as many processes: `python`, or `torchrun ...`.
+
+    On several machines it is the same on each, with the address of one of them in the place of HOST:PORT.
+    """
     if world_size() == 1:
         return "python"
-    machines = world_size() // local_world_size()
-    return f"torchrun{f' --nnodes={machines}' if machines > 1 else ''} --nproc-per-node={local_world_size()}"
+    machines, each = world_size() // local_world_size(), f"--nproc-per-node={local_world_size()}"
+    return f"torchrun --nnodes={machines} {each} {MEETING}" if machines > 1 else f"torchrun {each}"
 
 
 def _told(name: str, alone: int) -> int:

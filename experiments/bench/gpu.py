@@ -96,6 +96,7 @@ def measurements(dry: bool, quick: bool) -> Iterator[Callable[[], list[Row]]]:
         DeviceError: if there is no accelerator.
     """
     bench = Bench(accelerator(dry), dry or quick)
+    torch.set_num_threads(1)  # as in a training; what shares its work between threads says so itself
     for measure in (correctness, acting, rollout, widths, iteration, meta_gradient, whole_run):
         yield partial(measure, bench)
 
@@ -239,7 +240,6 @@ def _both(bench: Bench, make_run: Callable[[torch.device], Run]) -> dict[str, Ru
 
 def _finished(run: Run, device: torch.device) -> None:
     """Run, and wait until the device has done all of it."""
-    torch.set_num_threads(1)  # as the trainer does; what shares its work between threads says so itself
     run()
     if device != CPU:
         torch.accelerator.synchronize(device)

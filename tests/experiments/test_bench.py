@@ -1,5 +1,6 @@
 """What is timed is the same mathematics on both sides."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +52,32 @@ def test_what_is_computed_on_both_sides_is_the_same(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gpu, "_iterated", lambda settings, device: {"x": torch.tensor([2.0 + next(seeds)])})
     (row,) = gpu.correctness(bench)
     assert row.value == pytest.approx(0.5) and row.target is not None and not row.target.met(row.value)
+
+
+def test_a_dry_run_measures_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole command, with the CPU in the accelerator's place: nothing differs, and neither side is far ahead."""
+    torch.set_num_threads(2)
+    assert main(["gpu", "--dry", "--out", str(tmp_path / "gpu.json")]) == 0
+    assert torch.get_num_threads() == 1  # as in a training
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["settings"] == {"groups": ["gpu"], "quick": True}
+    rows = {row["name"]: row for row in result["rows"]}
+    assert "Python" in capsys.readouterr().out  # the table, whose long names are folded
+    for part in (
+        *(f"{algo}: parameters after an iteration differ" for algo in gpu.ALGORITHMS),
+        "acting in 8 simulations",
+        "rollout of 4 simulations of reach",
+        "width 32: gradient of 4 x 5 steps",
+        *(f"{algo}: {what}" for algo in ("maml", "in_context") for what in ("iteration", "its rollouts", "its update")),
+        "meta-gradient 2 x 2 x 5 against the CPU",
+        "meta-gradient 2 x 2 x 5 against loop",
+        "default reach run",
+    ):
+        assert any(name.startswith(part) for name in rows), part
+    assert all(0.0 < row["low"] <= row["value"] for row in rows.values() if row["unit"] == "x")
+    assert [name for name, row in rows.items() if row["met"] is False] == []
+    assert rows["default reach run"]["detail"].startswith("with its evaluation; iteration 1,")
+    assert rows["environment steps per second"]["value"] > 0.0
 
 
 def test_time_runs_out_and_the_rest_is_shorter() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,29 +24,32 @@ from metarl.config.command_line import main
 from metarl.config.composition import compose
 from metarl.distributed import Group, Ranks, joined
 from metarl.errors import ConfigError, ProcessLostError
+from metarl.launched import python
 from metarl.run_folder import RunFolder
 from metarl.runs import train as train_run
 from metarl.training.trainer import Trainer
 from tests.metarl.together import CASES, CPU, ONCE, REACH, train
 
 ROOT = Path(__file__).parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 RUN = [*REACH, "algo=maml", ONCE, "algo.episodes=2", "checkpoint.every=1", "evaluate.tasks=1", "evaluate.steps=0"]
 RUN += ["report=page"]
 TRAIN = "metarl.train"
 
 
-def started(processes: int, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """A command of the project in several processes."""
-    command = [*TORCHRUN, f"--nproc-per-node={processes}", "-m", module, *arguments]
+def started(processes: int, module: str, *arguments: str, meeting: str = "--standalone") -> subprocess.Popen[str]:
+    """A command of the project in several processes of one launcher, or of one that meets others."""
+    command = [*TORCHRUN, *meeting.split(), f"--nproc-per-node={processes}", "-m", module, *arguments]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
-def running(processes: int, module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(
+    processes: int, module: str, *arguments: str, meeting: str = "--standalone"
+) -> Iterator[subprocess.Popen[str]]:
     """The same, which ends with the test."""
-    process = started(processes, module, *arguments)
+    process = started(processes, module, *arguments, meeting=meeting)
     try:
         yield process
     finally:
@@ -120,13 +124,16 @@ def test_a_run_that_is_resumed_goes_on_exactly(ends: list[dict[str, Any]]) -> No
             assert torch.equal(end["a resume"]["tensors"][name], value), name
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, str]:
-    """A run of two processes, the second of which was killed: its folder, the seconds until the end, its last words."""
+@pytest.fixture(scope="module", params=[0, 1], ids=["the first", "the second"])
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, str]:
+    """A run of two processes, one of which was killed: its folder, the seconds until the end, its last words.
+
+    The first one writes the folder, and the other has to tell how to go on.
+    """
     path = tmp_path_factory.mktemp("killed") / "run"
     with running(2, TRAIN, *RUN, "budget.minutes=30", f"run_dir={path}") as process:
         eventually(lambda: reached(path, 2), process)
-        os.kill(worker(process, 1), signal.SIGKILL)
+        os.kill(worker(process, request.param), signal.SIGKILL)
         since = time.monotonic()
         _, stderr = process.communicate(timeout=120)
         assert process.returncode != 0
@@ -166,6 +173,28 @@ def test_a_run_goes_on_with_another_number_of_processes(killed: tuple[Path, floa
     rows = [RunFolder.open(path).read_metrics() for path in paths]
     assert [row["iteration"] for row in rows[1]] == list(range(1, last + 3))
     assert rows[0][-1]["env_steps"] == rows[1][-1]["env_steps"]
+
+
+def test_two_launchers_train_what_one_process_does(tmp_path: Path) -> None:
+    """As on two machines, which meet at a port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = f"--nnodes=2 --rdzv-id=test --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:{port}"
+    given = [*RUN, "budget.iterations=2"]
+    command = (1, TRAIN, *given, f"run_dir={tmp_path / 'two'}")
+    with running(*command, meeting=meeting) as first, running(*command, meeting=meeting) as second:
+        (out, err), (other_out, other_err) = (each.communicate(timeout=600) for each in (first, second))
+    assert (first.returncode, second.returncode) == (0, 0), err + other_err
+    for words in ("shared by 2 processes", "trained ", "evaluation: "):
+        assert (out + other_out).count(words) == 1, words
+    train_run(compose([*given, f"run_dir={tmp_path / 'one'}"]))
+    one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))
+    alone, shared = one.load_checkpoint(), two.load_checkpoint()
+    assert alone.iteration == shared.iteration == 2
+    for name, value in alone.tensors.items():
+        torch.testing.assert_close(shared.tensors[name], value, atol=1e-5, rtol=0.0)
+    assert one.read_metrics()[-1]["env_steps"] == two.read_metrics()[-1]["env_steps"]
 
 
 def test_one_interrupt_stops_all_and_another_run_keeps_out(tmp_path: Path) -> None:
@@ -224,20 +253,47 @@ def test_a_mistake_of_ours_is_not_called_that(error: RuntimeError, monkeypatch: 
     assert caught.value is error
 
 
-def test_a_process_that_was_lost_while_others_connect_speaks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> PrefixStore:
+    """What this process, the second of two, reads of who speaks; it loses the first one while it connects."""
+
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("[/src/third_party/gloo/gloo/rendezvous/context.cc:41] Gloo connectFullMesh failed")
 
     store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-    first = PrefixStore("metarl", store)
-    first.set("speaker", "0")
-    first.set("spoken", "0")
     monkeypatch.setattr("metarl.distributed.world_size", lambda: 2)
     monkeypatch.setattr("metarl.distributed.rendezvous", lambda *_, **__: iter([(store, 1, 2)]))
     monkeypatch.setattr("metarl.distributed.GRACE", 0.0)
     monkeypatch.setattr(dist, "init_process_group", fails)
+    return PrefixStore("metarl", store)
+
+
+def test_a_process_that_was_lost_while_others_connect_speaks_for_them(words: PrefixStore) -> None:
+    words.set("speaker", "0")
+    words.set("spoken", "0")
     with pytest.raises(SystemExit, match="1"), joined():
         pass
+
+
+def test_the_launcher_does_not_end_a_process_that_is_about_to_speak(words: PrefixStore) -> None:
+    """It sends SIGTERM a tenth of a second after it has seen one end, and that may be before the line is printed."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(ProcessLostError), joined():
+            pass
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert words.get("spoken") == b"1"
+
+
+def test_how_to_go_on_tells_of_several_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    meeting = "--rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"
+    assert python() == f"torchrun --nnodes=2 --nproc-per-node=3 {meeting}"
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert python() == "torchrun --nproc-per-node=3"
 
 
 def _total_with(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
