@@ -207,7 +207,7 @@ def whole_run(bench: Bench) -> list[Row]:
         train = ["-m", "metarl.train", "env=reach", "seed=0", f"device={bench.device}", *(tiny if bench.quick else ())]
         begin = time.monotonic()
         try:
-            command = [sys.executable, *train, f"run_dir={path}"]
+            command = [sys.executable, *train, "report=page", f"run_dir={path}"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=max(bench.left(), 30.0))
         except subprocess.TimeoutExpired:
             end = "cut off by the limit of time"

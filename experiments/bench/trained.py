@@ -42,7 +42,7 @@ def trained(settings: Sequence[str], launch: Sequence[str] = ()) -> Trained:
     """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [sys.executable, *launch, "-m", "metarl.train", *settings, f"run_dir={run}"]
+        command = [sys.executable, *launch, "-m", "metarl.train", *settings, "report=none", f"run_dir={run}"]
         done = subprocess.run([sys.executable, "-c", MIDDLE, *command], capture_output=True, text=True)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no output"]

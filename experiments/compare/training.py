@@ -35,7 +35,7 @@ def settle(job: Job) -> RunFolder:
         copy_run(job.copy_of, job.folder)
     if not job.folder.exists() or not RunFolder(job.folder).iterations():
         shutil.rmtree(job.folder, ignore_errors=True)  # stopped before its first checkpoint: nothing to continue
-        train(compose(job.start))
+        train(compose([*job.start, "report=page"]))  # films are made of what is shown
     folder = RunFolder.open(job.folder)
     check(folder, job)
     if not finished(folder, job):
