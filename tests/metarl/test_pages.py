@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,15 @@ def test_films_that_cannot_be_made_do_not_end_a_training(
     assert films(path / "report.html") == [] and "without films" in (path / "report.html").read_text()
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is: a shell has what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_interrupts_the_filming_has_a_whole_run_with_a_page(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
