@@ -14,7 +14,7 @@ from envs.families.navigate import GOALS, UPRIGHT, Navigate
 
 RECOGNISED = 0.8  # m, and no obstacle in between
 PLACES = 16  # along each axis of the docks' region, to tell how much of it has been searched
-DOOR, EAST, HALF_HEIGHT, HALF_WIDTH = -1.3, 2.4, 0.12, 0.01  # m: where the wall between the rooms begins and ends
+DOOR, EAST, HALF_HEIGHT, HALF_WIDTH = -1.3, 2.4, 0.12, 0.05  # m: where the wall between the rooms begins and ends
 
 
 class NavigateSearch(Navigate):
@@ -110,7 +110,9 @@ class NavigateSearch(Navigate):
         # The millimetre upwards gives the ray a length on the dock, too.
         towards = torch.nn.functional.pad(self.goal - self.qpos[:, :2], (0, 1), value=1e-3)[:, None]
         nearest = self.simulator.rays(self.origin[:, :1].contiguous(), towards, group=UPRIGHT)[:, 0]
-        self.recognised = (self.distance < RECOGNISED) & (nearest > 1.0)  # in lengths of the way to the dock
+        # In lengths of the way to the dock, which may stand in the wall; no obstacle is as near to it.
+        free = nearest * self.distance > self.distance - 2.0 * HALF_WIDTH
+        self.recognised = (self.distance < RECOGNISED) & free
         # Conjugating the heading turns the world's frame into the robot's.
         way, heading = (torch.view_as_complex(vector.contiguous()) for vector in (towards[:, 0, :2], self.heading))
         self.dock = torch.view_as_real(way * heading.conj()) * self.recognised[:, None]
