@@ -229,7 +229,10 @@ def whole_run(bench: Bench) -> list[Row]:
 
 def _last_row(path: Path) -> dict[str, str]:
     """The last iteration in the metrics of a run that may have been killed; empty if there is none."""
-    rows = list(csv.DictReader(path.open())) if path.is_file() else []
+    if not path.is_file():
+        return {}
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
     return rows[-1] if rows else {}
 
 

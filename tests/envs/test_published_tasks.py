@@ -71,27 +71,27 @@ PUBLISHED = {
     ),
     ("grasp_uncalibrated", "test"): (
         {
-            "camera_shift": [0.032902, -0.01471],
-            "camera_turn": [-0.075481],
+            "camera_shift": [0.021935, -0.009807],
+            "camera_turn": [-0.047176],
             "strength": [3.234611],
             "object_size": [0.020069, 0.023786, 0.028547],
             "object_mass": [0.459241],
             "friction": [0.472156],
             "object_shape": [2.0],
         },
-        11742.783984467394,
+        11724.066644388828,
     ),
     ("grasp_uncalibrated", "validation"): (
         {
-            "camera_shift": [0.037156, 0.033545],
-            "camera_turn": [-0.224908],
+            "camera_shift": [0.024771, 0.022363],
+            "camera_turn": [-0.140567],
             "strength": [3.372283],
             "object_size": [0.02145, 0.019206, 0.023893],
             "object_mass": [0.762781],
             "friction": [0.312256],
             "object_shape": [1.0],
         },
-        11329.045925103655,
+        11328.960126884163,
     ),
     ("ant_goal", "test"): (
         {"goal_angle": [-0.282536], "goal_radius_squared": [1.737393], "mass_scale": [1.050465]},

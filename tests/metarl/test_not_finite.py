@@ -380,7 +380,7 @@ def test_the_console_names_each_kind_of_trouble_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     poison(monkeypatch, MAML, 1, every=6)
-    train(compose([*POINT, *MINIBATCHES, "budget.iterations=9", f"run_dir={tmp_path / 'run'}"]))
+    train(compose([*POINT, *MINIBATCHES, "budget.iterations=9", "report=page", f"run_dir={tmp_path / 'run'}"]))
     lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(lines) == 1
     assert lines[0].startswith("warning: iteration 3: ") and "gradient of task 1 {'goal': [" in lines[0]

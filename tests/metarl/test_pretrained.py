@@ -136,7 +136,7 @@ def test_the_command_that_made_it(trained: Path, shelf: Path) -> None:
     prefix = "python -m metarl.train "
     assert line.startswith(f"{prefix}env=reach algo=maml ")
     ours, theirs = compose(line.removeprefix(prefix).split()).plain(), RunFolder(trained).read_config()
-    assert all(ours[key] == theirs[key] for key in ours)
+    assert all(ours[key] == theirs[key] for key in ours.keys() - {"report"}), "how it ended is another matter"
 
 
 def test_the_commands_of_a_run_that_began_from_another(trained: Path, shelf: Path, tmp_path: Path) -> None:
