@@ -67,7 +67,12 @@ class Cheetah(LocomotionEnvironment):
 class CheetahDir(Cheetah):
     """A cheetah runs forwards or backwards and is not told which; horizon 200 (10 s). Spaces: see `Cheetah`.
 
-    With `goal_visible` (an oracle) the observation has a 21st number: 1 for forward, -1 for backward.
+    The observation (D = 20, with `goal_visible` 21):
+
+    | index | meaning                                          | unit       | source                         |
+    |-------|--------------------------------------------------|------------|--------------------------------|
+    | 0-19  | as in `Cheetah`                                  |            |                                |
+    | 20    | 1 for forward, -1 for backward, with `goal_visible` | 1          | task: an oracle                |
 
     Reward terms: `run` = the torso's mean velocity along x over the control step times the direction, m/s;
     `effort` = -0.05 |action|^2.
@@ -111,7 +116,12 @@ class CheetahDir(Cheetah):
 class CheetahVel(Cheetah):
     """A cheetah runs at a speed that it is not told; horizon 200 (10 s). Spaces: see `Cheetah`.
 
-    With `goal_visible` (an oracle) the observation has a 21st number: the goal, m/s.
+    The observation (D = 20, with `goal_visible` 21):
+
+    | index | meaning                                          | unit       | source                         |
+    |-------|--------------------------------------------------|------------|--------------------------------|
+    | 0-19  | as in `Cheetah`                                  |            |                                |
+    | 20    | the goal, with `goal_visible`                    | m/s        | task: an oracle                |
 
     Reward terms: `speed` = -|v - goal| (v: the torso's mean velocity along x over the control step, m/s);
     `effort` = -0.05 |action|^2.

@@ -19,15 +19,15 @@ REGULATION = 0.12  # of the way to the commanded force that the fingers' drives 
 class GraspUncalibrated(Grasp):
     """Grasp with a camera that is off, and an object that breaks; 20 Hz, horizon 45 (2.25 s).
 
-    Observation (D = 24, with `object_visible` 40; float32): as in `envs.families.grasp`, with the object's centre and
-    orientation as the camera has them, and at index 23 the natural logarithm of the force, in N, with which each finger
-    closes at most. It sees a position p at c + R(p - c) + s, with c = (0.5, 0) m the middle of the
-    workspace, R the turn by `camera_turn` about the vertical and s the `camera_shift`; heights are right. A pad counts
-    as touching above 0.25 N. An oracle sees in addition
+    Observation (D = 24, with `object_visible` 40; float32), the object's centre and orientation as the camera has them:
+    it sees a position p at c + R(p - c) + s, with c = (0.5, 0) m the middle of the workspace, R the turn by
+    `camera_turn` about the vertical and s the `camera_shift`; heights are right. A pad counts as touching above 0.25 N.
 
     | index | meaning                                    | unit     |
     |-------|--------------------------------------------|----------|
-    | 24-30 | shape, one-hot                             | 1        |
+    | 0-22  | as in `envs.families.grasp`                |          |
+    | 23    | natural logarithm of the force with which each finger closes at most | ln N |
+    | 24-30 | shape, one-hot, only with `object_visible` (an oracle), like all that follows | 1 |
     | 31-35 | half extents (3), mass, friction           | m, kg, 1 |
     | 36-37 | where the camera sees the object, less where it is, along x and y | m |
     | 38    | `camera_turn`                              | rad      |

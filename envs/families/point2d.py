@@ -27,8 +27,14 @@ FRAME = [
 class Point2d(Family):
     """A point on the plane moves to a hidden goal (Finn et al. 2017, arXiv 1703.03400, section 5.3 and appendix A.2).
 
-    Observation (D = 2): position x, y (with `goal_visible` 4: and the goal's x, y). Action (A = 2): displacement, 1 is
-    0.1 (the paper clips the displacement to +-0.1). The point starts at the origin.
+    Observation (D = 2, with `goal_visible` 4; float32):
+
+    | index | meaning                                     | unit   |
+    |-------|---------------------------------------------|--------|
+    | 0-1   | position x, y                               | length |
+    | 2-3   | goal x, y, only with `goal_visible` (an oracle) | length |
+
+    Action (A = 2): displacement, 1 is 0.1 (the paper clips the displacement to +-0.1). The point starts at the origin.
 
     Reward terms: `distance` = -|position - goal|^2 after the move. The episode ends within 0.01 of the goal or at
     horizon 100.

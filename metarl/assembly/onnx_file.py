@@ -13,7 +13,6 @@ JSON under `metarl`, what the numbers mean, how often to ask for an action, and 
 from __future__ import annotations
 
 import copy
-import inspect
 import io
 import json
 import logging
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from envs.core.environment import Environment, MujocoEnvironment
+from envs.core.described import documentation, entries
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.kept import Kept
 from metarl.assembly.opened import Run
@@ -39,7 +38,7 @@ from metarl.run_folder.files import guard
 
 INPUTS = ("observation", "previous_action", "feedback", "first", "position")
 MEANING = {
-    "observation": "as the environment gives it, see environment.interface",
+    "observation": "as the environment gives it, see environment.observation and environment.interface",
     "previous_action": "the action of the step before, 0 where the memory is new",
     "feedback": "what the robot sensed after that action, 0 where the memory is new",
     "first": "1 in the first step of an episode, else 0",
@@ -169,7 +168,8 @@ def _about(run: Run, kept: Kept) -> dict[str, Any]:
         "versions": versions(),
         "environment": {
             "name": env.name,
-            "interface": _interface(env),
+            "interface": documentation(env),
+            "observation": [entry._asdict() for entry in entries(env)],
             "control_period": {"value": period, "unit": "s"},
             "control_rate": {"value": 1.0 / period, "unit": "Hz"},
             "horizon": {"value": run.horizon, "unit": "control steps"},
@@ -188,10 +188,3 @@ def _about(run: Run, kept: Kept) -> dict[str, Any]:
         ),
         "meaning": MEANING,
     }
-
-
-def _interface(env: Environment) -> str:
-    """What an environment says of its observations and actions: its documentation, and that of what it inherits."""
-    kinds = type(env).__mro__[: type(env).__mro__.index(Environment)]
-    said = (inspect.cleandoc(kind.__doc__) for kind in kinds if kind.__doc__ and kind is not MujocoEnvironment)
-    return "\n\n".join(said)

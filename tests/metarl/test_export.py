@@ -87,6 +87,9 @@ def test_it_acts_as_predict_does(name: str, tmp_path: Path) -> None:
     period = environment["control_period"]["value"]
     assert environment["control_rate"]["value"] == pytest.approx(1 / period)
     assert about["spaces"]["observation"]["shape"] == [agent.run.policy.observation_size]
+    first = {"first": 0, "last": 6, "meaning": "joint positions", "unit": "rad"}
+    assert (first in environment["observation"]) == (agent.run.settings.env.name == "reach_search")
+    assert environment["observation"][-1]["last"] == agent.run.policy.observation_size - 1
 
 
 @pytest.mark.nightly
