@@ -9,8 +9,10 @@ Each method below is called by all processes, in the same order: it waits for th
 
 from __future__ import annotations
 
+import ctypes
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +36,7 @@ SILENCE = timedelta(minutes=30)  # after which a process that does not answer co
 TOGETHER = (Interrupted, TrainingError)  # what all processes raise at the same place: the first one says it
 LAST_WORD = 20.0  # seconds in which a process that ends may say why, before the others end
 GRACE = 1.0  # seconds from then on: the launcher ends all at once as soon as one has ended
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 # gloo has no type of its own for a connection that broke or was silent, but names the place in its source. A message of
 # the wrong length it names otherwise: "[enforce fail at ...".
 GLOO_LOST = re.compile(r"\[\S*gloo[/\\](transport|rendezvous)[/\\]")
@@ -185,6 +188,7 @@ def joined() -> Iterator[Ranks]:
     if world_size() == 1:
         yield ALONE
         return
+    _end_with_the_launcher()
     with _others():
         store, rank, size = next(rendezvous("env://", timeout=SILENCE))
     words = _Words(store, rank)
@@ -205,6 +209,15 @@ def joined() -> Iterator[Ranks]:
         if dist.is_initialized():
             with suppress(RuntimeError):
                 dist.destroy_process_group()
+
+
+def _end_with_the_launcher() -> None:
+    """Have the kernel send SIGTERM when the launcher is killed, which has no time then to end what it started.
+
+    On Linux alone; elsewhere the processes go on without it. See prctl(2).
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _backends() -> str:

@@ -214,6 +214,19 @@ def test_one_interrupt_stops_all_and_another_run_keeps_out(tmp_path: Path) -> No
     assert folder.load_checkpoint().iteration == folder.read_metrics()[-1]["iteration"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of the launcher's end")
+def test_a_launcher_that_is_killed_ends_what_it_started(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with running(2, TRAIN, *RUN, "budget.minutes=2", f"run_dir={path}") as process:
+        eventually(lambda: reached(path, 1), process)
+        process.kill()
+        _, stderr = process.communicate(timeout=30)  # the processes hold the other ends of its pipes
+    assert said(stderr) == [f"error: stopped; continue with: torchrun --nproc-per-node=2 -m metarl.train resume={path}"]
+    with RunFolder(path).writing():
+        folder = RunFolder.open(path)
+        assert folder.load_checkpoint().iteration == folder.read_metrics()[-1]["iteration"]
+
+
 def test_a_sweep_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
