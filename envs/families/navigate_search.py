@@ -14,17 +14,18 @@ from envs.families.navigate import GOALS, UPRIGHT, Navigate
 
 RECOGNISED = 0.8  # m, and no obstacle in between
 PLACES = 16  # along each axis of the docks' region, to tell how much of it has been searched
+DOOR, EAST, HALF_HEIGHT, HALF_WIDTH = -1.3, 2.4, 0.12, 0.05  # m: where the wall between the rooms begins and ends
 
 
 class NavigateSearch(Navigate):
-    """Navigate, where nothing but a camera tells of the goal, a dock; horizon 70 (7 s).
+    """Navigate, where nothing but a camera tells of the goal, a dock, in one of two rooms; horizon 70 (7 s).
 
-    Nothing but what follows differs from `Navigate`: neither the arena, the robot and its actions, nor the other task
-    parameters and the success. The horizon is enough to drive straight to any dock, or to search half of the region
-    where docks stand.
+    Nothing but what follows differs from `Navigate`: neither the robot and its actions, nor the other task parameters
+    and the success. A wall at y = 0 divides the arena, but for its west end (x < -1.3 m), where the robot starts. The
+    horizon is enough to drive straight to any dock, or to search one of the rooms.
 
     The camera looks all around, from the lidar's place. It recognises the dock's marker within 80 cm, unless an
-    obstacle stands in between, and says where it is from the robot.
+    obstacle or the wall stands in between, and says where it is from the robot.
 
     Observation (D = 43, with `goal_visible` 45; float32):
 
@@ -36,9 +37,10 @@ class NavigateSearch(Navigate):
     | 43-44 | goal, only with `goal_visible` (an oracle)                            | m     | task       |
 
     Reward terms are those of `Navigate` without `beacon`; `closing` = -dm/dt, m the least distance of the episode so
-    far; `search` = 30 times the share of the docks' region that comes within 80 cm for the first time in the trial, as
-    long as the dock has not been recognised in it. Paid by the distance, one who does not know where the dock is stays
-    in between; here one who looks in vain loses nothing. The share newly seen is how likely the dock was found there.
+    far; `search` = 30 times the share of the docks' region that comes within 80 cm, on the robot's side of the wall,
+    for the first time in the trial, as long as the dock has not been recognised in it. Paid by the distance, one who
+    does not know where the dock is stays in between; here one who looks in vain loses nothing. The share newly seen is
+    how likely the dock was found there.
     Where nobody says that a trial begins (`begin_trial`), it lasts until the dock is elsewhere.
 
     Feedback (sparse, unless set otherwise): 1 while d < 30 cm, less 1 in a control step in which the bumper touches
@@ -51,10 +53,15 @@ class NavigateSearch(Navigate):
     name = "navigate_search"
     feedback = "sparse"
     horizon, observation_size = 70, Navigate.observation_size + 3
+    edition = 1  # on the first, without a wall, a policy without memory found too many
     parameters = {**Navigate.parameters, "goal": replace(GOALS, semantic=True)}
 
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = super().build_spec(distribution)
+        half = 0.5 * (EAST - DOOR)
+        wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": [half, HALF_WIDTH, HALF_HEIGHT]}
+        for name, kind in (("wall_between", "wall"), ("barrier_between", "barrier")):  # what is drawn, and what is felt
+            spec.worldbody.add_geom(spec.find_default(kind), name=name, pos=[DOOR + half, 0.0, HALF_HEIGHT], **wall)
         disc = {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": [RECOGNISED, 0.002, 0.0], "pos": [0.0, 0.0, 0.005]}
         spec.body("goal").add_geom(spec.find_default("shown"), name="recognised", rgba=[0.15, 0.8, 0.3, 0.15], **disc)
         return spec
@@ -96,12 +103,16 @@ class NavigateSearch(Navigate):
 
     def sense(self) -> None:
         super().sense()
-        self.near = torch.cdist(self.qpos[:, :2].float(), self.places) < RECOGNISED
+        here = self.qpos[:, :2].float()
+        same_room = here[:, 1:] * self.places[:, 1] >= 0.0  # nothing across the wall is near enough to see past its end
+        self.near = same_room & (torch.cdist(here, self.places) < RECOGNISED)
         self.nearest = torch.where(self.elapsed == 0, self.distance, torch.minimum(self.nearest, self.distance))
         # The millimetre upwards gives the ray a length on the dock, too.
         towards = torch.nn.functional.pad(self.goal - self.qpos[:, :2], (0, 1), value=1e-3)[:, None]
         nearest = self.simulator.rays(self.origin[:, :1].contiguous(), towards, group=UPRIGHT)[:, 0]
-        self.recognised = (self.distance < RECOGNISED) & (nearest > 1.0)  # in lengths of the way to the dock
+        # In lengths of the way to the dock, which may stand in the wall; no obstacle is as near to it.
+        free = nearest * self.distance > self.distance - 2.0 * HALF_WIDTH
+        self.recognised = (self.distance < RECOGNISED) & free
         # Conjugating the heading turns the world's frame into the robot's.
         way, heading = (torch.view_as_complex(vector.contiguous()) for vector in (towards[:, 0, :2], self.heading))
         self.dock = torch.view_as_real(way * heading.conj()) * self.recognised[:, None]

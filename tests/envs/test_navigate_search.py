@@ -1,4 +1,4 @@
-"""Navigate_search: when the dock is recognised, where it is seen, what is felt, and that searching takes episodes."""
+"""Navigate_search: the wall, when and where the dock is seen, what is felt, and that searching takes episodes."""
 
 import math
 
@@ -7,13 +7,18 @@ import torch
 from torch import Tensor
 
 from envs.core.models import PictureModel
-from envs.families.navigate import RAYS, Navigate
-from envs.families.navigate_search import RECOGNISED, NavigateSearch
-from tests.envs.controllers import navigate
-from tests.envs.controllers.navigate_search import NORTH, SOUTH, Sweep
-from tests.envs.test_navigate import FORWARD, ahead, drive, put, tasks
+from envs.families.navigate import MAX_RANGE, OBSTACLES, RAYS, ROBOT_RADIUS, Navigate
+from envs.families.navigate_search import DOOR, RECOGNISED, NavigateSearch
+from tests.envs.controllers.navigate_search import NORTH, SOUTH, Sweep, act
+from tests.envs.test_navigate import FORWARD, drive, put, tasks
 
 DOCK, FLAG = slice(RAYS + 8, RAYS + 10), RAYS + 10
+Y = 1.2  # m, the middle of the north room
+
+
+def ahead(x: float) -> list[float]:
+    """Places of obstacles of which the first stands at (x, Y)."""
+    return [x, Y] + [1.9, -1.9] * (OBSTACLES - 1)
 
 
 def seen(x: float, y: float, heading: float, count: int = 1, **changes: object) -> Tensor:
@@ -42,17 +47,17 @@ def test_the_dock_is_seen_in_the_frame_of_the_robot(heading: float, expected: li
 def test_the_dock_is_recognised_from_near_by() -> None:
     angle = torch.linspace(0.0, 2 * math.pi, 8)
     way = torch.stack([angle.cos(), angle.sin()], -1)
-    near, far = ((RECOGNISED + more) * way for more in (-0.01, 0.01))
-    assert seen(0.0, 0.0, 0.3, 8, goal=near)[:, 2].tolist() == [1.0] * 8
-    assert torch.equal(seen(0.0, 0.0, 0.3, 8, goal=far), torch.zeros(8, 3))
+    near, far = (torch.tensor([0.0, Y]) + (RECOGNISED + more) * way for more in (-0.01, 0.01))
+    assert seen(0.0, Y, 0.3, 8, goal=near)[:, 2].tolist() == [1.0] * 8
+    assert torch.equal(seen(0.0, Y, 0.3, 8, goal=far), torch.zeros(8, 3))
 
 
 def test_an_obstacle_hides_what_is_behind_it_alone() -> None:
-    goal = [[0.78, 0.0], [0.78, 0.0], [-0.78, 0.0], [0.4, 0.6]]
+    goal = [[0.78, Y], [0.78, Y], [-0.78, Y], [0.4, Y + 0.6]]
     given = {"goal": goal, "obstacles": ahead(0.25), "obstacle_count": [[1.0], [0.0], [1.0], [1.0]]}
-    assert seen(0.0, 0.0, 0.0, 4, **given)[:, 2].tolist() == [0.0, 1.0, 1.0, 1.0]
-    assert torch.equal(seen(0.0, 0.0, 0.0, 4, **given)[0], torch.zeros(3))
-    beyond = seen(0.0, 0.0, 0.0, goal=[0.4, 0.0], obstacles=ahead(0.95), obstacle_count=[1.0])
+    assert seen(0.0, Y, 0.0, 4, **given)[:, 2].tolist() == [0.0, 1.0, 1.0, 1.0]
+    assert torch.equal(seen(0.0, Y, 0.0, 4, **given)[0], torch.zeros(3))
+    beyond = seen(0.0, Y, 0.0, goal=[0.4, Y], obstacles=ahead(0.95), obstacle_count=[1.0])
     assert beyond.tolist() == [pytest.approx([0.4, 0.0, 1.0])]
 
 
@@ -69,20 +74,39 @@ def test_all_else_is_as_in_navigate() -> None:
     for env in (plain, search):
         env.set_tasks(plain.distribution.published("train", 20))
         env.reset()
-    for action in 2 * torch.rand(30, 20, 2, generator=torch.Generator().manual_seed(0)) - 0.5:
+        env.qpos[:, 0] -= 0.3  # further from the wall
+    for action in 0.5 * torch.rand(30, 20, 2, generator=torch.Generator().manual_seed(0)) - 0.35:
         one, two = plain.step(action), search.step(action)
-        assert torch.equal(one.observation, two.observation[:, : RAYS + 8])
+        assert torch.equal(one.observation[:, RAYS:], two.observation[:, RAYS : RAYS + 8])
         assert torch.equal(two.observation[:, FLAG + 1 :], search.assigned["goal"])
-        for term in ("arrival", "collision", "proximity", "effort"):
+        for term in ("arrival", "collision", "effort"):
             assert torch.equal(one.terms[term], two.terms[term])
         assert two.terms.keys() == one.terms.keys() - {"beacon"} | {"search"} and torch.equal(one.success, two.success)
         assert torch.equal(two.observation[:, FLAG] == 1, search.recognised)
 
 
+def test_a_wall_divides_the_rooms_but_for_the_door() -> None:
+    env = NavigateSearch(4, threads=1)
+    env.set_tasks(tasks(4, goal=[[0.5, -0.3], [0.5, 0.3], [DOOR - 0.2, -0.3], [0.5, -0.3]]))
+    put(env, 0.5, 0.3, -math.pi / 2)
+    env.qpos[2, 0] = DOOR - 0.2
+    env.qpos[3, 1] = -0.1 - ROBOT_RADIUS
+    env.sense()
+    observation = env.observe()
+    assert observation[:, FLAG].tolist() == [0.0, 1.0, 1.0, 1.0]
+    assert observation[:2, 0].tolist() == pytest.approx([0.29 / MAX_RANGE] * 2, abs=1e-4)
+    assert observation[2, 0] == 1.0
+    south = env.places[:, 1] < 0.0
+    assert not env.near[:2, south].any() and not env.near[3, ~south].any() and env.near[3, south].any()
+    last = drive(env, FORWARD, 6)[-1]
+    assert env.collided.tolist() == [True, True, False, False] and last.terms["collision"][0] == -1.0
+    assert (env.qpos[:2, 1] > 0.1).all() and env.qpos[2, 1] < 0.1
+
+
 def test_coming_nearer_than_ever_in_the_episode_is_paid() -> None:
     env = NavigateSearch(2, threads=1)
-    env.set_tasks(tasks(2, goal=[1.5, 0.0]))
-    put(env, 0.0, 0.0, 0.0)
+    env.set_tasks(tasks(2, goal=[1.5, Y]))
+    put(env, 0.0, Y, 0.0)
     begun = env.distance.clone()
     there = drive(env, FORWARD, 10)
     assert all((step.terms["closing"] > 0.0).all() for step in there[2:])
@@ -92,22 +116,23 @@ def test_coming_nearer_than_ever_in_the_episode_is_paid() -> None:
     again = drive(env, FORWARD, 17)
     paid = 0.1 * torch.stack([step.terms["closing"] for step in (*there, *back, *again)]).sum(0)
     assert torch.allclose(paid, begun - env.distance, atol=1e-5) and (env.distance < nearest - 0.2).all(), "once"
-    env.reset()
+    put(env, -0.5, Y, 0.0)
     assert (drive(env, FORWARD, 5)[-1].terms["closing"] > 0.0).all(), "every episode begins anew"
-    env.change_tasks(tasks(2, goal=[[1.5, 0.0], [1.8, 0.0]]))
+    env.change_tasks(tasks(2, goal=[[1.5, Y], [1.8, Y]]))
     assert (drive(env, FORWARD, 2)[-1].terms["closing"] > 0.0).all(), "and whoever gets another dock"
 
 
 def test_what_is_searched_for_the_first_time_in_a_trial_is_paid() -> None:
     env = NavigateSearch(2, threads=1)
-    env.set_tasks(tasks(2, goal=[[1.9, 1.9], [0.9, 0.0]]))
-    put(env, 0.0, 0.0, 0.0)
+    env.set_tasks(tasks(2, goal=[[1.9, -1.9], [0.9, Y]]))
+    put(env, 0.0, Y, 0.0)
     grid = torch.cartesian_prod(torch.linspace(-0.6, 1.9, 16), torch.linspace(-1.9, 1.9, 16))
-    seen = torch.cdist(env.qpos[:1, :2].float(), grid)[0] < 0.8
+    north = grid[:, 1] > 0.0  # what the wall does not hide
+    seen = north & (torch.cdist(env.qpos[:1, :2].float(), grid)[0] < 0.8)
     paid, unknown = torch.zeros(2), env.recognised.logical_not()
     assert unknown.all()
     for step in (env.step(FORWARD.expand(2, 2)) for _ in range(20)):
-        near = torch.cdist(env.qpos[:, :2].float(), grid) < 0.8
+        near = north & (torch.cdist(env.qpos[:, :2].float(), grid) < 0.8)
         expected = 30.0 * (near[0] & ~seen).float().mean()
         assert torch.allclose(step.terms["search"], expected * unknown, atol=1e-6), "of the same way in both"
         seen, unknown = seen | near[0], unknown & ~env.recognised
@@ -115,21 +140,21 @@ def test_what_is_searched_for_the_first_time_in_a_trial_is_paid() -> None:
     assert paid[0] > 3.0 and 0.0 < paid[1] < 0.5 * paid[0] and unknown.tolist() == [True, False]
 
     def again() -> Tensor:
-        put(env, 0.0, 0.0, 0.0)
+        put(env, 0.0, Y, 0.0)
         return torch.stack([step.terms["search"] for step in drive(env, FORWARD, 20)]).sum(0)
 
     assert torch.equal(again(), torch.zeros(2)), "the next episode of the trial"
     env.begin_trial()
     assert again()[0] > 3.0
-    env.set_tasks(tasks(2, goal=[[1.9, 1.8], [0.9, 0.0]]))
+    env.set_tasks(tasks(2, goal=[[1.9, -1.8], [0.9, Y]]))
     paid = again()
     assert paid[0] > 3.0 and paid[1] == 0.0, "where the dock is elsewhere, and there alone"
 
 
 def test_what_is_felt_is_arrival_less_collision() -> None:
     env = NavigateSearch(4, threads=1)
-    env.set_tasks(tasks(4, goal=[[0.0, 0.31], [0.0, 0.29], [0.0, 0.0], [-2.1, 0.0]]))
-    put(env, 0.0, 0.0, 0.0)
+    env.set_tasks(tasks(4, goal=[[0.0, Y + 0.31], [0.0, Y + 0.29], [0.0, Y], [-2.1, Y]]))
+    put(env, 0.0, Y, 0.0)
     env.qpos[2:, 0] = -2.3  # in the west wall
     assert drive(env, 0 * FORWARD, 1)[-1].feedback.tolist() == [0.0, 1.0, -1.0, 0.0]
 
@@ -137,19 +162,19 @@ def test_what_is_felt_is_arrival_less_collision() -> None:
 def test_the_range_of_recognition_is_only_drawn() -> None:
     env = NavigateSearch(1, threads=1)
     assert float(PictureModel(env.spec).model.geom("recognised").size[0]) == RECOGNISED
-    assert env.model.ngeom == Navigate(1, threads=1).model.ngeom
+    assert env.model.ngeom == Navigate(1, threads=1).model.ngeom + 1, "the wall"
 
 
-@pytest.mark.parametrize("split", ["test", "ood"])
-def test_a_controller_that_knows_the_task_solves_navigate_search(split: str) -> None:
+@pytest.mark.parametrize(("split", "at_least"), [("test", 0.95), ("ood", 0.9)])
+def test_a_controller_that_knows_the_task_solves_navigate_search(split: str, at_least: float) -> None:
     env = published(split)
     env.reset()
     for _ in range(env.horizon):
-        step = env.step(navigate.act(env))
-    assert step.success.float().mean() >= 0.95
+        step = env.step(act(env, env.goal))
+    assert step.success.float().mean() >= at_least
 
 
-def test_one_episode_is_too_short_to_search_and_a_memory_of_two_is_enough() -> None:
+def test_one_episode_is_too_short_to_search_and_a_memory_of_two_finds_most() -> None:
     env = published()
     sweep, found = Sweep(env), []
     for waypoints in (NORTH, SOUTH, NORTH):
@@ -158,5 +183,5 @@ def test_one_episode_is_too_short_to_search_and_a_memory_of_two_is_enough() -> N
         for _ in range(env.horizon):
             step = env.step(sweep.act())
         found.append(float(step.success.float().mean()))
-    assert 0.3 < found[0] < 0.6
-    assert found[2] >= 0.95
+    assert 0.2 < found[0] < 0.5
+    assert found[2] >= 0.7

@@ -1,14 +1,26 @@
-"""Sweep the region on a fixed path until the dock is recognised, then drive to it; obstacles and gains are known."""
+"""Sweep a room until the dock is recognised, then drive to it; obstacles and gains are known."""
 
 import torch
 from torch import Tensor
 
-from envs.families.navigate_search import NavigateSearch
+from envs.families.navigate_search import DOOR, NavigateSearch
 from tests.envs.controllers import navigate
 
 REACHED, PATIENCE = 0.35, 15  # m from a waypoint, or control steps without coming nearer, and the next is due
-NORTH = torch.tensor([[0.0, 1.1], [1.3, 1.2], [1.3, 0.0], [0.3, 0.0]])  # m
+BESIDE = 0.26  # m from the wall between the rooms, where a dock in it is reached
+NORTH = torch.tensor([[-0.4, 1.0], [0.9, 1.0], [1.6, 1.0], [0.3, 1.0]])  # m
 SOUTH = NORTH * torch.tensor([1.0, -1.0])
+
+
+def act(env: NavigateSearch, goal: Tensor) -> Tensor:
+    """The action (N, 2) of the present state towards goals (N, 2), through the door."""
+    (x, y), (goal_x, goal_y) = env.qpos[:, :2].float().T, goal.T
+    side = torch.where(goal_y < 0.0, -1.0, 1.0)
+    goal_y = side * goal_y.abs().clamp(min=BESIDE)
+    inside = (x > DOOR - 0.1) & (y * side > 0.0)
+    crossing = y + (goal_y - y) * (DOOR + 0.05 - x) / (goal_x - x).clamp(min=0.1)
+    door = torch.stack([torch.full_like(x, DOOR + 0.05), side * (side * crossing).clamp(min=BESIDE + 0.05)], -1)
+    return navigate.act(env, torch.where(inside[:, None], torch.stack([goal_x, goal_y], -1), door), DOOR)
 
 
 class Sweep:
@@ -37,4 +49,4 @@ class Sweep:
         due = (away < REACHED) | (self.waited > PATIENCE)  # an obstacle may stand on a waypoint
         self.leg = (self.leg + due) % len(self.waypoints)
         self.nearest, self.waited = self.nearest.masked_fill(due, torch.inf), self.waited.masked_fill(due, 0)
-        return navigate.act(self.env, torch.where(self.found[:, None], self.env.goal, self.waypoints[self.leg]))
+        return act(self.env, torch.where(self.found[:, None], self.env.goal, self.waypoints[self.leg]))
