@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from envs.core.models import PictureModel
+from envs.core.tasks import Tasks
 from envs.families.navigate import MAX_RANGE, OBSTACLES, RAYS, ROBOT_RADIUS, Navigate
 from envs.families.navigate_search import DOOR, RECOGNISED, NavigateSearch
 from tests.envs.controllers.navigate_search import NORTH, SOUTH, Sweep, act
@@ -66,35 +67,49 @@ def test_a_wall_behind_the_dock_does_not_hide_it() -> None:
 
 
 def test_a_robot_on_the_dock_sees_it_where_it_is() -> None:
-    assert seen(0.5, 0.25, 1.0, goal=[0.5, 0.25])[0].tolist() == [0.0, 0.0, 1.0]
+    assert seen(0.5, 0.5, 1.0, goal=[0.5, 0.5])[0].tolist() == [0.0, 0.0, 1.0]
 
 
 def test_all_else_is_as_in_navigate() -> None:
     plain, search = Navigate(20, seed=1, threads=1), NavigateSearch(20, seed=1, threads=1, goal_visible=True)
+    given = plain.distribution.published("train", 20)
+    search.set_tasks(given)
+    plain.set_tasks(Tasks({**given.values, "goal": search.goal}))
     for env in (plain, search):
-        env.set_tasks(plain.distribution.published("train", 20))
         env.reset()
         env.qpos[:, 0] -= 0.3  # further from the wall
     for action in 0.5 * torch.rand(30, 20, 2, generator=torch.Generator().manual_seed(0)) - 0.35:
         one, two = plain.step(action), search.step(action)
         assert torch.equal(one.observation[:, RAYS:], two.observation[:, RAYS : RAYS + 8])
-        assert torch.equal(two.observation[:, FLAG + 1 :], search.assigned["goal"])
+        assert torch.equal(two.observation[:, FLAG + 1 :], search.goal)
         for term in ("arrival", "collision", "effort"):
             assert torch.equal(one.terms[term], two.terms[term])
         assert two.terms.keys() == one.terms.keys() - {"beacon"} | {"search"} and torch.equal(one.success, two.success)
         assert torch.equal(two.observation[:, FLAG] == 1, search.recognised)
 
 
+def test_a_dock_stands_clear_of_the_wall_on_its_side() -> None:
+    goal = [[0.5, 0.1], [0.5, -0.1], [0.5, 0.0], [0.5, 1.0], [DOOR - 0.3, -0.1], [DOOR - 0.4, -0.1]]
+    env = NavigateSearch(6, threads=1)
+    given = tasks(6, goal=goal, obstacles=[0.5, 0.3] + [1.9, -1.9] * (OBSTACLES - 1), obstacle_count=[1.0])
+    env.set_tasks(given)
+    expected = torch.tensor([0.35, -0.35, 0.35, 1.0, -0.35, -0.1])
+    assert torch.equal(env.goal, torch.stack([given["goal"][:, 0], expected], -1))
+    env.reset()
+    assert torch.equal(env.simulator.field("mocap_pos")[:, 0, :2].float(), env.goal), "and it is drawn there"
+    assert (env.obstacles[:, 0, 2] > 0).tolist() == [False, True, False, True, True, True], "no obstacle near it"
+
+
 def test_a_wall_divides_the_rooms_but_for_the_door() -> None:
     env = NavigateSearch(4, threads=1)
-    env.set_tasks(tasks(4, goal=[[0.5, -0.3], [0.5, 0.3], [DOOR - 0.2, -0.3], [0.5, -0.3]]))
+    env.set_tasks(tasks(4, goal=[[0.5, -0.35], [0.5, 0.35], [DOOR - 0.2, -0.35], [0.5, -0.35]]))
     put(env, 0.5, 0.3, -math.pi / 2)
     env.qpos[2, 0] = DOOR - 0.2
     env.qpos[3, 1] = -0.1 - ROBOT_RADIUS
     env.sense()
     observation = env.observe()
     assert observation[:, FLAG].tolist() == [0.0, 1.0, 1.0, 1.0]
-    assert observation[:2, 0].tolist() == pytest.approx([0.29 / MAX_RANGE] * 2, abs=1e-4)
+    assert observation[:2, 0].tolist() == pytest.approx([0.25 / MAX_RANGE] * 2, abs=1e-4)
     assert observation[2, 0] == 1.0
     south = env.places[:, 1] < 0.0
     assert not env.near[:2, south].any() and not env.near[3, ~south].any() and env.near[3, south].any()
