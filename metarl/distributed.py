@@ -10,6 +10,7 @@ Each method below is called by all processes, in the same order: it waits for th
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import signal
 import sys
@@ -28,7 +29,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from agents.policy import Moments, widest
 from metarl.errors import Interrupted, ProcessLostError, TrainingError
-from metarl.launched import local_rank, world_size
+from metarl.launched import PARENT, local_rank, world_size
 
 Tree = TypeVar("Tree")
 
@@ -214,10 +215,13 @@ def joined() -> Iterator[Ranks]:
 def _end_with_the_launcher() -> None:
     """Have the kernel send SIGTERM when the launcher is killed, which has no time then to end what it started.
 
-    On Linux alone; elsewhere the processes go on without it. See prctl(2).
+    On Linux alone; elsewhere the processes go on without it. See prctl(2): it is the thread that started this process
+    whose end counts, in torchrun the main one.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != PARENT:  # killed already
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _backends() -> str:

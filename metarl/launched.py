@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+PARENT = os.getppid()  # who started this process: the launcher, if there is one
 LAUNCHER = "TORCHELASTIC_RUN_ID"  # the launcher always sets it; a stray WORLD_SIZE means nothing
 MEETING = "--rdzv-backend=c10d --rdzv-endpoint=HOST:PORT"  # where machines find each other: it does not tell us
 

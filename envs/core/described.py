@@ -1,6 +1,7 @@
 """What the documentation of an environment says of its numbers, for whoever has the numbers without the code.
 
-The table of the observation in the docstring of a class, and in those of what it inherits, is the one place:
+The first table of a docstring whose header begins with `index` tells of the observation. A row without an index goes on
+with the meaning of the row above:
 
     | index | meaning   | unit |
     |-------|-----------|------|
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from envs.core.environment import Environment, MujocoEnvironment
 
-ROW = re.compile(r"^\s*\|\s*(\d+)(?:-(\d+))?\s*\|([^|]*)\|([^|]*)\|", re.MULTILINE)
+INDEX = re.compile(r"(\d+)(?:-(\d+))?")
 ELSEWHERE = "as in "  # begins the meaning of a row that stands for rows of a class that is inherited
 
 
@@ -42,12 +44,35 @@ def entries(env: Environment) -> list[Entry]:
     found: dict[int, Entry] = {}
     covered: set[int] = set()
     for text in _docstrings(env):
-        rows = [Entry(int(a), int(b or a), meaning.strip(), unit.strip()) for a, b, meaning, unit in ROW.findall(text)]
-        own = [row for row in rows if not row.meaning.startswith(ELSEWHERE) and row.last < env.observation_size]
+        own = [row for row in _rows(text) if not row.meaning.startswith(ELSEWHERE) and row.last < env.observation_size]
         own = [row for row in own if covered.isdisjoint(range(row.first, row.last + 1))]
         found |= {row.first: row for row in own}
         covered.update(index for row in own for index in range(row.first, row.last + 1))
     return [found[first] for first in sorted(found)]
+
+
+def _rows(text: str) -> list[Entry]:
+    """The rows of the observation's table in a docstring."""
+    rows: list[Entry] = []
+    for index, meaning, unit in _cells(text):
+        if match := INDEX.fullmatch(index):
+            rows.append(Entry(int(match[1]), int(match[2] or match[1]), meaning, unit))
+        elif not index and rows:
+            rows[-1] = rows[-1]._replace(meaning=f"{rows[-1].meaning} {meaning}")
+    return rows
+
+
+def _cells(text: str) -> Iterator[list[str]]:
+    """The first three cells of every line of that table."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.replace(" ", "").startswith("|index|"):
+            break
+    for line in lines:
+        cells = [cell.strip() for cell in line.split("|")[1:4]]
+        if len(cells) < 3:
+            return
+        yield cells
 
 
 def _docstrings(env: Environment) -> list[str]:

@@ -25,7 +25,11 @@ class GraspUncalibrated(Grasp):
 
     | index | meaning                                    | unit     |
     |-------|--------------------------------------------|----------|
-    | 0-22  | as in `envs.families.grasp`                |          |
+    | 0-8   | as in `envs.families.grasp`                |          |
+    | 9-11  | object's centre as the camera has it, with noise of 3 mm | m |
+    | 12-14 | the same minus the grip point              | m        |
+    | 15-18 | object's orientation as the camera has it, with noise of 0.01 | 1 |
+    | 19-22 | as in `envs.families.grasp`                |          |
     | 23    | natural logarithm of the force with which each finger closes at most | ln N |
     | 24-30 | shape, one-hot, only with `object_visible` (an oracle), like all that follows | 1 |
     | 31-35 | half extents (3), mass, friction           | m, kg, 1 |

@@ -12,7 +12,7 @@ from torch import Tensor
 from envs.core.tasks import Range, TaskDistribution
 from envs.families.navigate import GOAL_CLEARANCE, GOALS, UPRIGHT, Navigate
 
-RECOGNISED = 0.8  # m, and no obstacle in between
+RECOGNISED = 0.8  # m, and neither an obstacle nor the wall in between
 PLACES = 16  # along each axis of the docks' region, to tell how much of it has been searched
 DOOR, EAST, HALF_HEIGHT, HALF_WIDTH = -1.3, 2.4, 0.12, 0.05  # m: where the wall between the rooms begins and ends
 
@@ -22,7 +22,7 @@ class NavigateSearch(Navigate):
 
     Nothing but what follows differs from `Navigate`: neither the robot and its actions, nor the other task parameters
     and the success. A wall at y = 0 divides the arena, but for its west end (x < -1.3 m), where the robot starts. The
-    horizon is enough to drive straight to any dock, or to search one of the rooms.
+    horizon is enough to drive straight to any dock, or to search hardly more than one of the rooms.
 
     The camera looks all around, from the lidar's place. It recognises the dock's marker within 80 cm, unless an
     obstacle or the wall stands in between, and says where it is from the robot.
@@ -40,15 +40,19 @@ class NavigateSearch(Navigate):
     far; `search` = 30 times the share of the docks' region that comes within 80 cm, on the robot's side of the wall,
     for the first time in the trial, as long as the dock has not been recognised in it. Paid by the distance, one who
     does not know where the dock is stays in between; here one who looks in vain loses nothing. The share newly seen is
-    how likely the dock was found there.
+    about how likely the dock was found there.
     Where nobody says that a trial begins (`begin_trial`), it lasts until the dock is elsewhere.
 
     Feedback (sparse, unless set otherwise): 1 while d < 30 cm, less 1 in a control step in which the bumper touches
     anything.
 
-    Task parameters (hidden): those of `Navigate`; where a `goal` is nearer than 35 cm to the wall's middle, the dock
-    stands 35 cm from it, on the same side. The lidar tells a little of the dock, as no obstacle stands within 35 cm of
-    it. ood: more obstacles, flat ones, one motor much weaker than the other; the docks' region is the same.
+    Task parameters (hidden): those of `Navigate`. Where a `goal` is nearer than 35 cm to the middle of the wall, which
+    for this counts as 35 cm longer, the dock stands 35 cm from it, on the same side. The lidar tells a little of the
+    dock, as no obstacle stands within 35 cm of it. ood: more obstacles, flat ones, one motor much weaker than the
+    other; the docks' region is the same.
+
+    Docks are held out in blocks of 50 x 76 cm, so that no test dock is further than 38 cm from where one may be trained
+    on, and those at the wall, moved, hardly more than 3 cm: what is new of a task is which dock it has, not that place.
     """
 
     name = "navigate_search"

@@ -29,5 +29,28 @@ def test_the_whole_documentation_is_that_of_the_class_first() -> None:
     assert 0 == text.index("Navigate, where") < text.index("A differential-drive robot")
 
 
+class Told(Ending):
+    """| name | meaning | unit |
+    |---|---|---|
+    | 7 | no index | m |
+
+    | index | meaning | unit | source |
+    |-------|---------|------|--------|
+    | 0-2   | here    | m    | qpos   |
+    |       | or there|      |        |
+    | 3     | how     | m/s  | qvel   |
+
+    | index | meaning | unit |
+    |-------|---------|------|
+    | 0     | of an action | 1 |
+    """
+
+
+def test_the_first_table_by_index_is_the_observations_and_a_row_may_go_on() -> None:
+    env = Told()
+    env.observation_size = 4
+    assert entries(env) == [Entry(0, 2, "here or there", "m"), Entry(3, 3, "how", "m/s")]
+
+
 def test_an_environment_without_a_table_has_no_entries() -> None:
     assert entries(Ending()) == []

@@ -71,21 +71,28 @@ def test_a_robot_on_the_dock_sees_it_where_it_is() -> None:
 
 
 def test_all_else_is_as_in_navigate() -> None:
-    plain, search = Navigate(20, seed=1, threads=1), NavigateSearch(20, seed=1, threads=1, goal_visible=True)
+    plain, search = Navigate(20, threads=1), NavigateSearch(20, threads=1, goal_visible=True)
     given = plain.distribution.published("train", 20)
     search.set_tasks(given)
     plain.set_tasks(Tasks({**given.values, "goal": search.goal}))
+    assert torch.equal(plain.obstacles, search.obstacles)
+    goal = torch.tensor([[0.5, Y], [1.7, -Y]]).repeat_interleave(10, 0)
+    given = tasks(20, goal=goal, chassis_mass=torch.linspace(2.0, 6.0, 20)[:, None])
     for env in (plain, search):
-        env.reset()
-        env.qpos[:, 0] -= 0.3  # further from the wall
-    for action in 0.5 * torch.rand(30, 20, 2, generator=torch.Generator().manual_seed(0)) - 0.35:
+        env.set_tasks(given)
+        put(env, 0.0, Y, 0.0)  # out of sight of the wall between the rooms
+    arrived = []
+    for action in 0.6 * torch.rand(30, 20, 2, generator=torch.Generator().manual_seed(0)) + torch.tensor([0.3, -0.3]):
         one, two = plain.step(action), search.step(action)
         assert torch.equal(one.observation[:, RAYS:], two.observation[:, RAYS : RAYS + 8])
         assert torch.equal(two.observation[:, FLAG + 1 :], search.goal)
-        for term in ("arrival", "collision", "effort"):
+        for term in ("arrival", "collision", "proximity", "effort"):
             assert torch.equal(one.terms[term], two.terms[term])
         assert two.terms.keys() == one.terms.keys() - {"beacon"} | {"search"} and torch.equal(one.success, two.success)
         assert torch.equal(two.observation[:, FLAG] == 1, search.recognised)
+        arrived.append(torch.stack([one.success, search.recognised]))
+    seen = torch.stack(arrived)
+    assert seen.any(0)[:, :10].all() and not seen.any(0)[:, 10:].any() and not seen[-1, 0].all()
 
 
 def test_a_dock_stands_clear_of_the_wall_on_its_side() -> None:

@@ -277,6 +277,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> PrefixStore:
     monkeypatch.setattr("metarl.distributed.world_size", lambda: 2)
     monkeypatch.setattr("metarl.distributed.rendezvous", lambda *_, **__: iter([(store, 1, 2)]))
     monkeypatch.setattr("metarl.distributed._backends", lambda: "gloo")  # another test may pretend an accelerator
+    monkeypatch.setattr("metarl.distributed._end_with_the_launcher", lambda: None)  # it would end pytest
     monkeypatch.setattr("metarl.distributed.GRACE", 0.0)
     monkeypatch.setattr(dist, "init_process_group", fails)
     return PrefixStore("metarl", store)
