@@ -8,6 +8,7 @@ from tests.envs.controllers import navigate
 
 REACHED, PATIENCE = 0.35, 15  # m from a waypoint, or control steps without coming nearer, and the next is due
 BESIDE = 0.31  # m from the wall between the rooms, where its end is passed
+AIM = 0.5  # m from it, at least, where a dock beside it is reached, with room to turn
 NORTH = torch.tensor([[-0.4, 1.0], [0.9, 1.0], [1.6, 1.0], [0.3, 1.0]])  # m
 SOUTH = NORTH * torch.tensor([1.0, -1.0])
 
@@ -16,6 +17,7 @@ def act(env: NavigateSearch, goal: Tensor) -> Tensor:
     """The action (N, 2) of the present state towards goals (N, 2), through the door."""
     (x, y), (goal_x, goal_y) = env.qpos[:, :2].float().T, goal.T
     side = torch.where(goal_y < 0.0, -1.0, 1.0)
+    goal_y = side * goal_y.abs().clamp(min=AIM)
     inside = (x > DOOR - 0.1) & (y * side > 0.0)
     crossing = y + (goal_y - y) * (DOOR + 0.05 - x) / (goal_x - x).clamp(min=0.1)
     door = torch.stack([torch.full_like(x, DOOR + 0.05), side * (side * crossing).clamp(min=BESIDE)], -1)
