@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mujoco
 import torch
 from torch import Tensor
 
-from envs.core.tasks import Range
+from envs.core.tasks import Range, TaskDistribution
 from envs.families.arm import ARM, GRAVITY
 from envs.families.grasp import Grasp
 from envs.families.shapes import KINDS
@@ -13,15 +14,19 @@ from envs.families.shapes import KINDS
 SHIFT, TURN = 0.04, 0.25  # m and rad, largest errors of the camera
 CENTRE = (0.5, 0.0)  # m, about which the camera's view is turned
 WEAKEST, STRONGEST = 0.8, 30.0  # N, with which a finger may close
+DEPTH = 0.004  # m
+GRASPED = 1  # the geom group of the object, which is all that the light barrier sees
+SOFT = 0.5  # N
 REGULATION = 0.12  # of the way to the commanded force that the fingers' drives go in a control step
 
 
 class GraspUncalibrated(Grasp):
     """Grasp with a camera that is off, and an object that breaks; 20 Hz, horizon 45 (2.25 s).
 
-    Observation (D = 24, with `object_visible` 40; float32), the object's centre and orientation as the camera has them:
+    Observation (D = 31, with `object_visible` 47; float32), the object's centre and orientation as the camera has them:
     it sees a position p at c + R(p - c) + s, with c = (0.5, 0) m the middle of the workspace, R the turn by
     `camera_turn` about the vertical and s the `camera_shift`; heights are right. A pad counts as touching above 0.25 N.
+    What the fingertips sense, tactile pads and a light barrier, is what real ones do: who misses can search by touch.
 
     | index | meaning                                    | unit     |
     |-------|--------------------------------------------|----------|
@@ -31,11 +36,14 @@ class GraspUncalibrated(Grasp):
     | 15-18 | object's orientation as the camera has it, with noise of 0.01 | 1 |
     | 19-22 | as in `envs.families.grasp`                |          |
     | 23    | natural logarithm of the force with which each finger closes at most | ln N |
-    | 24-30 | shape, one-hot, only with `object_visible` (an oracle), like all that follows | 1 |
-    | 31-35 | half extents (3), mass, friction           | m, kg, 1 |
-    | 36-37 | where the camera sees the object, less where it is, along x and y | m |
-    | 38    | `camera_turn`                              | rad      |
-    | 39    | natural logarithm of the breaking force    | ln N     |
+    | 24-26 | force of the left pad on the object along x, y and z, as arsinh(f / 0.5 N) | 1 |
+    | 27-29 | the same of the right pad                  | 1        |
+    | 30    | light barrier between the pads' middles is interrupted by the object (0 or 1) | 1 |
+    | 31-37 | shape, one-hot, only with `object_visible` (an oracle), like all that follows | 1 |
+    | 38-42 | half extents (3), mass, friction           | m, kg, 1 |
+    | 43-44 | where the camera sees the object, less where it is, along x and y | m |
+    | 45    | `camera_turn`                              | rad      |
+    | 46    | natural logarithm of the breaking force    | ln N     |
 
     Action (A = 5): as in grasp, and the force with which each finger closes at most: -1 is 0.8 N, 1 is 30 N, and the
     logarithm is linear between them. The drives go 0.12 of the way there in a control step, from 0 at the start: a
@@ -47,14 +55,14 @@ class GraspUncalibrated(Grasp):
 
     Reward terms: as in grasp, with three times the `success`; whoever cannot lift learns to lift first, and then to be
     gentle: of an object that is broken, `lifted` is as many times less as the force is more than what breaks it;
-    `close` = 0.3 (1 - tanh(25 d)); `force` = 0.3 (1 - tanh e) with e the difference of the logarithms of the force and
-    of 0.8 times what breaks the object; `broken` = -1 in the step in which it breaks. Success: as in grasp, and
-    unbroken. Feedback: 1 while it is held at the target height,
-    -1 in the step in which it breaks.
+    `close` = 0.3 (1 - tanh(25 d)); `force` = 0.3 (1 - tanh e) with e how far the logarithm of the force lies below that
+    of 0.7 times what breaks the object, or four times how far above: who does not know what it bears closes gently;
+    `broken` = -1 in the step in which it breaks. Success: as in grasp, and unbroken. Feedback: 1 while it is held at
+    the target height, -1 in the step in which it breaks.
 
     Task parameters (hidden): `camera_shift` (2, m), `camera_turn` (rad, counterclockwise as seen from above),
     `strength`, and `object_shape`, `object_size`, `object_mass`, `friction` as in grasp, the latter two over wider
-    ranges: the best single force lifts less than half of the objects; the others slip or break. ood: shapes and sizes
+    ranges: the best single force lifts half of the objects; the others slip or break. ood: shapes and sizes
     as in grasp, heavier and more slippery objects. Where it lies is drawn in each episode.
     """
 
@@ -65,17 +73,22 @@ class GraspUncalibrated(Grasp):
         "object's centre 15 cm above the table, give or take 3 cm, gripped and never broken, over the last five control"
         " steps"
     )
-    horizon, observation_size, action_size, hidden_size = 45, Grasp.observation_size + 1, 5, len(KINDS) + 9
+    horizon, observation_size, action_size, hidden_size = 45, Grasp.observation_size + 8, 5, len(KINDS) + 9
     parameters = {
         "camera_shift": Range((-SHIFT, -SHIFT), (SHIFT, SHIFT), unit="m", within=(-0.2, 0.2), semantic=True),
         "camera_turn": Range(-TURN, TURN, unit="rad", within=(-3.2, 3.2), semantic=True),
-        "strength": Range(2.5, 4.0, within=(1.0, 100.0)),
+        "strength": Range(3.0, 5.0, within=(1.0, 100.0)),
         "object_size": Grasp.parameters["object_size"],
         "object_mass": Range(0.1, 0.8, ood=[(0.8, 1.0)], unit="kg", within=(0.001, 20.0)),
         "friction": Range(0.3, 1.2, ood=[(0.25, 0.3)], within=(0.01, 5.0)),
         "object_shape": Grasp.parameters["object_shape"],
     }
     touch_force = 0.25
+
+    def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
+        spec = super().build_spec(distribution)
+        spec.geom("object").group = GRASPED
+        return spec
 
     def bind(self) -> None:
         super().bind()
@@ -111,9 +124,19 @@ class GraspUncalibrated(Grasp):
         middle, span = (WEAKEST * STRONGEST) ** 0.5, (STRONGEST / WEAKEST) ** 0.5
         self.closing_force = middle * span**self.level
 
+    def sense(self) -> None:
+        super().sense()
+        w, x, y, z = self.grip_quat.unbind(-1)
+        sideways = torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], -1)
+        # From within one pad to within the other, so that what lies flush with the pads is met.
+        ends = [self.grip + side * (self.fingers[:, [i]] + DEPTH) * sideways for i, side in ((0, 1), (1, -1))]
+        beam = torch.stack([ends[0], ends[1] - ends[0]])[:, :, None]
+        self.between = self.simulator.rays(*beam, group=GRASPED)[:, 0] < 1.0
+
     def seen(self) -> list[Tensor]:
         # A robot knows its grip's pressure; else the memory would have to add up all that was commanded.
-        return [*super().seen(), self.closing_force.log()[:, None]]
+        pads = [torch.asinh(force / SOFT) for force in self.forces]
+        return [*super().seen(), self.closing_force.log()[:, None], *pads, self.between[:, None]]
 
     def camera(self) -> tuple[Tensor, Tensor]:
         cosine, sine = self.half_turn.unbind(-1)
@@ -142,7 +165,8 @@ class GraspUncalibrated(Grasp):
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
         distance = torch.linalg.vector_norm(self.object_position - self.grip, dim=-1).float()
-        error = (self.closing_force / (0.8 * self.breaking_force)).log().abs().float()
+        error = (self.closing_force / (0.7 * self.breaking_force)).log().float()
+        error = torch.where(error > 0.0, 4.0 * error, -error)
         gentle = (self.breaking_force / self.closing_force).clamp(max=1.0).float()
         terms = super().reward_terms(action)
         return {
