@@ -62,7 +62,7 @@ class GraspUncalibrated(Grasp):
 
     Task parameters (hidden): `camera_shift` (2, m), `camera_turn` (rad, counterclockwise as seen from above),
     `strength`, and `object_shape`, `object_size`, `object_mass`, `friction` as in grasp, the latter two over wider
-    ranges: the best single force lifts half of the objects; the others slip or break. ood: shapes and sizes
+    ranges: the best single force lifts less than half of the objects; the others slip or break. ood: shapes and sizes
     as in grasp, heavier and more slippery objects. Where it lies is drawn in each episode.
     """
 

@@ -25,7 +25,8 @@ def tasks(count: int, shift: tuple[float, float] = (0.0, 0.0), turn: float = 0.0
 
 
 def begun(given: Tasks, object_visible: bool = False) -> GraspUncalibrated:
-    env = GraspUncalibrated(len(given), threads=1, object_visible=object_visible)
+    """With time to be gentle."""
+    env = GraspUncalibrated(len(given), threads=1, horizon=45, object_visible=object_visible)
     env.set_tasks(given)
     env.reset()
     return env
@@ -47,9 +48,9 @@ def test_who_does_not_know_the_camera_misses() -> None:
     assert lifted(7.0, calibrated=False) < 0.2
 
 
-@pytest.mark.parametrize("force", [4.0, 5.5, 7.0, 8.5, 10.0])
-def test_no_single_force_suits_many_more_than_half_of_the_tasks(force: float) -> None:
-    assert lifted(force) < 0.55
+@pytest.mark.parametrize("force", [4.5, 5.5, 7.0, 8.5, 10.0])
+def test_no_single_force_suits_half_of_the_tasks(force: float) -> None:
+    assert lifted(force) < 0.5
 
 
 def test_the_camera_is_turned_and_shifted() -> None:
@@ -71,7 +72,7 @@ def test_the_camera_is_turned_and_shifted() -> None:
 @pytest.mark.parametrize("force", [4.8, 5.6])
 def test_the_fingers_press_as_firmly_as_commanded(force: float) -> None:
     env = begun(tasks(4))
-    controller = Controller(env, force)
+    controller = Controller(env, force, speed=0.5)
     for _ in range(35):
         env.step(controller.act())
     assert env.grasped.all() and not env.broken.any()
@@ -102,7 +103,7 @@ def test_the_force_runs_from_the_weakest_to_the_strongest() -> None:
 
 def test_too_firm_a_grip_breaks_the_object_once_and_for_the_episode() -> None:
     env = begun(tasks(2))
-    controller = Controller(env, torch.tensor([0.9, 1.2]) * STRENGTH * HOLDING)
+    controller = Controller(env, torch.tensor([0.9, 1.2]) * STRENGTH * HOLDING, speed=0.5)
     steps = []
     for _ in range(env.horizon):
         steps.append(env.step(controller.act()))
@@ -121,7 +122,7 @@ def test_too_firm_a_grip_breaks_the_object_once_and_for_the_episode() -> None:
 def test_the_firmer_a_broken_object_is_held_the_less_it_earns() -> None:
     env = begun(tasks(3))
     excess = torch.tensor([0.9, 1.5, 3.0])
-    controller = Controller(env, excess * STRENGTH * HOLDING)
+    controller = Controller(env, excess * STRENGTH * HOLDING, speed=0.5)
     for _ in range(env.horizon):
         step = env.step(controller.act())
     assert env.broken.tolist() == [False, True, True]
@@ -133,7 +134,7 @@ def test_the_firmer_a_broken_object_is_held_the_less_it_earns() -> None:
 
 def test_the_pads_feel_the_weight_and_the_grip() -> None:
     env = begun(tasks(3))
-    controller = Controller(env, 5.0)
+    controller = Controller(env, 5.0, speed=0.5)
     assert env.observe()[:, 24:30].abs().max() == 0.0
     for _ in range(env.horizon):
         step = env.step(controller.act())
@@ -144,8 +145,8 @@ def test_the_pads_feel_the_weight_and_the_grip() -> None:
 
 def test_the_light_barrier_sees_what_the_fingers_can_close_on() -> None:
     env = begun(tasks(50))
-    controller = Controller(env, 5.0)
-    for _ in range(30):
+    controller = Controller(env, 5.0, speed=0.5)
+    for _ in range(35):
         env.step(controller.act())
         across = (env.object_position - env.grip)[:, 1].abs()
         seen, apart = env.observe()[:, 30] == 1.0, (env.object_position - env.grip).abs()

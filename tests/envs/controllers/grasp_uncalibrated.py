@@ -17,10 +17,18 @@ class Controller:
     Args:
         force: with which it closes, (N,) or one number in N; None: between what holds the object and what breaks it.
         calibrated: whether it knows the camera's error; if not, it goes where the camera shows the object.
+        speed: of going down and lifting, as a share of the fastest.
     """
 
-    def __init__(self, env: GraspUncalibrated, force: Tensor | float | None = None, calibrated: bool = True) -> None:
-        self.grasper = grasp.Controller(env, None if calibrated else lambda: env.camera()[0])
+    def __init__(
+        self,
+        env: GraspUncalibrated,
+        force: Tensor | float | None = None,
+        calibrated: bool = True,
+        speed: float = 0.8,
+    ) -> None:
+        place = None if calibrated else lambda: env.camera()[0]
+        self.grasper = grasp.Controller(env, place, hover=0.05, speed=speed, patience=3)
         if force is None:
             force = 0.9 * env.breaking_force
         force = torch.as_tensor(force).double().expand(env.num_simulations)
