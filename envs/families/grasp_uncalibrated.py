@@ -14,9 +14,9 @@ from envs.families.shapes import KINDS
 SHIFT, TURN = 0.04, 0.25  # m and rad, largest errors of the camera
 CENTRE = (0.5, 0.0)  # m, about which the camera's view is turned
 WEAKEST, STRONGEST = 0.8, 30.0  # N, with which a finger may close
-DEPTH = 0.004  # m
+DEPTH = 0.004  # m inside the pads, where the light barrier begins and ends
 GRASPED = 1  # the geom group of the object, which is all that the light barrier sees
-SOFT = 0.5  # N
+SOFT = 0.5  # N, up to which the scale of what the pads feel is about linear
 REGULATION = 0.12  # of the way to the commanded force that the fingers' drives go in a control step
 
 
@@ -26,7 +26,7 @@ class GraspUncalibrated(Grasp):
     Observation (D = 31, with `object_visible` 47; float32), the object's centre and orientation as the camera has them:
     it sees a position p at c + R(p - c) + s, with c = (0.5, 0) m the middle of the workspace, R the turn by
     `camera_turn` about the vertical and s the `camera_shift`; heights are right. A pad counts as touching above 0.25 N.
-    What the fingertips sense, tactile pads and a light barrier, is what real ones do: who misses can search by touch.
+    The pads and the light barrier are ideal: they sense the object alone, and without noise.
 
     | index | meaning                                    | unit     |
     |-------|--------------------------------------------|----------|
@@ -36,9 +36,9 @@ class GraspUncalibrated(Grasp):
     | 15-18 | object's orientation as the camera has it, with noise of 0.01 | 1 |
     | 19-22 | as in `envs.families.grasp`                |          |
     | 23    | natural logarithm of the force with which each finger closes at most | ln N |
-    | 24-26 | force of the left pad on the object along x, y and z, as arsinh(f / 0.5 N) | 1 |
+    | 24-26 | force of the left pad on the object along the world's x, y and z, 5 ms old, as arsinh(f / 0.5 N) | 1 |
     | 27-29 | the same of the right pad                  | 1        |
-    | 30    | light barrier between the pads' middles is interrupted by the object (0 or 1) | 1 |
+    | 30    | the object interrupts a light barrier from pad to pad through the grip point (0 or 1) | 1 |
     | 31-37 | shape, one-hot, only with `object_visible` (an oracle), like all that follows | 1 |
     | 38-42 | half extents (3), mass, friction           | m, kg, 1 |
     | 43-44 | where the camera sees the object, less where it is, along x and y | m |
@@ -50,8 +50,8 @@ class GraspUncalibrated(Grasp):
     pressure that is regulated, which averages what shakes the command.
 
     The object breaks when both pads touch it and the fingers' drives press with more than its breaking force, which is
-    `strength` times what just holds it at rest, mass * 9.81 / (2 friction) N; to lift it swiftly takes some 1.7 times
-    that. An episode in which it broke cannot succeed.
+    `strength` times what just holds it at rest, mass * 9.81 / (2 friction) N; to lift it swiftly takes 2 to
+    2.5 times that. An episode in which it broke cannot succeed.
 
     Reward terms: as in grasp, with three times the `success`; whoever cannot lift learns to lift first, and then to be
     gentle: of an object that is broken, `lifted` is as many times less as the force is more than what breaks it;
@@ -62,8 +62,8 @@ class GraspUncalibrated(Grasp):
 
     Task parameters (hidden): `camera_shift` (2, m), `camera_turn` (rad, counterclockwise as seen from above),
     `strength`, and `object_shape`, `object_size`, `object_mass`, `friction` as in grasp, the latter two over wider
-    ranges: the best single force lifts less than half of the objects; the others slip or break. ood: shapes and sizes
-    as in grasp, heavier and more slippery objects. Where it lies is drawn in each episode.
+    ranges: by the best single force a swift script lifts less than half of the objects; the others slip or break. ood:
+    shapes and sizes as in grasp, heavier and more slippery objects. Where it lies is drawn in each episode.
     """
 
     name = "grasp_uncalibrated"

@@ -12,7 +12,7 @@ from envs.core.tasks import Tasks
 from envs.families.grasp_uncalibrated import REGULATION, STRONGEST, WEAKEST, GraspUncalibrated
 from tests.envs.controllers.grasp_uncalibrated import Controller
 
-STRENGTH, MASS, FRICTION = 2.5, 0.3, 0.6
+STRENGTH, MASS, FRICTION = 4.0, 0.3, 0.6
 HOLDING = MASS * 9.81 / (2 * FRICTION)  # N
 
 
@@ -138,9 +138,19 @@ def test_the_pads_feel_the_weight_and_the_grip() -> None:
     assert env.observe()[:, 24:30].abs().max() == 0.0
     for _ in range(env.horizon):
         step = env.step(controller.act())
-    left, right = (0.5 * step.observation[:, 24:30].sinh()).split(3, -1)
+    left, right = (0.5 * step.observation[:, 24:30].sinh()).split(3, -1)  # N; the left pad is at the smaller y
     torch.testing.assert_close(left[:, 2] + right[:, 2], torch.full((3,), MASS * 9.81), rtol=0.02, atol=0.0)
-    torch.testing.assert_close((left[:, 1] - right[:, 1]).abs(), torch.full((3,), 10.0), rtol=0.1, atol=0.0)
+    torch.testing.assert_close(left[:, 1], torch.full((3,), 5.0), rtol=0.1, atol=0.0)
+    torch.testing.assert_close(right[:, 1], torch.full((3,), -5.0), rtol=0.1, atol=0.0)
+
+
+def test_too_firm_a_grip_costs_four_times_as_much_as_too_gentle_a_one() -> None:
+    env = begun(tasks(3))
+    best, off = 0.7 * STRENGTH * HOLDING, 0.2
+    env.closing_force = best * torch.tensor([1.0, math.exp(-off), math.exp(off)]).double()
+    earned = env.reward_terms(torch.zeros(3, 5))["force"]
+    expected = [0.3, 0.3 * (1.0 - math.tanh(off)), 0.3 * (1.0 - math.tanh(4.0 * off))]
+    torch.testing.assert_close(earned, torch.tensor(expected))
 
 
 def test_the_light_barrier_sees_what_the_fingers_can_close_on() -> None:
@@ -150,9 +160,11 @@ def test_the_light_barrier_sees_what_the_fingers_can_close_on() -> None:
         env.step(controller.act())
         across = (env.object_position - env.grip)[:, 1].abs()
         seen, apart = env.observe()[:, 30] == 1.0, (env.object_position - env.grip).abs()
-        assert seen[(apart[:, 0] < 0.013) & (apart[:, 2] < 0.018) & (across < 0.03)].all()
+        facing = (apart[:, 0] < 0.013) & (apart[:, 2] < 0.018) & (across < 0.03)
+        assert seen[facing].all()
         assert not seen[(apart[:, 2] > 0.032) | (apart[:, 0] > 0.032)].any()
-    assert (env.touching.all(-1) & seen).float().mean() > 0.5, "what lies flush with the pads is seen, too"
+    flush = facing & env.touching.all(-1)
+    assert flush.sum() >= 10 and seen[flush].all(), "what lies flush with the pads is seen, too"
     missed = begun(tasks(50, (0.055, 0.0)))
     controller = Controller(missed, 5.0, calibrated=False)
     for _ in range(30):
