@@ -26,7 +26,7 @@ def test_families_and_policies() -> None:
     assert set(hidden_parameters()) <= set(all_names())  # of the others not everybody has the package
     assert hidden_parameters()["reach"] == ["goal", "payload_mass", "damping_scale"]
     found = shipped()
-    assert set(names()) - set(found) == {"point2d", "grasp_uncalibrated"}
+    assert set(names()) - set(found) == {"point2d"}
     curve = RunFolder(ROOT / "metarl/run_folder/shipped/reach-maml").read_evaluation("test")["curve"]
     first, last = (f"{curve[index]['success']['mean']:.3f}" for index in (0, -1))
     assert found["reach"].startswith(f"reach-maml: test {first} -> {last}, ood 0.")

@@ -25,7 +25,7 @@ class Controller:
         env: GraspUncalibrated,
         force: Tensor | float | None = None,
         calibrated: bool = True,
-        speed: float = 0.8,
+        speed: float = 0.7,
     ) -> None:
         place = None if calibrated else lambda: env.camera()[0]
         self.grasper = grasp.Controller(env, place, hover=0.05, speed=speed, patience=3)
