@@ -73,6 +73,7 @@ def test_the_numbers_of_the_table_are_those_of_the_results() -> None:
 FIRST = {
     "reach_search": ("in_context", "success", ".3f"),
     "navigate_search": ("in_context", "success", ".3f"),
+    "grasp_uncalibrated": ("in_context", "success", ".3f"),
     "reach_squared": ("maml", "success", ".3f"),
     "cheetah_dir": ("maml", "return", ".0f"),
 }
