@@ -129,9 +129,7 @@ class GraspUncalibrated(Grasp):
         w, x, y, z = self.grip_quat.unbind(-1)
         sideways = torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], -1)
         # From within one pad to within the other, so that what lies flush with the pads is met.
-        left, right = (
-            self.grip + side * (self.fingers[:, [i]] + DEPTH) * sideways for i, side in ((0, 1), (1, -1))
-        )
+        left, right = (self.grip + side * (self.fingers[:, [i]] + DEPTH) * sideways for i, side in ((0, 1), (1, -1)))
         distance = self.simulator.rays(left[:, None], (right - left)[:, None], group=GRASPED)
         self.between = distance[:, 0] < 1.0
 
