@@ -92,6 +92,7 @@ class GraspUncalibrated(Grasp):
 
     def bind(self) -> None:
         super().bind()
+        self.opening_axes = self.simulator.field("xaxis")[:, ARM : ARM + 2]
         self.drive = self.simulator.field("actuator_force")[:, ARM:]
         self.drive_limits = self.simulator.limits("actuator_forcerange")[:, ARM:]
         self.broken = torch.zeros(self.num_simulations, dtype=torch.bool)
@@ -126,11 +127,9 @@ class GraspUncalibrated(Grasp):
 
     def sense(self) -> None:
         super().sense()
-        w, x, y, z = self.grip_quat.unbind(-1)
-        sideways = torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], -1)
         # From within one pad to within the other, so that what lies flush with the pads is met.
-        left, right = (self.grip + side * (self.fingers[:, [i]] + DEPTH) * sideways for i, side in ((0, 1), (1, -1)))
-        distance = self.simulator.rays(left[:, None], (right - left)[:, None], group=GRASPED)
+        ends = self.grip[:, None] + (self.fingers + DEPTH)[..., None] * self.opening_axes
+        distance = self.simulator.rays(ends[:, :1], ends[:, 1:] - ends[:, :1], group=GRASPED)
         self.between = distance[:, 0] < 1.0
 
     def seen(self) -> list[Tensor]:
