@@ -62,6 +62,7 @@ WHOLE = BeforeValidator(_whole)  # stands last, or pydantic's schema loses the b
 Natural = Annotated[int, Field(ge=0), WHOLE]
 Count = Annotated[int, Field(ge=1), WHOLE]
 Steps = Annotated[int, Field(ge=0, le=1000), WHOLE]
+Passes = Annotated[int, Field(ge=1, le=1000), WHOLE]
 Threads = Annotated[int, Field(ge=0, le=1024), WHOLE]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]

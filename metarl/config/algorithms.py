@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, SerializeAsAny
 
-from agents.settings import Chosen, Count, Natural, Positive, Settings, Steps, Text, Threads, Weight, said, setting
+from agents.settings import Chosen, Count, Natural, Passes, Positive, Settings, Steps, Text, Threads, Weight, said, setting
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[Text, said("a folder")]
@@ -54,7 +54,7 @@ class PPO(Settings):
 
     learning_rate: Positive = setting(1e-3, "of Adam")
     half_life: Positive | None = setting(None, "iterations in which the learning rate halves; null: it stays")
-    n_epochs: Count = setting(4, "passes over the data of an iteration", formerly="epochs")
+    n_epochs: Passes = setting(4, "passes over the data of an iteration", formerly="epochs")
     minibatches: Count = setting(4, "minibatches per pass")
     clip_range: Positive = setting(0.2, "of the probability ratio", formerly="clip")
     value_coef: Weight = setting(0.5, "weight of the critic's loss", formerly="value")

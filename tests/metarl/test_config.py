@@ -308,6 +308,7 @@ def defaults() -> dict[str, Any]:
         ("seed", float("inf"), "seed=inf: must be an integer"),
         ("algo.gamma", 0, "algo.gamma=0: must be a number above 0 up to 1"),
         ("algo.inner.rate", float("nan"), "algo.inner.rate=nan: must be a number above 0"),
+        ("algo.outer.n_epochs", 1001, "algo.outer.n_epochs=1001: must be an integer from 1 to 1000"),
         ("algo.inner.adapt", "heads", "algo.inner.adapt=heads: must be one of all, head, body"),
         ("algo.warm_start.settings.tasks", 0, "algo.warm_start.settings.tasks=0: must be an integer, 1 or more"),
         ("algo.inner", 3, "algo.inner=3: is a group of settings ("),
