@@ -6,7 +6,20 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, SerializeAsAny
 
-from agents.settings import Chosen, Count, Natural, Passes, Positive, Settings, Steps, Text, Threads, Weight, said, setting
+from agents.settings import (
+    Chosen,
+    Count,
+    Natural,
+    Passes,
+    Positive,
+    Settings,
+    Steps,
+    Text,
+    Threads,
+    Weight,
+    said,
+    setting,
+)
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[Text, said("a folder")]
