@@ -1,0 +1,33 @@
+"""What stops a run early."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from metarl.training import signals
+from metarl.training.signals import graceful_stop
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_only_who_asks_twice_interrupts_at_once(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(signals, "time", clock)
+    with graceful_stop() as stop:
+        assert stop.signal is None
+        signal.raise_signal(number)
+        assert stop.signal == number
+        # When a launcher is killed, the kernel tells of its end once for each of its threads.
+        clock.now += 0.5
+        signal.raise_signal(number)
+        clock.now += 1.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
