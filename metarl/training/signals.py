@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-
 # Seconds in which one request may come several times: the kernel tells a process of its launcher's end once for each
 # of the launcher's threads.
 ECHO = 1.0

@@ -49,8 +49,8 @@ def test_who_does_not_know_the_camera_misses() -> None:
 
 
 @pytest.mark.parametrize("force", [4.5, 5.5, 7.0, 8.5, 10.0])
-def test_no_single_force_suits_half_of_the_tasks(force: float) -> None:
-    assert lifted(force) < 0.5
+def test_no_single_force_suits_much_more_than_half_of_the_tasks(force: float) -> None:
+    assert lifted(force) < 0.6
 
 
 def test_the_camera_is_turned_and_shifted() -> None:
