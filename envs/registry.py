@@ -51,18 +51,22 @@ def all_names() -> list[str]:
     return sorted(_FACTORIES | _WITH_PACKAGE)
 
 
-def make(name: str, num_simulations: int, *, feedback: object = None, **options: object) -> Environment:
+def make(
+    name: str, num_simulations: int, *, feedback: object = None, action_repeat: object = None, **options: object
+) -> Environment:
     """An environment of N simulations.
 
     Args:
         name: a registered name, `package.module:Class`, or `gymnasium:Name-v0`.
         feedback: what the robot senses of how it is doing, see `Environment.feedback`; None: as the environment has it.
+        action_repeat: control steps for which a step holds its action, see `Environment.repeat_actions`; None: 1.
 
     Raises:
         UnknownEnvironmentError: with the nearest valid names; or if there is no such module or class.
         ContractError: if a class of the user's own is not an environment.
         PackageError: if it needs a package that is not installed.
-        EnvsError: for an option that the environment does not have, or an unknown feedback.
+        EnvsError: for an option that the environment does not have, an unknown feedback, or an `action_repeat` that
+            does not suit it.
     """
     if feedback not in (None, *FEEDBACK):
         raise EnvsError(f"feedback={feedback}: unknown choice (valid: {', '.join(FEEDBACK)})")
@@ -81,4 +85,8 @@ def make(name: str, num_simulations: int, *, feedback: object = None, **options:
         raise EnvsError(f"environment '{name}': {str(error).split('() ')[-1]}") from None
     if feedback is not None:
         environment.feedback = str(feedback)
+    if action_repeat is not None:
+        if not isinstance(action_repeat, int):
+            raise EnvsError(f"action_repeat={action_repeat}: must be a whole number")
+        environment.repeat_actions(action_repeat)
     return environment

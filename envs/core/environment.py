@@ -20,8 +20,9 @@ from envs.core.contract import Assigned, check_first_step, check_observation, ch
 from envs.core.engine_cpu import CpuSimulator
 from envs.core.models import PictureModel, physics_model
 from envs.core.simulator import Simulator
+from envs.core.step import Step, joined
 from envs.core.tasks import TaskDistribution, Tasks
-from envs.errors import ContractError, ModelError, TaskError
+from envs.errors import ContractError, EnvsError, ModelError, TaskError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -29,18 +30,6 @@ ASSETS = Path(__file__).parents[1] / "assets"
 FEEDBACK = ("reward", "sparse", "none")
 # MuJoCo's state of a simulation, and what is done to it from outside.
 _STATE = ("time", "qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat", "xfrc_applied", "qfrc_applied")
-
-
-class Step(NamedTuple):
-    """What one control step returns; every tensor is fresh memory, safe to keep."""
-
-    observation: Tensor  # (N, D) float32
-    reward: Tensor  # (N,) float32, the sum of the terms: what training maximises; it may know the hidden task
-    terms: dict[str, Tensor]  # name -> (N,) float32
-    success: Tensor  # (N,) bool: the success criterion holds at this step
-    terminated: Tensor  # (N,) bool: the episode is over before its horizon
-    failed: Tensor  # (N,) bool: the physics or a value broke; the simulation was reset
-    feedback: Tensor  # (N,) float32: what the robot senses of how it is doing; a policy is fed nothing else of it
 
 
 class Part(NamedTuple):
@@ -57,6 +46,9 @@ class Environment(ABC):
     """N simulations of one task family, stepped together. `reset` before the first `step`.
 
     Attributes:
+        horizon: steps of an episode.
+        control_period: seconds per step.
+        action_repeat: control steps for which a step holds its action.
         feedback: what `Step.feedback` is: `reward`; `sparse`, what `signal` tells; or `none`, which is always 0.
     """
 
@@ -65,7 +57,8 @@ class Environment(ABC):
     observation_size: int
     action_size: int
     success_criterion: ClassVar[str]
-    control_period: float  # seconds per control step
+    control_period: float
+    action_repeat: int = 1
     feedback: str = "reward"
     begun: bool = False  # whether `reset` was called
 
@@ -107,6 +100,17 @@ class Environment(ABC):
     @abstractmethod
     def step(self, action: Tensor) -> Step:
         """Advance one control step with action (N, A), clipped to [-1, 1]."""
+
+    def repeat_actions(self, times: int) -> None:
+        """Have each step hold its action for several control steps, so that an episode has as many times fewer steps.
+
+        Called once, before the first `reset`. Reward and feedback are sums over the control steps.
+
+        Raises:
+            EnvsError: if this environment cannot, or an episode is not so many times something.
+        """
+        if times != 1:
+            raise EnvsError(f"{self.name}: cannot hold an action for several control steps")
 
     def require_reset(self) -> None:
         """For the beginning of `step`.
@@ -182,9 +186,9 @@ class Environment(ABC):
 class MujocoEnvironment(Environment):
     """A task environment on MuJoCo: subclasses give the model, the tasks, the control law, observation and reward.
 
-    A control step calls `control`, steps the physics, then calls `sense`, `reward_terms`, `success` and `observe`. A
-    reset calls `initial_state`, `on_reset`, `sense` and `observe`. What several of them need, `sense` computes; those
-    after it only read. `qpos`, `qvel` and `ctrl` are live (N, ...) views of the engine's memory.
+    A control step of `dt` seconds calls `control`, steps the physics, then calls `sense`, `reward_terms`, `success` and
+    `observe`. A reset calls `initial_state`, `on_reset`, `sense` and `observe`. What several of them need, `sense`
+    computes; those after it only read. `qpos`, `qvel` and `ctrl` are live (N, ...) views of the engine's memory.
 
     A simulation whose physics becomes unstable, or whose observation or reward is not finite, ends its episode with
     reward 0, is reset by itself, and is reported in `Step.failed`; `last_failure` names it and its task. What the
@@ -209,7 +213,7 @@ class MujocoEnvironment(Environment):
         super().__init__(num_simulations, distribution, seed)
         self.spec = spec
         self.model = physics_model(spec)
-        self.control_period = self.model.opt.timestep * self.substeps
+        self.dt = self.control_period = self.model.opt.timestep * self.substeps
         self.simulator: Simulator = CpuSimulator(self.model, num_simulations, threads)
         self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
@@ -285,9 +289,19 @@ class MujocoEnvironment(Environment):
         self.sense()
         return self.observe()
 
+    def repeat_actions(self, times: int) -> None:
+        if times < 1 or self.horizon % times:
+            wanted = f"a divisor of the {self.horizon} control steps of an episode"
+            raise EnvsError(f"{self.name}: an action is held for {wanted}, not for {times}")
+        self.horizon //= times
+        self.action_repeat, self.control_period = times, self.dt * times
+
     def step(self, action: Tensor) -> Step:
         self.require_reset()
         action = action.clamp(-1.0, 1.0)
+        return joined([self._control_step(action) for _ in range(self.action_repeat)])
+
+    def _control_step(self, action: Tensor) -> Step:
         self.control(action)
         failed = unstable = self.simulator.step(self.substeps)
         self.elapsed += 1

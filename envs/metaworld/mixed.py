@@ -62,6 +62,12 @@ class MixedTasks(Environment):
         self.members: list[Member] = []
         self.last_failure: str | None = None
 
+    def repeat_actions(self, times: int) -> None:
+        example = self._environment(0, 1)
+        example.repeat_actions(times)
+        self._made.clear()
+        self.horizon, self.control_period, self.action_repeat = example.horizon, example.control_period, times
+
     def apply_tasks(self) -> None:
         kinds = self.assigned["task"][:, 0].long()
         self.members = []
@@ -82,6 +88,7 @@ class MixedTasks(Environment):
                 del self._made[key]
             distribution = Variations({"train": ((self.kinds[kind],), 0)})
             env = self.kinds[kind](count, distribution, **self._options)
+            env.repeat_actions(self.action_repeat)
         self._made[kind, count] = env
         return env
 

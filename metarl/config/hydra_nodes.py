@@ -63,7 +63,7 @@ def register() -> None:
         node = _defaults(kind) | ({"env": {"name": None, "entry": None}} if takes_environment(name) else {})
         put(name=name, node=_node(node, TRAIN if kind is TrainSettings else ["_self_", "command"]))
     for name, options in ENVIRONMENTS.items():
-        family = {"name": name, "feedback": "reward", **family_options(name), "tasks": {}}
+        family = {"name": name, "feedback": "reward", "action_repeat": 1, **family_options(name), "tasks": {}}
         node = _preferring(options.get("agent"), {"env": family, "evaluate": options.get("evaluate", {})})
         put(group="env", name=name, node=node, package="_global_")
     for name, algorithm in ALGORITHMS.items():
@@ -71,7 +71,11 @@ def register() -> None:
         put(group="algo", name=name, node=_preferring(agent, algorithm.model_validate({}).plain()))
     for name, policy in POLICIES.items():
         put(group="agent", name=name, node=policy.model_validate({}).plain())
-    put(group="env", name="custom", node={"name": None, "entry": None, "feedback": None, "tasks": {}})
+    put(
+        group="env",
+        name="custom",
+        node={"name": None, "entry": None, "feedback": None, "action_repeat": None, "tasks": {}},
+    )
     put(group="recipe", name="none", node={}, package="_global_")
     for pair, found in RECIPE_OF.items():
         put(group="recipe", name=pair, node=recipe(found), package="_global_")

@@ -79,7 +79,7 @@ class EnvironmentSettings(Chosen):
     model_config = ConfigDict(extra="allow")
     OMITTED: ClassVar[frozenset[str]] = frozenset(
         # the family's own
-        {"entry", "horizon", "goal_visible", "object_visible", "closing", "feedback"}
+        {"entry", "horizon", "goal_visible", "object_visible", "closing", "feedback", "action_repeat"}
         | {"benchmark", "task", "benchmark_seed"}
     )
     horizon: Count | None = setting(None, "control steps of an episode")
@@ -91,6 +91,7 @@ class EnvironmentSettings(Chosen):
         "what the policy is fed of its success; reward: what training maximises, sparse: whether it succeeds now, and "
         "collisions, none: nothing",
     )
+    action_repeat: Count | None = setting(None, "control steps for which each action is held; null: 1")
     benchmark: Literal["ML1", "ML10"] | None = setting(None, "of Meta-World: one task, or ten and five others to test")
     task: Text | None = setting(None, "of Meta-World's ML1, such as pick-place; null: reach")
     benchmark_seed: Seed | None = setting(None, "of Meta-World's fifty variations of each task in each split")

@@ -86,7 +86,7 @@ def adaptation_rounds(
 
 
 def curve(
-    rounds: Sequence[Episodes], control_period: float, chosen: Tensor | slice = slice(None)
+    rounds: Sequence[Episodes], control_period: float, chosen: Tensor | slice = slice(None), action_repeat: int = 1
 ) -> list[dict[str, Any]]:
     """One entry for each adaptation step and, in trials of several episodes, each episode of the trial.
 
@@ -95,8 +95,9 @@ def curve(
     one observation of the interval. `time_to_success` is in seconds; an episode without success counts as its horizon.
 
     Args:
-        control_period: seconds per control step.
+        control_period: seconds per step.
         chosen: which of the M tasks, (M,) bool; all of them if nothing is said.
+        action_repeat: control steps, which are counted, per step.
     """
     entries = []
     for step, episodes in enumerate(rounds):
@@ -105,7 +106,7 @@ def curve(
         for position in range(trial):
             seen, horizon = step * sequences * trial + position, episodes.reward.shape[2] // trial
             place = {"step": step, "episode": position + 1} if trial > 1 else {"step": step}
-            entry: dict[str, Any] = place | {"episodes": seen, "env_steps": seen * horizon}
+            entry: dict[str, Any] = place | {"episodes": seen, "env_steps": seen * horizon * action_repeat}
             for name, values in measured.items():
                 column, rate = values[chosen, position].numpy(), name in RATES
                 mean, low, high = mean_interval(column, bounded=rate, episodes=sequences if rate else 1)
@@ -125,20 +126,14 @@ def measures(episodes: Episodes, control_period: float) -> dict[str, Tensor]:
     return values | {"time_to_success": values["time_to_success"] * control_period}
 
 
-def by_moved(
-    rounds: Sequence[Episodes], moved: Mapping[str, Tensor], control_period: float
-) -> dict[str, dict[str, Any]]:
+def by_moved(rounds: Sequence[Episodes], tasks: Tasks, env: Environment) -> dict[str, dict[str, Any]]:
     """For each parameter that was moved in some task, how many they are and the curve over these.
 
     A task in which several parameters were moved counts for each of them.
-
-    Args:
-        moved: as `TaskDistribution.moved` tells.
-        control_period: seconds per control step.
     """
     return {
-        name: {"tasks": int(chosen.sum()), "curve": curve(rounds, control_period, chosen)}
-        for name, chosen in moved.items()
+        name: {"tasks": int(chosen.sum()), "curve": curve(rounds, env.control_period, chosen, env.action_repeat)}
+        for name, chosen in env.distribution.moved(tasks).items()
         if chosen.any()
     }
 
@@ -167,11 +162,11 @@ def report(
         "deterministic": deterministic,
         "success_criterion": env.success_criterion,
         "confidence_interval": "95%, over tasks; the mean of a task's episodes is one observation",
-        "environment_steps": sum(episodes.steps for episodes in played),
+        "environment_steps": sum(episodes.steps for episodes in played) * env.action_repeat,
         "physics_failures": sum(episodes.failures for episodes in rounds),
         "first_physics_failure": next((episodes.failure for episodes in rounds if episodes.failure), None),
-        "curve": curve(rounds, env.control_period),
-        **({"by_moved": by_moved(rounds, env.distribution.moved(tasks), env.control_period)} if split == "ood" else {}),
+        "curve": curve(rounds, env.control_period, action_repeat=env.action_repeat),
+        **({"by_moved": by_moved(rounds, tasks, env)} if split == "ood" else {}),
         "per_task": [
             {"task": tasks.describe(i)} | {name: values[i].tolist() for name, values in flat.items()}
             for i in range(len(tasks))

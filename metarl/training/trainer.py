@@ -120,7 +120,8 @@ class Trainer:
         for phase, learner in self.phases:
             settings, end = phase.settings, min(iteration, phase.until or iteration)
             simulations = settings.tasks * settings.episodes
-            each = learner.rounds * simulations * settings.trial_episodes * self.environments[simulations].horizon
+            env = self.environments[simulations]
+            each = learner.rounds * simulations * settings.trial_episodes * env.horizon * env.action_repeat
             steps += max(end - here, 0) * each
             here = max(here, end)
         return steps
@@ -221,7 +222,7 @@ class Trainer:
         here = [(episodes.steps, episodes.failures, episodes.returns.numel()) for episodes in rounds]
         counts = self.ranks.total(torch.tensor(here, dtype=torch.float64).sum(0))
         steps, failures, played = (int(count) for count in counts.tolist())
-        self.env_steps += steps
+        self.env_steps += steps * env.action_repeat
         self.all_failed = self.all_failed + 1 if failures == played else 0
         self.troubles = []
         if failures:

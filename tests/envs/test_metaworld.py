@@ -275,3 +275,18 @@ def test_feedback_is_what_is_asked_for(benchmark: str) -> None:
     step = env.step(torch.zeros(2, 4))
     assert torch.equal(step.feedback, step.success.float())
     assert (step.reward > 0.0).any()
+
+
+@needs_package
+@pytest.mark.parametrize("benchmark", ["ML1", "ML10"])
+def test_an_action_is_held(benchmark: str) -> None:
+    once, held = (registry.make("metaworld", 4, benchmark=benchmark, threads=1, action_repeat=n) for n in (1, 5))
+    assert (held.horizon, held.control_period) == (100, pytest.approx(5 * once.control_period))
+    for env in (once, held):
+        env.set_tasks(env.distribution.published("train", 4))
+        env.reset()
+    action = torch.linspace(-1.0, 1.0, 16).view(4, 4)
+    for _ in range(3):
+        parts, whole = [once.step(action) for _ in range(5)], held.step(action)
+        assert torch.equal(whole.observation, parts[-1].observation)
+        torch.testing.assert_close(whole.reward, sum(part.reward for part in parts))
