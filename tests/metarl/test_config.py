@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import torch
 
 from agents import settings
 from agents.mlp import ACTIVATIONS
@@ -14,9 +13,8 @@ from agents.policy import ADAPT
 from agents.transformer import CONTEXTS
 from envs.core.tasks import SPLITS
 from envs.registry import all_names, names
-from metarl.assembly import build, device
+from metarl.assembly import build
 from metarl.assembly.build import LEARNERS
-from metarl.assembly.device import resolve_device
 from metarl.assembly.trust import stored_settings
 from metarl.config.algorithms import ALGORITHMS, InnerSteps
 from metarl.config.composition import compose
@@ -24,7 +22,7 @@ from metarl.config.hydra_nodes import ENVIRONMENTS, RECIPES, family_options
 from metarl.config.overrides import write_out
 from metarl.config.parsing import COMMANDS, modernised, parse, train_settings
 from metarl.config.settings import EvaluationSettings
-from metarl.errors import ConfigError, DeviceError, RunFolderError
+from metarl.errors import ConfigError, RunFolderError
 from metarl.run_folder import RunFolder
 
 ENVS = tuple(names())
@@ -350,54 +348,6 @@ def test_values_that_are_not_allowed(defaults: dict[str, Any], key: str, value: 
 )
 def test_mistakes_in_the_other_commands(command: str, overrides: list[str], text: str) -> None:
     assert error_of(*overrides, command=command).startswith(text)
-
-
-def test_devices() -> None:
-    assert resolve_device("cpu") == resolve_device("auto") == torch.device("cpu")
-    for word in ("gpu", "meta", "hpu", "cpu:0", "auto:1", "cuda:", "cuda:x", ""):
-        with pytest.raises(
-            ConfigError, match=f"^device={word}: must be auto, cpu or an accelerator that torch has, such"
-        ):
-            resolve_device(word)
-
-
-@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
-def test_a_device_that_is_not_there(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = torch.get_device_module(kind)
-    monkeypatch.setattr(module, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match=f"device={kind}: there is no {kind} here; choose device=cpu or device=auto"):
-        resolve_device(kind)
-    monkeypatch.setattr(module, "is_available", lambda: True)
-    monkeypatch.setattr(module, "device_count", lambda: 2)
-    assert resolve_device(kind) == torch.device(kind)
-    assert resolve_device(f"{kind}:1") == torch.device(f"{kind}:1")
-    for number in (2, 2**40):  # torch itself takes the latter for none
-        with pytest.raises(DeviceError, match=f"device={kind}:{number}: of {kind} there are 2, counted from 0"):
-            resolve_device(f"{kind}:{number}")
-
-
-def test_each_process_of_a_machine_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    launched = {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
-    for name, value in launched.items():
-        monkeypatch.setenv(name, value)
-    assert resolve_device("cuda") == torch.device("cuda:1")
-    line = "^device=cuda:0: all 2 processes on this machine would share it; choose device=cuda, "
-    with pytest.raises(ConfigError, match=line):
-        resolve_device("cuda:0")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # the other one is on another machine
-    assert resolve_device("cuda:0") == torch.device("cuda:0")
-
-
-def test_an_accelerator_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` takes one only if the bench has seen that very kind be faster."""
-    found = torch.device("cuda")
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Quick 3000")
-    assert resolve_device("auto") == torch.device("cpu")
-    monkeypatch.setattr(device, "FASTER", frozenset({"Quick 3000"}))
-    assert resolve_device("auto") == found
 
 
 def test_a_memory_of_one_episode_cannot_span_a_trial() -> None:
