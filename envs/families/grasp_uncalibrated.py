@@ -11,13 +11,13 @@ from envs.families.arm import ARM, GRAVITY
 from envs.families.grasp import Grasp
 from envs.families.shapes import KINDS
 
-SHIFT, TURN = 0.03, 0.2  # m and rad, largest errors of the camera
+SHIFT, TURN = 0.025, 0.18  # m and rad, largest errors of the camera
 CENTRE = (0.5, 0.0)  # m, about which the camera's view is turned
 WEAKEST, STRONGEST = 0.8, 30.0  # N, with which a finger may close
 DEPTH = 0.004  # m inside the pads, where the light barrier begins and ends
 GRASPED = 1  # the geom group of the object, which is all that the light barrier sees
 SOFT = 0.5  # N, up to which the scale of what the pads feel is about linear
-REGULATION = 0.12  # of the way to the commanded force that the fingers' drives go in a control step
+REGULATION = 0.2  # of the way to the commanded force that the fingers' drives go in a control step
 
 
 class GraspUncalibrated(Grasp):
@@ -46,7 +46,7 @@ class GraspUncalibrated(Grasp):
     | 46    | natural logarithm of the breaking force    | ln N     |
 
     Action (A = 5): as in grasp, and the force with which each finger closes at most: -1 is 0.8 N, 1 is 30 N, and the
-    logarithm is linear between them. The drives go 0.12 of the way there in a control step, from 0 at the start: a
+    logarithm is linear between them. The drives go 0.2 of the way there in a control step, from 0.8 N at the start: a
     pressure that is regulated, which averages what shakes the command.
 
     The object breaks when both pads touch it and the fingers' drives press with more than its breaking force, which is
@@ -97,7 +97,7 @@ class GraspUncalibrated(Grasp):
         self.drive_limits = self.simulator.limits("actuator_forcerange")[:, ARM:]
         self.broken = torch.zeros(self.num_simulations, dtype=torch.bool)
         self.broken_before = self.broken.clone()
-        self.level = torch.zeros(self.num_simulations, dtype=torch.float64)
+        self.level = torch.full((self.num_simulations,), -1.0, dtype=torch.float64)
         self._regulate()
 
     def apply_tasks(self) -> None:
@@ -110,7 +110,7 @@ class GraspUncalibrated(Grasp):
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)
         self.broken[mask] = self.broken_before[mask] = False
-        self.level[mask] = 0.0
+        self.level[mask] = -1.0
         self._regulate()
 
     def control(self, action: Tensor) -> None:

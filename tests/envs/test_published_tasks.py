@@ -71,27 +71,27 @@ PUBLISHED = {
     ),
     ("grasp_uncalibrated", "test"): (
         {
-            "camera_shift": [0.008041, -0.00427],
-            "camera_turn": [-0.073243],
+            "camera_shift": [0.006701, -0.003558],
+            "camera_turn": [-0.065919],
             "strength": [4.169583],
             "object_size": [0.019623, 0.017535, 0.02121],
             "object_mass": [0.378877],
             "friction": [0.383178],
             "object_shape": [1.0],
         },
-        14057.471554211726,
+        14054.794382858046,
     ),
     ("grasp_uncalibrated", "validation"): (
         {
-            "camera_shift": [-0.007882, -0.011145],
-            "camera_turn": [-0.05863],
+            "camera_shift": [-0.006569, -0.009288],
+            "camera_turn": [-0.052767],
             "strength": [3.687009],
             "object_size": [0.017743, 0.021124, 0.028923],
             "object_mass": [0.570313],
             "friction": [0.704076],
             "object_shape": [0.0],
         },
-        13939.6867160621,
+        13941.15092626324,
     ),
     ("ant_goal", "test"): (
         {"goal_angle": [-0.282536], "goal_radius_squared": [1.737393], "mass_scale": [1.050465]},
