@@ -128,6 +128,11 @@ class Environment(ABC):
         return signal().float() if self.feedback == "sparse" else torch.zeros_like(reward)
 
     @property
+    def fed_the_reward(self) -> bool:
+        """Whether `Step.feedback` is `Step.reward`."""
+        return self.feedback == "reward"
+
+    @property
     def privileged_size(self) -> int:
         """P, see `privileged`."""
         return sum(parameter.size for parameter in self.distribution.parameters.values())

@@ -44,6 +44,7 @@ def metaworld(
     benchmark_seed: int = 0,
     horizon: int | None = None,
     goal_visible: bool = False,
+    bonus: float = 0.0,
     tasks_override: Mapping[str, object] | None = None,
 ) -> Environment:
     """N simulations of a benchmark; see `SawyerTask`.
@@ -58,6 +59,7 @@ def metaworld(
         benchmark_seed: of the variations: the package's own for `metaworld.ML1(..., seed=benchmark_seed)`.
         horizon: control steps per episode; None: 500.
         goal_visible: makes it an oracle: the target is at the end of the observation.
+        bonus: for being near to success, beside the published reward; of training alone, as no policy is fed it.
         tasks_override: must be empty.
 
     Raises:
@@ -66,7 +68,7 @@ def metaworld(
     """
     if benchmark not in BENCHMARKS:
         raise EnvsError(f"env.benchmark={benchmark}: unknown (valid: {', '.join(BENCHMARKS)})")
-    options = {"seed": seed, "threads": threads, "horizon": horizon, "goal_visible": goal_visible}
+    options = {"seed": seed, "threads": threads, "horizon": horizon, "goal_visible": goal_visible, "bonus": bonus}
     if benchmark == "ML1":
         kind = task_named("reach" if task is None else task)
         splits = {"train": 0, "test": 1, "validation": 2}

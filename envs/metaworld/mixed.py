@@ -33,7 +33,7 @@ class MixedTasks(Environment):
     Args:
         num_simulations: N.
         distribution: of tasks and their variations.
-        seed, threads, horizon, goal_visible: of every task.
+        seed, threads, horizon, goal_visible, bonus: of every task.
 
     Raises:
         PackageError: if the package metaworld is not installed, or is of another version.
@@ -52,12 +52,14 @@ class MixedTasks(Environment):
         threads: int = 0,
         horizon: int | None = None,
         goal_visible: bool = False,
+        bonus: float = 0.0,
     ) -> None:
         models()
         super().__init__(num_simulations, distribution, seed)
         self.kinds = distribution.kinds
         self.horizon = self.horizon if horizon is None else horizon
-        self._options = {"seed": seed, "threads": threads, "horizon": horizon, "goal_visible": goal_visible}
+        self._options = {"seed": seed, "threads": threads, "horizon": horizon}
+        self._options |= {"goal_visible": goal_visible, "bonus": bonus}
         self._made: dict[tuple[int, int], SawyerTask] = {}  # by kind and number of simulations; last used last
         self.members: list[Member] = []
         self.last_failure: str | None = None
@@ -106,7 +108,12 @@ class MixedTasks(Environment):
             index = int(fields["failed"].nonzero()[0, 0])
             # A member counts its own simulations, so only the cause is taken from it.
             self.last_failure = self.failure_of(index, self._member_of(index)[0].last_cause)
-        return Step(terms={"reward": fields["reward"]}, **fields)
+        terms = {name: self._together([step.terms[name] for step in steps]) for name in steps[0].terms}
+        return Step(terms=terms, **fields)
+
+    @property
+    def fed_the_reward(self) -> bool:
+        return super().fed_the_reward and not self._options["bonus"]
 
     def _together(self, parts: Sequence[Tensor]) -> Tensor:
         """What the members have (n, ...) in the order of all simulations, (N, ...)."""

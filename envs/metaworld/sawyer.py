@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import mujoco
@@ -55,7 +56,9 @@ class SawyerTask(MujocoEnvironment):
 
     Action (A = 4): displacement of the mocap body that the hand is welded to, 1 is 1 cm; gripper, 1 closes it.
 
-    Reward term: `reward`, Meta-World's second version, 0 to 10. Success: `error()` is at most `threshold` now.
+    Reward terms: `reward`, Meta-World's second version, 0 to 10; and where it is asked for `near`, which is `bonus`
+    times 1 - tanh(error / threshold): the former is flat where success begins. With `feedback=reward` a policy is fed
+    the former alone. Success: `error()` is at most `threshold` now.
 
     Task parameters (hidden): `placement` (3, m), where the object or the fixture starts, and, of tasks whose target is
     drawn as well, `goal` (3, m): the package's `rand_vec`.
@@ -87,10 +90,11 @@ class SawyerTask(MujocoEnvironment):
         threads: int = 0,
         horizon: int | None = None,
         goal_visible: bool = False,
+        bonus: float = 0.0,
     ) -> None:
         super().__init__(load_scene(self.scene), num_simulations, distribution, seed, threads)
         self.horizon = self.horizon if horizon is None else horizon
-        self.goal_visible = goal_visible
+        self.goal_visible, self.bonus = goal_visible, bonus
         self.mocap = self.simulator.field("mocap_pos")
         self.bounds = torch.tensor([self.hand_low, HIGH], dtype=torch.float64)
         self.seen_bounds = torch.tensor([REACH_LOW, REACH_HIGH], dtype=torch.float64)
@@ -181,7 +185,18 @@ class SawyerTask(MujocoEnvironment):
         return torch.cat([self.present, before, goal], -1).float()
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
-        return {"reward": self.reward(action).float()}
+        self.published = self.reward(action).float()
+        if not self.bonus:
+            return {"reward": self.published}
+        near = 1.0 - torch.tanh(self.missing / self.threshold)
+        return {"reward": self.published, "near": self.bonus * near.float()}
+
+    def felt(self, reward: Tensor, signal: Callable[[], Tensor]) -> Tensor:
+        return super().felt(self.published, signal)
+
+    @property
+    def fed_the_reward(self) -> bool:
+        return super().fed_the_reward and not self.bonus
 
     def success(self) -> Tensor:
         return self.missing <= self.threshold

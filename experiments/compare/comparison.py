@@ -25,7 +25,10 @@ from metarl.errors import RunFolderError
 from metarl.run_folder import RunFolder, atomic_write
 
 # Settings that there were not yet when results that are kept were made, with what they were then.
-ADDED = {"env.action_repeat": 1, "algo.replay": 0.0, "algo.warm_start.settings.replay": 0.0}
+ADDED = {
+    "env.action_repeat": 1,
+    **{f"algo.{of}{name}": 0.0 for of in ("", "warm_start.settings.") for name in ("replay", "observation_offset")},
+}
 MISSING = object()
 
 

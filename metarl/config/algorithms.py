@@ -103,6 +103,11 @@ class AlgorithmSettings(Chosen):
     replay: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(
         0.0, "share of the tasks that are drawn again from those in which the policy failed last"
     )
+    observation_offset: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(
+        0.0,
+        "what each observed number is off by in a sequence of training, as a share of its spread: so that a few tasks "
+        "are not told apart by what they look like",
+    )
     gamma: Share = setting(0.95, "discount", formerly="discount")
     gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = setting(
         0.95, "of the generalised advantage", formerly="trace"

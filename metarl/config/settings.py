@@ -80,7 +80,7 @@ class EnvironmentSettings(Chosen):
     OMITTED: ClassVar[frozenset[str]] = frozenset(
         # the family's own
         {"entry", "horizon", "goal_visible", "object_visible", "closing", "feedback", "action_repeat"}
-        | {"benchmark", "task", "benchmark_seed"}
+        | {"benchmark", "task", "benchmark_seed", "bonus"}
     )
     horizon: Count | None = setting(None, "control steps of an episode")
     goal_visible: bool | None = setting(None, "an oracle: the goal is part of the observation")
@@ -95,6 +95,7 @@ class EnvironmentSettings(Chosen):
     benchmark: Literal["ML1", "ML10"] | None = setting(None, "of Meta-World: one task, or ten and five others to test")
     task: Text | None = setting(None, "of Meta-World's ML1, such as pick-place; null: reach")
     benchmark_seed: Seed | None = setting(None, "of Meta-World's fifty variations of each task in each split")
+    bonus: Weight | None = setting(None, "of Meta-World: reward for being near to success, which no policy is fed")
     tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]")
 
 

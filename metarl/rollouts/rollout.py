@@ -56,7 +56,12 @@ class Transition(NamedTuple):
 
 
 def play(
-    env: Simulations, actor: Actor, choose: Choose, episodes: int = 1, listener: Listener | None = None
+    env: Simulations,
+    actor: Actor,
+    choose: Choose,
+    episodes: int = 1,
+    listener: Listener | None = None,
+    offset: Tensor | None = None,
 ) -> Iterator[Transition]:
     """Play `episodes` episodes that share one context, one after the other; yields every control step.
 
@@ -66,6 +71,7 @@ def play(
 
     Args:
         listener: called with (0, None) after every reset and with (t + 1, step) after every step t of an episode.
+        offset: (N, D) by which all that the policy sees in a sequence is off; None: nothing is.
     """
     memory, felt = actor.start(env.num_simulations), torch.zeros(env.num_simulations)
     told = actor.policy.layout.privileged_size > 0
@@ -78,7 +84,8 @@ def play(
             listener(0, None)
         for t in range(env.horizon):
             before = memory
-            decision, memory = actor.decide(before, observation, felt, t == 0, choose, task)
+            seen = observation if offset is None else observation + offset
+            decision, memory = actor.decide(before, seen, felt, t == 0, choose, task)
             step = env.step(decision.action)
             broken, valid = step.failed & ~over, ~(over | step.failed)
             earned, feedback = step.reward * valid, step.feedback * valid
@@ -103,6 +110,7 @@ def collect(
     trial_episodes: int = 1,
     deterministic: bool = False,
     listener: Listener | None = None,
+    observation_offset: float = 0.0,
 ) -> Episodes:
     """Run R = `trial_episodes` episodes in every simulation of the environment's current tasks.
 
@@ -114,6 +122,8 @@ def collect(
         trial_episodes: episodes that share one context; the first flag marks where each begins.
         deterministic: act by the mean.
         listener: see `play`.
+        observation_offset: standard deviation of what each observed number is off by throughout a sequence, as a share
+            of that of all that the policy has been trained on; nothing is off until it has seen something.
 
     Returns:
         Episodes with T = R * H.
@@ -130,15 +140,22 @@ def collect(
     if not deterministic:
         noise = torch.randn(shape, generator=generator).narrow(1, env.part.first, env.num_simulations)
         choose = sample_with(*upload([noise], policy.device))
+    offset = _offset(env, policy, observation_offset, generator) if observation_offset else None
     transitions: list[Transition] = []
     failure: str | None = None
-    for t, transition in enumerate(play(env, actor, choose, trial_episodes, listener)):
+    for t, transition in enumerate(play(env, actor, choose, trial_episodes, listener, offset)):
         if failure is None and bool(transition.broken.any()):
             episode, step = divmod(t, env.horizon)
             failure = f"{_failure(env, transition.broken)}, episode {episode}, control step {step}"
         transitions.append(transition)
-    fed = env.feedback == "reward"
-    return summarise(transitions, len(env.tasks), env.horizon, policy.device, fed, failure)
+    return summarise(transitions, len(env.tasks), env.horizon, policy.device, env.fed_the_reward, failure)
+
+
+def _offset(env: Environment, policy: Policy, share: float, generator: torch.Generator) -> Tensor:
+    """By what each observed number of each simulation is off, (N, D); drawn for all simulations of the whole."""
+    noise = torch.randn(env.part.whole, env.observation_size, generator=generator)
+    spread = policy.layout.observation(policy.normaliser.variance).sqrt() * bool(policy.normaliser.count)
+    return share * spread.cpu() * noise.narrow(0, env.part.first, env.num_simulations)
 
 
 def summarise(

@@ -240,10 +240,17 @@ class Trainer:
     def _rollouts(self, env: Environment, learner: Learner) -> tuple[list[tuple[Episodes, Batch]], float]:
         """Rounds of episodes with an inner step between them, and the seconds they took."""
         start = time.perf_counter()
-        generator, trial = self.generators["actions"], learner.settings.trial_episodes
+        settings, generator = learner.settings, self.generators["actions"]
         rounds: list[tuple[Episodes, Batch]] = []
         for adapted in inner_loop(learner.adapt, lambda _: rounds[-1][1], learner.rounds - 1):
-            episodes = collect(env, self.policy, adapted, generator=generator, trial_episodes=trial)
+            episodes = collect(
+                env,
+                self.policy,
+                adapted,
+                generator=generator,
+                trial_episodes=settings.trial_episodes,
+                observation_offset=settings.observation_offset,
+            )
             rounds.append((episodes, learner.prepare(episodes)))
         return rounds, time.perf_counter() - start
 

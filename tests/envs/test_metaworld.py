@@ -290,3 +290,20 @@ def test_an_action_is_held(benchmark: str) -> None:
         parts, whole = [once.step(action) for _ in range(5)], held.step(action)
         assert torch.equal(whole.observation, parts[-1].observation)
         torch.testing.assert_close(whole.reward, sum(part.reward for part in parts))
+
+
+@needs_package
+@pytest.mark.parametrize("benchmark", ["ML1", "ML10"])
+def test_the_bonus_is_a_reward_that_nobody_is_fed(benchmark: str) -> None:
+    plain, paid = (registry.make("metaworld", 3, benchmark=benchmark, threads=1, bonus=x) for x in (0.0, 4.0))
+    for env in (plain, paid):
+        env.set_tasks(env.distribution.published("train", 3))
+        env.reset()
+    assert plain.fed_the_reward and not paid.fed_the_reward
+    before, after = plain.step(torch.zeros(3, 4)), paid.step(torch.zeros(3, 4))
+    assert set(before.terms) == {"reward"} and set(after.terms) == {"reward", "near"}
+    assert torch.equal(after.terms["reward"], before.reward) and torch.equal(after.feedback, before.reward)
+    torch.testing.assert_close(after.reward, before.reward + after.terms["near"])
+    first = paid if benchmark == "ML1" else paid.members[0].env
+    expected = 4.0 * (1.0 - torch.tanh(first.missing / first.threshold))
+    torch.testing.assert_close(after.terms["near"][: len(expected)].double(), expected, atol=1e-6, rtol=0.0)
