@@ -21,7 +21,7 @@ REGULATION = 0.2  # of the way to the commanded force that the fingers' drives g
 
 
 class GraspUncalibrated(Grasp):
-    """Grasp with a camera that is off, and an object that breaks; 20 Hz, horizon 30 (1.5 s).
+    """Grasp with a camera that is off, and an object that breaks; 20 Hz, horizon 45 (2.25 s).
 
     Observation (D = 31, with `object_visible` 47; float32), the object's centre and orientation as the camera has them:
     it sees a position p at c + R(p - c) + s, with c = (0.5, 0) m the middle of the workspace, R the turn by
@@ -73,7 +73,7 @@ class GraspUncalibrated(Grasp):
         "object's centre 15 cm above the table, give or take 3 cm, gripped and never broken, over the last five control"
         " steps"
     )
-    horizon, observation_size, action_size, hidden_size = 30, Grasp.observation_size + 8, 5, len(KINDS) + 9
+    horizon, observation_size, action_size, hidden_size = 45, Grasp.observation_size + 8, 5, len(KINDS) + 9
     parameters = {
         "camera_shift": Range((-SHIFT, -SHIFT), (SHIFT, SHIFT), unit="m", within=(-0.2, 0.2), semantic=True),
         "camera_turn": Range(-TURN, TURN, unit="rad", within=(-3.2, 3.2), semantic=True),
