@@ -63,7 +63,7 @@ def _findings(name: str, options: dict[str, object]) -> Iterator[Finding]:
         env = make(name, COUNT, seed=SEED, **options)
         tasks = env.distribution.published("train", COUNT)
         played, kept = _play(env, tasks), _reused(env)
-        sizes = f"D = {env.observation_size}, A = {env.action_size}, {env.horizon} steps of {env.control_period:g} s"
+        sizes = f"D = {env.observation_size}, A = {env.action_size}, {env.horizon} steps of {env.step_period:g} s"
         yield Finding("contract", "ok", sizes)
         yield kept
         yield _failures(env, played)

@@ -164,7 +164,7 @@ class ProtocolEnvironments:
         action = torch.from_numpy(np.asarray(actions)).float()
         step = self.env.step(action)
         self.elapsed += 1
-        self.returns += step.reward
+        self.returns += step.feedback  # the reward without a bonus that there may be in training
         ended = step.success if self.terminate_on_success else torch.zeros_like(step.success)
         truncated = self.elapsed >= self.env.horizon
         over, observation = ended | truncated, step.observation
@@ -173,8 +173,8 @@ class ProtocolEnvironments:
             infos = {"final_info": {"episode": {"r": self.returns.numpy().copy()}, "success": step.success.numpy()}}
             observation = torch.where(over[:, None], self.env.reset(over), observation)
             self._begin(over)
-        seen = self._seen(observation, action, step.reward, over)
-        return seen, step.reward.numpy(), ended.numpy(), truncated.numpy(), infos
+        seen = self._seen(observation, action, step.feedback, over)
+        return seen, step.feedback.numpy(), ended.numpy(), truncated.numpy(), infos
 
     def _begin(self, mask: torch.Tensor) -> None:
         self.elapsed = torch.where(mask, 0, self.elapsed)

@@ -117,7 +117,7 @@ class Agent:
             run.policy,
             episodes=episodes,
             trial_episodes=run.learner.settings.trial_episodes,
-            fed_the_reward=run.feedback == "reward",
+            fed_the_reward=run.fed_the_reward,
             generator=torch.Generator().manual_seed(run.settings.seed),
             watch=watch,
         )
@@ -125,7 +125,7 @@ class Agent:
     def _replayed(self, recording: object) -> Callable[[Parameters | None], Episodes]:
         """Recorded episodes, as they were for this agent: later steps know from whose actions they learn."""
         run = self.run
-        trial, fed = run.learner.settings.trial_episodes, run.feedback == "reward"
+        trial, fed = run.learner.settings.trial_episodes, run.fed_the_reward
         past = replay(
             recording, run.policy, self.adapted, horizon=run.horizon, trial_episodes=trial, fed_the_reward=fed
         )

@@ -104,18 +104,20 @@ def presented(
     One that has tasks to give gets a task of the split's list; another one presents the task that it has.
 
     Args:
-        horizon: of the episodes of an environment of one's own that has tasks, where the settings do not say it.
+        horizon: steps of the episodes of an environment of one's own that has tasks, where the settings do not say it.
 
     Raises:
         EnvsError: if it does not exist, does not take an option, or has no such task.
     """
     place = settings.entry or settings.name
-    options = {name: value for name, value in settings.options().items() if name not in ("tasks", "feedback")}
+    told = ("tasks", "feedback", "action_repeat")  # which no environment's own code is given
+    options = {name: value for name, value in settings.options().items() if name not in told}
     if (env := _own(place, options)) is not None:
         return env
     if settings.entry is not None and options.get("horizon") is None:
-        options["horizon"] = horizon
+        options["horizon"] = horizon and horizon * (settings.action_repeat or 1)
     given = {"tasks_override": dict(settings.tasks), "feedback": settings.feedback}
+    given |= {"action_repeat": settings.action_repeat}
     env = TaskEnv(place, split=split, **options, **given)
     env.set_task(as_dictionary(env.environment.distribution.published(split, task + 1), task))
     return env

@@ -24,7 +24,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.adapters.episodic import Episodic, as_dictionary
-from envs.adapters.pictures import Pictures, check_render_mode
+from envs.adapters.pictures import Pictures, check_render_mode, frame_rate
 from envs.core.environment import Environment
 from envs.errors import EnvsError, TaskError
 from envs.registry import make
@@ -89,7 +89,7 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
         self.environment = make(name, 1, **options)
         self.episodes = Episodic(self.environment, split, keep=True)
         self.observation_space, self.action_space = spaces(self.environment)
-        self.metadata = {**type(self).metadata, "render_fps": round(1.0 / self.environment.control_period)}
+        self.metadata = {**type(self).metadata, "render_fps": frame_rate(self.environment)}
         self.render_mode = render_mode
         self._pictures = Pictures(
             self.environment, width, height, f"{name} - metarl" if render_mode == "human" else None
@@ -168,7 +168,7 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
         self.single_observation_space, self.single_action_space = spaces(self.environment)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.metadata = {**type(self).metadata, "render_fps": round(1.0 / self.environment.control_period)}  # type: ignore[misc]
+        self.metadata = {**type(self).metadata, "render_fps": frame_rate(self.environment)}  # type: ignore[misc]
         self.render_mode = render_mode
         self._pictures = Pictures(
             self.environment, width, height, f"{name} - metarl" if render_mode == "human" else None

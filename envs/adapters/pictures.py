@@ -24,6 +24,11 @@ def check_render_mode(mode: str | None, valid: Sequence[str]) -> None:
         raise EnvsError(f"unknown render_mode '{mode}' (valid: {', '.join(valid)})")
 
 
+def frame_rate(environment: Environment) -> int:
+    """Pictures per second, one for each step; at least 1."""
+    return max(round(1.0 / environment.step_period), 1)
+
+
 class Pictures:
     """Draws simulations; one drawer per simulation and episode, made when first asked for.
 
@@ -52,7 +57,7 @@ class Pictures:
         """Show the simulations as they are now in the window, if there is one, at the pace of the simulated time."""
         if self._window is not None:
             pictures = [self.draw(simulation) for simulation in range(self.shown)]
-            self._window.show(tiled(pictures), self.environment.control_period)
+            self._window.show(tiled(pictures), self.environment.step_period)
 
     def close(self) -> None:
         """Close the window, if there is one; closing twice is fine."""

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from envs.adapters.episodic import Episodic, as_dictionary
 from envs.adapters.gymnasium import RENDER_MODES, spaces
-from envs.adapters.pictures import Pictures, check_render_mode
+from envs.adapters.pictures import Pictures, check_render_mode, frame_rate
 from envs.core.environment import Environment
 from envs.errors import EnvsError
 from envs.registry import make
@@ -60,7 +60,7 @@ class SB3VecEnv(VecEnv):
         self.environment = environment
         self.episodes = Episodic(environment, split)
         self.render_mode = render_mode
-        self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": round(1.0 / environment.control_period)}
+        self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": frame_rate(environment)}
         self._pictures = Pictures(
             environment, width, height, f"{environment.name} - metarl" if render_mode == "human" else None
         )

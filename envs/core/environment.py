@@ -47,7 +47,7 @@ class Environment(ABC):
 
     Attributes:
         horizon: steps of an episode.
-        control_period: seconds per step.
+        control_period: seconds per control step.
         action_repeat: control steps for which a step holds its action.
         feedback: what `Step.feedback` is: `reward`; `sparse`, what `signal` tells; or `none`, which is always 0.
     """
@@ -101,10 +101,16 @@ class Environment(ABC):
     def step(self, action: Tensor) -> Step:
         """Advance one control step with action (N, A), clipped to [-1, 1]."""
 
+    @property
+    def step_period(self) -> float:
+        """Seconds per step."""
+        return self.control_period * self.action_repeat
+
     def repeat_actions(self, times: int) -> None:
         """Have each step hold its action for several control steps, so that an episode has as many times fewer steps.
 
-        Called once, before the first `reset`. Reward and feedback are sums over the control steps.
+        Called once, before the first `reset`. Reward and feedback are sums over the control steps; observation and
+        success are those of the last.
 
         Raises:
             EnvsError: if this environment cannot, or an episode is not so many times something.
@@ -191,13 +197,14 @@ class Environment(ABC):
 class MujocoEnvironment(Environment):
     """A task environment on MuJoCo: subclasses give the model, the tasks, the control law, observation and reward.
 
-    A control step of `dt` seconds calls `control`, steps the physics, then calls `sense`, `reward_terms`, `success` and
-    `observe`. A reset calls `initial_state`, `on_reset`, `sense` and `observe`. What several of them need, `sense`
-    computes; those after it only read. `qpos`, `qvel` and `ctrl` are live (N, ...) views of the engine's memory.
+    A control step calls `control`, steps the physics, then calls `sense`, `reward_terms`, `success` and `observe`. A
+    reset calls `initial_state`, `on_reset`, `sense` and `observe`. What several of them need, `sense` computes; those
+    after it only read. `qpos`, `qvel` and `ctrl` are live (N, ...) views of the engine's memory; `elapsed` (N,) counts
+    the control steps of an episode.
 
     A simulation whose physics becomes unstable, or whose observation or reward is not finite, ends its episode with
-    reward 0, is reset by itself, and is reported in `Step.failed`; `last_failure` names it and its task. What the
-    subclass returns is checked once, at the first reset and the first step.
+    reward 0, is reset by itself, and is reported in `Step.failed`; `last_failure` names it and its task. An action that
+    is held on moves what was reset. What the subclass returns is checked once, at the first reset and the first step.
 
     Raises:
         ContractError: if an observation, a reward term or the success has another shape or type than promised, a
@@ -218,7 +225,7 @@ class MujocoEnvironment(Environment):
         super().__init__(num_simulations, distribution, seed)
         self.spec = spec
         self.model = physics_model(spec)
-        self.dt = self.control_period = self.model.opt.timestep * self.substeps
+        self.control_period = self.model.opt.timestep * self.substeps
         self.simulator: Simulator = CpuSimulator(self.model, num_simulations, threads)
         self.qpos, self.qvel, self.ctrl = (self.simulator.field(name) for name in ("qpos", "qvel", "ctrl"))
         self.elapsed = torch.zeros(num_simulations, dtype=torch.int64)
@@ -299,7 +306,7 @@ class MujocoEnvironment(Environment):
             wanted = f"a divisor of the {self.horizon} control steps of an episode"
             raise EnvsError(f"{self.name}: an action is held for {wanted}, not for {times}")
         self.horizon //= times
-        self.action_repeat, self.control_period = times, self.dt * times
+        self.action_repeat = times
 
     def step(self, action: Tensor) -> Step:
         self.require_reset()

@@ -180,7 +180,7 @@ class AntGoal(Ant):
         terms = {"distance": -self.offset.abs().sum(-1).float(), "effort": self.effort(action, 0.1)}
         if self.closing:
             before = torch.linalg.vector_norm(self.position_before - self.goal, dim=-1)
-            terms["closing"] = (self.closing * (before - self.distance) / self.dt).float()
+            terms["closing"] = (self.closing * (before - self.distance) / self.control_period).float()
         return terms
 
     def success(self) -> Tensor:

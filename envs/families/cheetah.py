@@ -163,7 +163,7 @@ class CheetahVel(Cheetah):
 
     def sense(self) -> None:
         way = self.position - self.trail.gather(1, (self.elapsed % WINDOW)[:, None])  # since WINDOW steps ago
-        self.mean_speed = way[:, 0] / (WINDOW * self.dt)
+        self.mean_speed = way[:, 0] / (WINDOW * self.control_period)
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:
         return {"speed": -(self.velocity() - self.goal).abs()[:, 0], "effort": self.effort(action)}
@@ -172,7 +172,7 @@ class CheetahVel(Cheetah):
         return ((self.mean_speed - self.goal[:, 0]).abs() < SUCCESS_SPEED) & (self.elapsed >= WINDOW)
 
     def marker(self, simulation: int) -> tuple[np.ndarray, float]:
-        way = self.goal[simulation, 0].item() * self.elapsed[simulation].item() * self.dt
+        way = self.goal[simulation, 0].item() * self.elapsed[simulation].item() * self.control_period
         return np.array([way, 0.0, 0.0]), 0.0
 
 

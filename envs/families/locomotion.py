@@ -122,7 +122,7 @@ class LocomotionEnvironment(MujocoFamily):
 
     def velocity(self) -> Tensor:
         """Mean velocity on the floor over the last control step, (N, root) m/s."""
-        return ((self.position - self.position_before) / self.dt).float()
+        return ((self.position - self.position_before) / self.control_period).float()
 
     def render_state(self, simulation: int) -> dict[str, np.ndarray]:
         # The physics does not know where the marker is: only pictures need it.

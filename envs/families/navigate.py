@@ -178,7 +178,7 @@ class Navigate(MujocoFamily):
         clearance = self.ranges.amin(-1).float() - ROBOT_RADIUS
         return {
             "beacon": -0.1 * self.distance,
-            "closing": (self.distance_before - self.distance) / self.dt,
+            "closing": (self.distance_before - self.distance) / self.control_period,
             "arrival": 1.0 - torch.tanh(3.0 * self.distance),
             "collision": -1.0 * self.bumped,
             "proximity": -0.5 * (1.0 - clearance / KEEP_CLEAR).clamp(0.0, 1.0),

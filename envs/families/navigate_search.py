@@ -132,4 +132,4 @@ class NavigateSearch(Navigate):
         terms = super().reward_terms(action)
         del terms["beacon"]
         fresh = (self.near & ~self.searched).float().mean(-1) * ~self.found
-        return terms | {"closing": (self.nearest_before - self.nearest) / self.dt, "search": 30.0 * fresh}
+        return terms | {"closing": (self.nearest_before - self.nearest) / self.control_period, "search": 30.0 * fresh}

@@ -120,7 +120,7 @@ class Push(ArmEnvironment):
         apart = torch.linalg.vector_norm((self.object_position.float() - self.grip)[:, :2], dim=-1).float()
         return {
             "distance": -2.0 * self.distance,
-            "closing": 4.0 * (self.distance_before - self.distance) / self.dt,
+            "closing": 4.0 * (self.distance_before - self.distance) / self.control_period,
             "precision": 1.0 - torch.tanh(10.0 * self.distance),
             "approach": 0.2 * (1.0 - torch.tanh(5.0 * apart)),
             "effort": -0.005 * action.square().sum(-1),

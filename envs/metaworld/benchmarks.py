@@ -59,7 +59,7 @@ def metaworld(
         benchmark_seed: of the variations: the package's own for `metaworld.ML1(..., seed=benchmark_seed)`.
         horizon: control steps per episode; None: 500.
         goal_visible: makes it an oracle: the target is at the end of the observation.
-        bonus: for being near to success, beside the published reward; of training alone, as no policy is fed it.
+        bonus: for being near to success, beside the published reward. No policy is fed it, but returns have it.
         tasks_override: must be empty.
 
     Raises:

@@ -7,7 +7,6 @@ import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,13 +22,6 @@ from experiments.compare.training import compared, cost, finished, measure, sett
 from metarl.config.settings import TrainSettings
 from metarl.errors import RunFolderError
 from metarl.run_folder import RunFolder, atomic_write
-
-# Settings that there were not yet when results that are kept were made, with what they were then.
-ADDED = {
-    "env.action_repeat": 1,
-    **{f"algo.{of}{name}": 0.0 for of in ("", "warm_start.settings.") for name in ("replay", "observation_offset")},
-}
-MISSING = object()
 
 
 class Comparison:
@@ -81,7 +73,7 @@ class Comparison:
     def settings(self, name: str, seed: int) -> str:
         """The fingerprint of all settings that a contender's result comes from."""
         jobs = jobs_of(self.plan, name, seed)
-        own = [_known(composed(job.start)) for job in jobs] or [_known(self._settings(seed))]
+        own = [compared(composed(job.start)) for job in jobs] or [compared(self._settings(seed))]
         budgets, edition = [job.budget for job in jobs], _edition(self.plan.env)
         return fingerprint([name, self.plan.steps, budgets, own, *([edition] if edition else [])])
 
@@ -170,8 +162,3 @@ def _is_finished(job: Job) -> bool:
 def _edition(env: str) -> int:
     """That of the published lists on which results are measured."""
     return environment(env, 1).distribution.edition
-
-
-def _known(settings: TrainSettings) -> dict[str, Any]:
-    """The compared settings, without those of `ADDED` that are as they were before they could be set."""
-    return {key: value for key, value in compared(settings).items() if ADDED.get(key, MISSING) != value}

@@ -21,6 +21,13 @@ from metarl.run_folder import RunFolder
 from metarl.runs import evaluate, train
 
 COMPARED = ("env.", "agent.", "algo.", "seed", "evaluate.")  # what makes a run the one that was asked for
+# Settings that there were not yet when runs and results that are kept were made, with what they were then.
+ADDED = {
+    "env.action_repeat": 1,
+    "env.bonus": 0.0,
+    **{f"algo.{of}{name}": 0.0 for of in ("", "warm_start.settings.") for name in ("replay", "observation_offset")},
+}
+MISSING = object()
 
 
 def settle(job: Job) -> RunFolder:
@@ -135,9 +142,11 @@ def cost(folder: RunFolder) -> tuple[float, float]:
 def compared(settings: TrainSettings) -> dict[str, Any]:
     """The settings that are compared; of the run that it began from only whether there is one.
 
-    The number of workers is not among them: a run notes how many cores there were.
+    The number of workers is not among them: a run notes how many cores there were. Nor are those of `ADDED` that are as
+    they were before they could be set.
     """
     run, origin = "algo.warm_start.run", "algo.warm_start.origin."
     flat = {key: value for key, value in settings.flat().items() if key.startswith(COMPARED)}
     flat = {key: value for key, value in flat.items() if not key.endswith(".inner.workers")}
-    return {key: value for key, value in flat.items() if not key.startswith(origin)} | {run: bool(flat.get(run))}
+    flat = {key: value for key, value in flat.items() if not key.startswith(origin)} | {run: bool(flat.get(run))}
+    return {key: value for key, value in flat.items() if ADDED.get(key, MISSING) != value}

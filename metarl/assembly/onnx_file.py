@@ -158,7 +158,7 @@ def _silence() -> Iterator[None]:
 def _about(run: Run, kept: Kept) -> dict[str, Any]:
     """What the metadata says."""
     env, policy = run.environment(1, 0, 1), run.policy
-    period = float(env.control_period)
+    period = float(env.step_period)
     return {
         "format_version": 1,
         "run": kept.origin or run.name,
@@ -172,6 +172,7 @@ def _about(run: Run, kept: Kept) -> dict[str, Any]:
             "observation": [entry._asdict() for entry in entries(env)],
             "control_period": {"value": period, "unit": "s"},
             "control_rate": {"value": 1.0 / period, "unit": "Hz"},
+            "action_repeat": env.action_repeat,
             "horizon": {"value": run.horizon, "unit": "control steps"},
             "feedback": run.feedback,
             "success": env.success_criterion,

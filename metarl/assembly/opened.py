@@ -35,7 +35,7 @@ class Run:
     env_steps: int  # that it was trained on
     policy: Policy
     learner: Learner
-    horizon: int  # control steps of an episode
+    horizon: int  # steps of an episode
     feedback: str  # what the policy is fed, see `envs.core.environment.Environment`
     device: torch.device
     kept: Kept | None = None  # what has adapted, of a policy that was kept after adaptation
@@ -43,6 +43,11 @@ class Run:
     def __repr__(self) -> str:
         env, algo = self.settings.env.name, self.settings.algo.name
         return f"Run('{self.folder.path}', env={env}, algo={algo}, iteration={self.iteration}, device={self.device})"
+
+    @property
+    def fed_the_reward(self) -> bool:
+        """Whether what the policy was fed is what its training maximised."""
+        return self.feedback == "reward" and not self.settings.env.bonus
 
     @property
     def adapted(self) -> Parameters | None:

@@ -132,7 +132,7 @@ def by_moved(rounds: Sequence[Episodes], tasks: Tasks, env: Environment) -> dict
     A task in which several parameters were moved counts for each of them.
     """
     return {
-        name: {"tasks": int(chosen.sum()), "curve": curve(rounds, env.control_period, chosen, env.action_repeat)}
+        name: {"tasks": int(chosen.sum()), "curve": curve(rounds, env.step_period, chosen, env.action_repeat)}
         for name, chosen in env.distribution.moved(tasks).items()
         if chosen.any()
     }
@@ -147,7 +147,7 @@ def report(
     """
     played = [*rounds, *(rounds[:-1] if deterministic else ())]  # mean actions adapt to exploring episodes of their own
     sequences, trial = rounds[0].returns.shape[1:]
-    measured = [measures(episodes, env.control_period) for episodes in rounds]
+    measured = [measures(episodes, env.step_period) for episodes in rounds]
     flat = {name: torch.cat([values[name] for values in measured], 1) for name in MEASURES}
     return {
         "env": env.name,
@@ -165,7 +165,7 @@ def report(
         "environment_steps": sum(episodes.steps for episodes in played) * env.action_repeat,
         "physics_failures": sum(episodes.failures for episodes in rounds),
         "first_physics_failure": next((episodes.failure for episodes in rounds if episodes.failure), None),
-        "curve": curve(rounds, env.control_period, action_repeat=env.action_repeat),
+        "curve": curve(rounds, env.step_period, action_repeat=env.action_repeat),
         **({"by_moved": by_moved(rounds, tasks, env)} if split == "ood" else {}),
         "per_task": [
             {"task": tasks.describe(i)} | {name: values[i].tolist() for name, values in flat.items()}

@@ -45,7 +45,7 @@ def record(
             over = False
         elif not over:
             told = (float(step.reward[0]), float(step.feedback[0]), bool(step.success[0]))
-            trial[-1].append(Moment(env.render_state(0), t * env.control_period, *told))
+            trial[-1].append(Moment(env.render_state(0), t * env.step_period, *told))
             over = bool(step.terminated[0])
 
     env.set_tasks(tasks)
@@ -166,8 +166,8 @@ def render(
 
     with plain_pictures() if page else nullcontext():
         drawn = with_drawers(single, rows, size)
-    every = thinned(rows, single.control_period) if page else 1
-    rate = (fps or 1.0 / single.control_period) / every
+    every = thinned(rows, single.step_period) if page else 1
+    rate = (fps or 1.0 / single.step_period) / every
     heading = f"{single.name}, {split} task {task}"
     write_video(path, film(drawn, heading, rate, single.feedback == "sparse", every), rate, COLOURS)
     return path

@@ -44,7 +44,7 @@ class Charts:
             self._episodes.visible = all(played)
         weights = drawn.attention if self.wanted.value else None
         if weights is not None:
-            self._attention.data = (np.arange(len(weights)) * drawn.env.control_period, weights.astype(np.float64))
+            self._attention.data = (np.arange(len(weights)) * drawn.env.step_period, weights.astype(np.float64))
         self._attention.visible = weights is not None
 
 

@@ -126,7 +126,7 @@ class Session:
     @property
     def pace(self) -> float:
         """Seconds from one `advance` to the next."""
-        return self.env.control_period / self.speed
+        return self.env.step_period / self.speed
 
     @property
     def attention(self) -> np.ndarray | None:
@@ -237,4 +237,4 @@ def _world(env: MujocoEnvironment) -> tuple[object, ...]:
     parameters = env.distribution.parameters
     varies = [(name, p.names if isinstance(p, Categories) else p.size) for name, p in parameters.items()]
     model = env.drawn_model(0)
-    return varies, env.control_period, model.nq, model.nbody, model.nmocap
+    return varies, env.step_period, model.nq, model.nbody, model.nmocap

@@ -18,7 +18,7 @@ def describe(robots: Robots) -> str:
     beyond = f": {', '.join(lead.beyond)} beyond what was trained on" if lead.beyond else ""
     lines = [f"{lead.split} task{beyond}"]
     for name, session in robots.items():
-        period, (episode, trial) = session.env.control_period, session.trial
+        period, (episode, trial) = session.env.step_period, session.trial
         lines += [
             f"**{name}**",
             f"episode {episode} in its memory (trained with {trial}), "

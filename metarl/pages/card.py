@@ -68,7 +68,7 @@ def model_card(
         "feedback": run.feedback,
         "criterion": env.success_criterion,
         "sizes": (env.observation_size, env.action_size),
-        "rate": f"{1.0 / env.control_period:g}",
+        "rate": f"{1.0 / env.step_period:g}",
         "horizon": env.horizon,
         "trial": run.settings.algo.trial_episodes,
         "steps": run.gradient_steps,

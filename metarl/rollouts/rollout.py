@@ -123,7 +123,7 @@ def collect(
         deterministic: act by the mean.
         listener: see `play`.
         observation_offset: standard deviation of what each observed number is off by throughout a sequence, as a share
-            of that of all that the policy has been trained on; nothing is off until it has seen something.
+            of the number's own in training; nothing is off until the policy has seen something.
 
     Returns:
         Episodes with T = R * H.
@@ -154,7 +154,9 @@ def collect(
 def _offset(env: Environment, policy: Policy, share: float, generator: torch.Generator) -> Tensor:
     """By what each observed number of each simulation is off, (N, D); drawn for all simulations of the whole."""
     noise = torch.randn(env.part.whole, env.observation_size, generator=generator)
-    spread = policy.layout.observation(policy.normaliser.variance).sqrt() * bool(policy.normaliser.count)
+    # The policy has seen what was off: with this the offsets stay a share of the spread that there is without them.
+    spread = (policy.layout.observation(policy.normaliser.variance) / (1.0 + share**2)).sqrt()
+    spread *= bool(policy.normaliser.count)
     return share * spread.cpu() * noise.narrow(0, env.part.first, env.num_simulations)
 
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Seconds in which one request may come several times: the kernel tells a process of its launcher's end once for each
+# Seconds in which one SIGTERM may come several times: the kernel tells a process of its launcher's end once for each
 # of the launcher's threads.
 ECHO = 1.0
 
 
 class StopRequest:
-    """Set by the first Ctrl-C or SIGTERM; the second one, if it is not an echo of the first, interrupts at once."""
+    """Set by the first Ctrl-C or SIGTERM; the second one interrupts at once, if it is not an echo of a SIGTERM."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -23,7 +23,7 @@ class StopRequest:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal, self.since = number, time.monotonic()
-        elif time.monotonic() - self.since > ECHO:
+        elif number != signal.SIGTERM or time.monotonic() - self.since > ECHO:
             raise KeyboardInterrupt
 
 

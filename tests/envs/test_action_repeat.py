@@ -21,7 +21,7 @@ def begun(name: str, action_repeat: int | None = None, **options: object) -> Env
 @pytest.mark.parametrize("name", ["reach", "cheetah_vel", "navigate_search"])
 def test_an_action_is_held(name: str) -> None:
     once, held = begun(name, horizon=20), begun(name, 4, horizon=20)
-    assert (held.horizon, held.control_period) == (5, pytest.approx(4 * once.control_period))
+    assert (held.horizon, held.step_period) == (5, pytest.approx(4 * once.control_period))
     generator = torch.Generator().manual_seed(0)
     for _ in range(held.horizon):
         action = torch.rand(6, held.action_size, generator=generator) * 2 - 1

@@ -281,7 +281,7 @@ def test_feedback_is_what_is_asked_for(benchmark: str) -> None:
 @pytest.mark.parametrize("benchmark", ["ML1", "ML10"])
 def test_an_action_is_held(benchmark: str) -> None:
     once, held = (registry.make("metaworld", 4, benchmark=benchmark, threads=1, action_repeat=n) for n in (1, 5))
-    assert (held.horizon, held.control_period) == (100, pytest.approx(5 * once.control_period))
+    assert (held.horizon, held.step_period) == (100, pytest.approx(5 * once.control_period))
     for env in (once, held):
         env.set_tasks(env.distribution.published("train", 4))
         env.reset()

@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import contenders, jobs_of, note
 from experiments.compare.plan import Plan
+from experiments.compare.training import compared
 from metarl.config.composition import compose
 from metarl.config.settings import TrainSettings
 
@@ -99,5 +100,13 @@ def test_results_on_another_edition_of_the_lists_are_others(monkeypatch: pytest.
 def test_settings_that_are_new_do_not_make_old_results_others(monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = Comparison(Plan("reach", Path("runs"), (0,)), Console(quiet=True), False, "compare")
     today = comparison.settings("in_context", 0)
-    monkeypatch.setattr("experiments.compare.comparison.ADDED", {})
+    monkeypatch.setattr("experiments.compare.training.ADDED", {})
     assert comparison.settings("in_context", 0) != today
+
+
+def test_a_run_from_before_a_setting_was_there_is_the_same() -> None:
+    now = compose(["env=reach", "algo=in_context"])
+    before = now.model_copy(update={"env": now.env.model_copy(update={"action_repeat": None})})
+    assert "env.action_repeat" in now.flat() and "env.action_repeat" not in before.flat()
+    assert compared(before) == compared(now)
+    assert compared(compose(["env=reach", "algo=in_context", "env.action_repeat=2"])) != compared(now)

@@ -139,6 +139,15 @@ def test_an_environment_with_tasks_has_the_horizon_of_the_run(run: Path) -> None
     assert isinstance(env, TaskEnv) and env.environment.horizon == 7
 
 
+def test_an_action_is_held_as_in_the_run(run: Path) -> None:
+    place = "env=envs.families.reach:Reach"
+    settings = compose([f"run={run}", place, "env.action_repeat=5", "out=x"], "adapt")
+    assert settings.env is not None
+    env = presented(settings.env, settings.split, settings.task, 7)
+    assert isinstance(env, TaskEnv)
+    assert (env.environment.horizon, env.environment.action_repeat) == (7, 5)
+
+
 def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:
     taken = tmp_path / "mine"
     taken.mkdir()
