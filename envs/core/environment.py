@@ -118,6 +118,14 @@ class Environment(ABC):
         if times != 1:
             raise EnvsError(f"{self.name}: cannot hold an action for several control steps")
 
+    def _hold(self, times: int) -> None:
+        """What `repeat_actions` does of an environment that can."""
+        if times < 1 or self.horizon % times:
+            wanted = f"a divisor of the {self.horizon} control steps of an episode"
+            raise EnvsError(f"{self.name}: an action is held for {wanted}, not for {times}")
+        self.horizon //= times
+        self.action_repeat = times
+
     def require_reset(self) -> None:
         """For the beginning of `step`.
 
@@ -302,11 +310,7 @@ class MujocoEnvironment(Environment):
         return self.observe()
 
     def repeat_actions(self, times: int) -> None:
-        if times < 1 or self.horizon % times:
-            wanted = f"a divisor of the {self.horizon} control steps of an episode"
-            raise EnvsError(f"{self.name}: an action is held for {wanted}, not for {times}")
-        self.horizon //= times
-        self.action_repeat = times
+        self._hold(times)
 
     def step(self, action: Tensor) -> Step:
         self.require_reset()

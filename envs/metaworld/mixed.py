@@ -65,12 +65,7 @@ class MixedTasks(Environment):
         self.last_failure: str | None = None
 
     def repeat_actions(self, times: int) -> None:
-        if times == 1:
-            return
-        example = self._environment(0, 1)
-        example.repeat_actions(times)
-        self._made.clear()
-        self.horizon, self.action_repeat = example.horizon, times
+        self._hold(times)  # its members do so when they are made
 
     def apply_tasks(self) -> None:
         kinds = self.assigned["task"][:, 0].long()

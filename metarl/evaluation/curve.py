@@ -86,7 +86,7 @@ def adaptation_rounds(
 
 
 def curve(
-    rounds: Sequence[Episodes], control_period: float, chosen: Tensor | slice = slice(None), action_repeat: int = 1
+    rounds: Sequence[Episodes], step_period: float, chosen: Tensor | slice = slice(None), action_repeat: int = 1
 ) -> list[dict[str, Any]]:
     """One entry for each adaptation step and, in trials of several episodes, each episode of the trial.
 
@@ -95,14 +95,14 @@ def curve(
     one observation of the interval. `time_to_success` is in seconds; an episode without success counts as its horizon.
 
     Args:
-        control_period: seconds per step.
+        step_period: seconds per step.
         chosen: which of the M tasks, (M,) bool; all of them if nothing is said.
         action_repeat: control steps, which are counted, per step.
     """
     entries = []
     for step, episodes in enumerate(rounds):
         sequences, trial = episodes.returns.shape[1:]
-        measured = measures(episodes, control_period)
+        measured = measures(episodes, step_period)
         for position in range(trial):
             seen, horizon = step * sequences * trial + position, episodes.reward.shape[2] // trial
             place = {"step": step, "episode": position + 1} if trial > 1 else {"step": step}
@@ -120,10 +120,10 @@ def per_task(values: Tensor) -> Tensor:
     return values.double().mean(1)
 
 
-def measures(episodes: Episodes, control_period: float) -> dict[str, Tensor]:
+def measures(episodes: Episodes, step_period: float) -> dict[str, Tensor]:
     """Each measure of the curve, (M, R): the mean over the episodes of each task."""
     values = {name: per_task(getattr(episodes, attribute)) for name, attribute in MEASURES.items()}
-    return values | {"time_to_success": values["time_to_success"] * control_period}
+    return values | {"time_to_success": values["time_to_success"] * step_period}
 
 
 def by_moved(rounds: Sequence[Episodes], tasks: Tasks, env: Environment) -> dict[str, dict[str, Any]]:

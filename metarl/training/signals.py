@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Seconds in which one SIGTERM may come several times: the kernel tells a process of its launcher's end once for each
-# of the launcher's threads.
+# Seconds in which one SIGTERM may come several times: the kernel may tell a process of its launcher's end again, as the
+# launcher's threads end one by one.
 ECHO = 1.0
 
 

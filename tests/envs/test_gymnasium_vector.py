@@ -1,7 +1,6 @@
 """`gymnasium.make_vec`: the batched engine as a vector environment."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -16,7 +15,6 @@ from envs.core.environment import MujocoEnvironment
 from envs.core.tasks import SPLITS
 from envs.errors import EnvsError, TaskError
 
-ROOT = Path(__file__).resolve().parents[2]
 IDS = sorted(spec for spec in gymnasium.registry if spec.startswith("metarl/"))
 REACH, POINT = "metarl/Reach-v0", "metarl/Point2d-v0"
 pytestmark = pytest.mark.filterwarnings("error")

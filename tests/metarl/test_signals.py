@@ -24,7 +24,7 @@ def test_only_who_asks_twice_interrupts_at_once(monkeypatch: pytest.MonkeyPatch)
         assert stop.signal is None
         signal.raise_signal(signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
-        # When a launcher is killed, the kernel tells of its end once for each of its threads.
+        # When a launcher is killed, the kernel may tell of its end more than once.
         clock.now += 0.5
         signal.raise_signal(signal.SIGTERM)
         clock.now += 1.0
