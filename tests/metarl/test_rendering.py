@@ -1,5 +1,10 @@
 """Captions, panels and video files."""
 
+import hashlib
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import av
@@ -43,6 +48,26 @@ def test_mp4_of_odd_size_keeps_every_pixel(tmp_path):
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 2 and frames[0].shape == (46, 62, 3)
+
+
+ENCODED = """
+import sys
+import numpy as np
+from metarl.evaluation.video import write_video
+picture = np.random.default_rng(0).integers(0, 255, (240, 330, 3), np.uint8)
+write_video(sys.argv[1], (np.roll(picture, i, 1) for i in range(8)), 10)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="fills fresh memory as the GNU C library can")
+def test_the_same_pictures_are_the_same_mp4_whatever_was_in_memory(tmp_path):
+    digests = set()
+    for fill in ("0", "1", "85"):
+        path = tmp_path / f"{fill}.mp4"
+        environment = os.environ | {"MALLOC_PERTURB_": fill}
+        subprocess.run([sys.executable, "-c", ENCODED, str(path)], check=True, env=environment)
+        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(digests) == 1
 
 
 def test_gif_can_be_decoded_again(tmp_path):
