@@ -93,6 +93,10 @@ class Environment(ABC):
     def apply_tasks(self) -> None:
         """Realise `self.assigned` (name -> (N, d)) in the simulations."""
 
+    def realised(self, tasks: Tasks) -> Tasks:
+        """Tasks as they are once they are set, for whoever shows them; here as they were asked for."""
+        return tasks
+
     @abstractmethod
     def reset(self, mask: Tensor | None = None) -> Tensor:
         """Start new episodes in the masked simulations (N,) (None: in all); returns the observation (N, D)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from envs.core.environment import ASSETS
 from envs.core.models import load_spec
-from envs.core.tasks import Categories, Range, TaskDistribution
+from envs.core.tasks import Categories, Range, TaskDistribution, Tasks
 from envs.families.family import MujocoFamily
 
 OBSTACLES = 16  # geoms in the model
@@ -140,6 +140,10 @@ class Navigate(MujocoFamily):
     def placed(self, goal: Tensor) -> Tensor:
         """Where the goals (N, 2) stand that tasks ask for; here, there."""
         return goal
+
+    def realised(self, tasks: Tasks) -> Tasks:
+        count = tasks["obstacle_count"].round()
+        return Tasks({**tasks.values, "goal": self.placed(tasks["goal"]), "obstacle_count": count})
 
     def initial_state(self) -> dict[str, Tensor]:
         qpos = self.repeated("qpos0")

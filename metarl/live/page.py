@@ -175,6 +175,8 @@ class Page:
             self._each(lambda session: session.change(knob.name, value.removesuffix(OOD)))
         else:
             self._each(lambda session: session.change(knob.name, value, knob.axis))
+            if abs((shown := self._shown(knob)) - value) > knob.step:  # not every place can be had
+                self._turned[knob].value = shown
         self._drawing.vary()
 
     def _new_task(self, split: str) -> None:

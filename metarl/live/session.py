@@ -88,8 +88,8 @@ class Session:
 
     @property
     def values(self) -> Mapping[str, Tensor]:
-        """The present task, (d,) by parameter; a category is the number of its name."""
-        return {name: value[0] for name, value in self.tasks.values.items()}
+        """The present task as it is, (d,) by parameter; a category is the number of its name."""
+        return {name: value[0] for name, value in self.env.realised(self.tasks).values.items()}
 
     @property
     def tasks(self) -> Tasks:
@@ -213,7 +213,9 @@ class Session:
         values = {key: row.clone()[None] for key, row in self.values.items()}
         values[name][0, axis] = parameter.names.index(str(value)) if isinstance(parameter, Categories) else float(value)
         self._observation = self.env.change_tasks(Tasks(values))[0].numpy()
+        # What was felt and reached on the task of before does not count for this one.
         self.episodes: list[Played] = []
+        self.feedback, self.success = 0.0, bool(self.env.success()[0])
 
     def present(self, tasks: Tasks) -> None:
         """Begin with another task, (1, d) by parameter, and with the policy as it was at first."""

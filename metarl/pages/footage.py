@@ -66,7 +66,7 @@ def film_runs(shown: Sequence[Subject], settings: ReportSettings, console: Conso
         for subject, evaluation in zip(shown, evaluations, strict=True):
             console.print(f"filming {subject.label} on {settings.split} task {task}, the {rank} one")
             films.append(Film(subject.label, _success(evaluation, task), _filmed(subject, task, settings)))
-        footage.append(Footage(rank, settings.split, task, _parameters(evaluations[0], task), films))
+        footage.append(Footage(rank, settings.split, task, _parameters(shown[0].realised(evaluations[0]), task), films))
     return footage
 
 

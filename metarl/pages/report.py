@@ -146,9 +146,9 @@ def pairs(shown: Sequence[Subject]) -> list[tuple[str, str, str, int, str]]:
 
 def task_space(shown: Sequence[Subject]) -> dict[str, Any]:
     """Charts of success over the hidden parameters, or in `why` why there are none."""
-    distribution = shown[0].run.environment(1, 0, 1).distribution
+    distribution = shown[0].env.distribution
     axes = space.axes_of(distribution)
-    runs = {subject.label: subject.measured() for subject in shown}
+    runs = {subject.label: [subject.realised(each) for each in subject.measured()] for subject in shown}
     measured = [evaluation for evaluations in runs.values() for evaluation in evaluations]
     axes = [axis for axis in axes if all(axis.parameter in evaluation.tasks for evaluation in measured)]
     enough = [len(e.values["success"]) for e in measured]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from envs.core.environment import Environment
+from envs.core.tasks import Tasks
 from metarl.assembly.opened import Run
 from metarl.assembly.repeat import commands
 from metarl.assembly.trust import words
@@ -46,6 +50,17 @@ class Subject:
     def config(self) -> dict[str, Any]:
         """The content of config.yaml."""
         return self.run.folder.read_config()
+
+    @cached_property
+    def env(self) -> Environment:
+        """One simulation of what it acts in."""
+        return self.run.environment(1, 0, 1)
+
+    def realised(self, evaluation: Evaluation) -> Evaluation:
+        """An evaluation with its tasks as they were, where not all can be had that are asked for."""
+        asked = Tasks({name: torch.from_numpy(values) for name, values in evaluation.tasks.items()})
+        tasks = self.env.realised(asked).values
+        return replace(evaluation, tasks={name: values.numpy() for name, values in tasks.items()})
 
     def measured(self) -> list[Evaluation]:
         """Its evaluations on tasks within the training values, and on those beyond."""

@@ -102,6 +102,7 @@ def test_a_dock_stands_clear_of_the_wall_on_its_side() -> None:
     env.set_tasks(given)
     expected = torch.tensor([0.35, -0.35, 0.35, 1.0, -0.35, -0.1])
     assert torch.equal(env.goal, torch.stack([given["goal"][:, 0], expected], -1))
+    assert torch.equal(env.realised(given)["goal"], env.goal), "so it is shown"
     env.reset()
     assert torch.equal(env.simulator.field("mocap_pos")[:, 0, :2].float(), env.goal), "and it is drawn there"
     assert (env.obstacles[:, 0, 2] > 0).tolist() == [False, True, False, True, True, True], "no obstacle near it"

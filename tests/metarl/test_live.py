@@ -104,6 +104,25 @@ def test_a_weight_changes_at_once_and_the_robot_stays(agents: dict[str, Agent]) 
     assert session.elapsed == 6
 
 
+def test_what_can_be_had_is_what_is_told() -> None:
+    session = Session(metarl.load("navigate_search", "cpu"))
+    session.change("goal", 1.0, axis=0)
+    for asked, there in ((0.02, 0.35), (-0.02, -0.35), (-0.5, -0.5)):
+        session.change("goal", asked, axis=1)
+        assert session.values["goal"].tolist() == pytest.approx([1.0, there]), "the wall is in the way"
+    session.change("obstacle_count", 7.6)
+    assert session.values["obstacle_count"] == 8
+
+
+def test_what_was_reached_on_another_task_does_not_count(agents: dict[str, Agent]) -> None:
+    session = Session(agents["reach_search"])
+    while not session.success:
+        session.advance()
+    assert session.feedback > 0.0
+    session.change("goal", float(session.values["goal"][0]) + 0.3)
+    assert not session.success and session.feedback == 0.0
+
+
 def test_a_category_is_changed_by_its_name(agents: dict[str, Agent]) -> None:
     session = Session(agents["cheetah_dir-maml"])
     (menu,) = (knob for knob in knobs(session.env.distribution) if isinstance(knob, Menu))

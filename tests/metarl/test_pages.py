@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from envs.core.tasks import Categories, Range, TaskDistribution
 from metarl.assembly.opened import open_run
 from metarl.config.command_line import main
 from metarl.config.composition import compose
 from metarl.errors import ConfigError, MetaRLError, RunFolderError
-from metarl.pages import report, space
+from metarl.pages import footage, report, space
 from metarl.pages.charts import POINTS, condensed, svg
 from metarl.pages.evaluations import Evaluation, differences, ranked, read, same_tasks
 from metarl.pages.footage import chosen
-from metarl.pages.subject import subjects
+from metarl.pages.subject import Subject, subjects
 from metarl.runs import train
 
 SIZE = ["env=point2d", "env.horizon=6", "algo=in_context", "algo.tasks=4", "agent.width=8", "agent.layers=1"]
@@ -271,6 +272,22 @@ def test_what_is_drawn_of_task_space() -> None:
         assert group.low <= group.success <= group.high
     assert axes[0].beyond(np.array([0.0, 1.0, 1.00001, 1.1, -0.1])).tolist() == [False, False, False, True, True]
     assert axes[2].beyond(np.array([0.0, 1.0, 2.0])).tolist() == [False, False, True]
+
+
+def test_tasks_are_shown_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    (subject,) = shown = subjects([open_run("pretrained/navigate_search", "cpu")])
+    test = subject.evaluations["test"]
+    asked, there = (evaluation.tasks["goal"] for evaluation in (test, subject.realised(test)))
+    moved = (asked != there).any(1)
+    assert 0 < moved.sum() < len(asked) and np.allclose(np.abs(there[moved, 1]), 0.35), "docks stand clear of the wall"
+    told: list[str] = []
+    monkeypatch.setattr(Subject, "realised", lambda _, evaluation: told.append(evaluation.split) or evaluation)
+    report.task_space(shown)
+    assert told == ["test", "ood"]
+    monkeypatch.setattr("metarl.pages.footage.render", lambda *_, **options: options["out"].touch())
+    settings = compose(["run=pretrained/navigate_search"], "report")
+    footage.film_runs(shown, settings, Console())
+    assert told[2:] == ["test"] * 3
 
 
 def test_the_parameter_on_which_success_depends_comes_first() -> None:

@@ -130,6 +130,25 @@ def test_what_does_not_work_is_told_and_the_session_waits() -> None:
         server.stop()
 
 
+def test_a_slider_goes_to_where_the_dock_can_stand() -> None:
+    from viser import ViserServer
+
+    from metarl.live.page import Page
+
+    session = Session(metarl.load("navigate_search", "cpu"))
+    server = ViserServer("127.0.0.1", free_port(), verbose=False)
+    try:
+        page = Page(server, {"robot": session})
+        along, across = (knob for knob in page._turned if knob.name == "goal")
+        page._turn(along, 1.0)
+        for asked, there in ((0.02, 0.35), (-0.02, -0.35), (0.7, 0.7)):
+            page._turned[across].value = asked  # as the browser does
+            page._turn(across, asked)
+            assert page._turned[across].value == pytest.approx(there)
+    finally:
+        server.stop()
+
+
 def test_the_page_is_used(server: tuple[subprocess.Popen[str], str], page: tuple[Any, list[str]]) -> None:
     tab, errors = page
     until(tab, r"\bA\s.*\b(yes|no)\s+\d+\s+B\s.*\b(yes|no)\b")  # both in the table
