@@ -52,9 +52,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy")
     parser.add_argument("env", help="an id that Gymnasium knows, such as envs:metarl/Reach-v0")
+    parser.add_argument("--options", type=json.loads, default={}, help="of the environment: '{\"horizon\": 60}'")
     parser.add_argument("--episodes", type=int, default=3)
     options = parser.parse_args()
-    robot, env, feedback = Robot(options.policy), gymnasium.make(options.env), 0.0
+    robot, env, feedback = Robot(options.policy), gymnasium.make(options.env, **options.options), 0.0
+    wanted, there = robot.about["spaces"]["observation"]["shape"], list(env.observation_space.shape or ())
+    if wanted != there:
+        parser.error(f"the policy's observations have the shape {wanted}, those of {options.env} {there}")
     for episode in range(options.episodes):
         (observation, _), over, total = env.reset(), False, 0.0
         robot.reset()

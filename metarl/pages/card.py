@@ -6,6 +6,7 @@ The front matter follows https://huggingface.co/docs/hub/model-cards: library, l
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from envs.core.environment import Environment, MujocoEnvironment
 from envs.core.tasks import Categories, Range
 from envs.entry import ID
 from metarl.assembly.opened import Run
+from metarl.config.composition import compose
 from metarl.evaluation.curve import table
 from metarl.pages.evaluations import Evaluation, read, read_evaluations
 from metarl.pages.subject import Subject, repeat
@@ -106,7 +108,7 @@ def exported_card(run: Run, file: Path) -> str:
         notes.append(f"What it remembers is not in `{file.name}`: there its memory begins new.")
     if run.gradient_steps:
         notes.append(f"`{file.name}` itself takes no gradient steps: what is measured here is before the first one.")
-    command = shlex.join(["python", "experiments/deploy/run_onnx.py", file.name, _gymnasium_id(run)])
+    command = shlex.join(["python", "experiments/deploy/run_onnx.py", file.name, *_environment(run)])
     return model_card(
         run,
         file.stem,
@@ -127,14 +129,21 @@ def _before_steps(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "curve": curve, "per_task": rows}
 
 
-def _gymnasium_id(run: Run) -> str:
-    """By which Gymnasium makes the environment of a run, or what stands for it."""
+def _environment(run: Run) -> list[str]:
+    """The words by which `run_onnx.py` makes the environment of a run, or what stands for them."""
     env = run.settings.env
     if env.entry:
         kind, _, name = env.entry.partition(":")
-        return name if kind == ID else ABSENT
+        return [name if kind == ID else ABSENT]
     ours = (spec for spec in gymnasium.registry.values() if spec.id.startswith("metarl/"))
-    return next((f"envs:{spec.id}" for spec in ours if spec.kwargs.get("name") == env.name), ABSENT)
+    known = next((f"envs:{spec.id}" for spec in ours if spec.kwargs.get("name") == env.name), None)
+    if known is None:
+        return [ABSENT]
+    usual = compose([f"env={env.name}"]).env.options()
+    options = {name: value for name, value in env.options().items() if value != usual.get(name)}
+    if "tasks" in options:
+        options["tasks_override"] = options.pop("tasks")
+    return [known, *(["--options", json.dumps(options)] if options else [])]
 
 
 def front_matter(

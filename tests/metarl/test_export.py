@@ -160,9 +160,13 @@ def test_a_card_lies_beside_the_file(trained: Path, tmp_path: Path) -> None:
     assert after and result["metrics"][0]["value"] == pytest.approx(before["success"]["mean"], abs=1e-4)
     assert result["metrics"][1]["value"] == pytest.approx(before["return"]["mean"], abs=1e-4)
     assert text.count("\n| 0 | 0 |") == 1 and "\n| 1 |" not in text and "takes no gradient steps" in text
-    assert "python experiments/deploy/run_onnx.py 'my policy.onnx' envs:metarl/Point2d-v0\n" in text
+    words = (
+        """python experiments/deploy/run_onnx.py 'my policy.onnx' envs:metarl/Point2d-v0 --options '{"horizon": 4}'\n"""
+    )
+    assert words in text
     assert "license" not in front and f"run_dir={trained}" in text
-    assert exported("pretrained/reach", tmp_path / "reach.onnx")[0]["license"] == "apache-2.0"
+    front, text = exported("pretrained/reach", tmp_path / "reach.onnx")
+    assert front["license"] == "apache-2.0" and "run_onnx.py reach.onnx envs:metarl/Reach-v0\n" in text
 
 
 def test_the_card_of_an_adapted_policy_says_on_what(trained: Path, tmp_path: Path) -> None:
@@ -205,6 +209,8 @@ def test_the_runner_needs_numpy_and_onnxruntime_alone(tmp_path: Path) -> None:
     command = [sys.executable, script, str(path), "envs:metarl/Reach-v0", "--episodes", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("episode 1: return "), done.stderr
+    wrong = subprocess.run([*command, "--options", '{"goal_visible": true}'], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.endswith("those of envs:metarl/Reach-v0 [27]\n"), wrong.stderr
     code = f"import sys, runpy; runpy.run_path({script!r}); print(sorted({{'torch', 'metarl'}} & set(sys.modules)))"
     alone = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert alone.stdout.strip() == "[]", alone.stderr
