@@ -29,7 +29,7 @@ from metarl.config.settings import EnvironmentSettings
 from metarl.errors import CollectionStopped, ConfigError, Interrupted, MetaRLError, install
 from metarl.pages.card import exported_card
 from metarl.run_folder.files import atomic_write, check_replaceable, check_writable, one_line
-from metarl.run_folder.recordings import read_recording, write_recording
+from metarl.run_folder.recordings import free_place, read_recording, write_recording
 from metarl.run_folder.slim import check_free
 from metarl.training.progress import Collecting
 from metarl.training.signals import Terminated, interruptible
@@ -160,7 +160,7 @@ def _recording(settings: AdaptSettings) -> object:
 
 def _kept(stopped: CollectionStopped, settings: AdaptSettings, agent: Agent, out: Path) -> MetaRLError:
     """The error that ends an interrupted collection of an agent, once what there is is written."""
-    file = write_recording(out.with_name(f"{out.name}-recording.npz"), stopped.recording)
+    file = write_recording(free_place(out.with_name(f"{out.name}-recording.npz")), stopped.recording)
     before: Agent = stopped.agent
     done = before.history[-1]["steps"] if len(before.history) > len(agent.history) else 0
     run = before.save(out) if before.history and before.adapted else settings.run

@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
@@ -322,6 +322,9 @@ def _prepared(env: object, entry: str) -> _Simulation:
     for method in ("sample_tasks", "set_task"):
         if not (env.has_wrapper_attr(method) and callable(env.get_wrapper_attr(method))):
             raise ContractError(f"{entry}: lacks {method}: a task environment has sample_tasks(n) and set_task(task)")
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), Space):
+            raise ContractError(f"{entry}: must set {name} to a gymnasium.spaces.Box")
     action, observation = env.action_space, env.observation_space
     if not isinstance(action, Box):
         raise ContractError(f"{entry}: needs actions in a Box, has {action}")

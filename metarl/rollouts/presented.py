@@ -43,15 +43,20 @@ def vector_of(env: object) -> Vector:
         MetaRLError: if it is not of Gymnasium, or has not set its spaces.
     """
     if isinstance(env, VectorEnv):
+        _check_set(env, "single_observation_space", "single_action_space")
         return env
     if not isinstance(env, gymnasium.Env):
         remedy = "a batched class is one as envs.adapters.gymnasium.TaskEnv('my_package.my_module:Class')"
         given = type(env).__name__
         raise MetaRLError(f"adapt needs a gymnasium.Env or a gymnasium.vector.VectorEnv, not a {given}; {remedy}")
-    for name in ("observation_space", "action_space"):
+    _check_set(env, "observation_space", "action_space")
+    return SyncVectorEnv([lambda: env])
+
+
+def _check_set(env: Single | Vector, *spaces: str) -> None:
+    for name in spaces:
         if not isinstance(getattr(env, name, None), gymnasium.Space):
             raise MetaRLError(f"{type(env.unwrapped).__name__} must set {name} to a gymnasium.spaces.Box")
-    return SyncVectorEnv([lambda: env])
 
 
 def name_of(env: object) -> str:

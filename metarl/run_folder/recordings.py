@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,12 @@ from metarl.run_folder.files import atomic_write, one_line, read_limited
 
 LIMIT = 2**32  # bytes
 NAMES = "0.observations, 0.actions and 0.feedback"
+
+
+def free_place(path: Path) -> Path:
+    """The first of path, path-2, path-3, ... at which nothing is."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], numbered) if not place.exists())
 
 
 def write_recording(path: Path, recording: Sequence[Mapping[str, Any]]) -> Path:

@@ -17,6 +17,7 @@ from metarl.run_folder.folder import RunFolder
 
 SLIM = "slim"  # in the state of a checkpoint that training cannot go on from
 ADAPTED = "adapted"  # likewise, of a policy that has adapted: what it was adapted on
+OURS = frozenset({"config.yaml", "checkpoints", "evaluation", "videos", "report.html"})  # in the folder of one
 NUMBERS = ("iteration", "env_steps", "seconds")
 
 
@@ -54,17 +55,20 @@ def keep_adapted(source: RunFolder, target: Path, checkpoint: Checkpoint) -> Run
 
 
 def check_free(target: Path) -> None:
-    """Refuse a place where something else is than a policy that was kept.
+    """Refuse a place where something else is than a policy that was kept and what our commands made of it.
 
     Raises:
         RunFolderError: in one line.
     """
-    check_replaceable(target, _is_kept, "a policy that was kept")
+    check_replaceable(target, _is_kept, "a policy that was kept and nothing else")
 
 
 def _is_kept(folder: Path) -> bool:
     """Whether a policy was kept there, or nothing is there but what a crash has left."""
-    if folder.is_dir() and all(map(left_over, folder.iterdir())):
+    there = [entry.name for entry in folder.iterdir() if not left_over(entry)] if folder.is_dir() else ["a file"]
+    if not OURS.issuperset(there):
+        return False
+    if not there:
         return True
     try:
         return ADAPTED in RunFolder.open(folder).load_checkpoint().state

@@ -290,6 +290,7 @@ def broken(**changes: Any) -> Callable[..., Any]:
     [
         (broken(set_task=None), {}, "test:Point: lacks set_task: a task environment has sample_tasks"),
         (broken(sample_tasks=None), {}, "test:Point: lacks sample_tasks: a task environment has"),
+        (broken(observation_space=None), {}, "test:Point: must set observation_space to a gymnasium.spaces.Box"),
         (broken(action_space=Discrete(3)), {}, r"test:Point: needs actions in a Box, has Discrete\(3\)"),
         (broken(action_space=Box(-np.inf, 1.0, (2,))), {}, "test:Point: needs actions with finite bounds"),
         (broken(observation_space=Box(-9, 9, (3,))), {}, r"test:Point: .* has shape \(2,\), its space says \(3,\)"),

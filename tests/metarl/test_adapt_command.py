@@ -110,6 +110,10 @@ def test_a_signal_to_end_keeps_it_too(run: Path, tmp_path: Path) -> None:
         adapt(f"run={run}", RIG, *stops, f"out={tmp_path / 'arm7'}")
     assert error.value.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
     assert len(read_recording(tmp_path / "arm7-recording.npz")) == 2
+    with pytest.raises(Interrupted, match=r"recording=\S*/arm7-recording-2.npz"):
+        adapt(f"run={run}", RIG, f"env.left={HORIZON}", f"env.number={int(signal.SIGTERM)}", f"out={tmp_path / 'arm7'}")
+    assert len(read_recording(tmp_path / "arm7-recording-2.npz")) == 1
+    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 2, "what was kept before is kept"
 
 
 @pytest.mark.parametrize("broken", ["observation", "feedback"])

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import envs  # noqa: F401  (registers the Gymnasium environments)
@@ -374,3 +374,5 @@ def test_what_does_not_fit_names_the_remedy(agent: Agent) -> None:
         for each in (bare, gymnasium.Wrapper(bare)):
             with pytest.raises(MetaRLError, match=f"^Bare must set {'action' if space else 'observation'}_space to"):
                 agent.adapt(each)
+    with pytest.raises(MetaRLError, match="^Bare must set single_observation_space to"):
+        agent.adapt(type("Bare", (VectorEnv,), {})())

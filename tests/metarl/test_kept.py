@@ -80,7 +80,10 @@ def test_what_cannot_be_kept_is_one_line(agent: Agent, adapted: Agent, tmp_path:
     with pytest.raises(MetaRLError, match="nothing has adapted: this is the policy as it was trained, run="):
         agent.save(tmp_path / "arm7")
     (tmp_path / "mine.txt").write_text("mine")
-    for taken in (tmp_path, tmp_path / "mine.txt", agent.run.folder.path):
+    noted = adapted.save(tmp_path / "noted")
+    adapted.save(noted)
+    (noted / "notes.txt").touch()
+    for taken in (tmp_path, tmp_path / "mine.txt", agent.run.folder.path, noted):
         with pytest.raises(RunFolderError, match="is there already, and is not a policy that was kept"):
             adapted.save(taken)
     with pytest.raises(RunFolderError, match="cannot write"):
