@@ -11,7 +11,7 @@ from envs.families.arm import ARM, GRAVITY
 from envs.families.grasp import Grasp
 from envs.families.shapes import KINDS
 
-SHIFT, TURN = 0.03, 0.2  # m and rad, largest errors of the camera
+SHIFT, TURN = 0.05, 0.1  # m and rad, largest errors of the camera
 CENTRE = (0.5, 0.0)  # m, about which the camera's view is turned
 WEAKEST, STRONGEST = 0.8, 30.0  # N, with which a finger may close
 DEPTH = 0.004  # m inside the pads, where the light barrier begins and ends

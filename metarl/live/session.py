@@ -32,7 +32,8 @@ def _why_not(env: Environment) -> str:
         what = f"its {len(env.kinds)} tasks have a MuJoCo model each, and the page shows one"
         remedy = "a run trained with env.benchmark=ML1 can be watched"
     else:
-        what, remedy = "has no MuJoCo model to show in a browser", "metarl.render makes films of it"
+        what = "has no MuJoCo model that a page could show (an environment of Gymnasium's keeps its own to itself)"
+        remedy = "metarl.render makes films of what draws itself"
     return f"{env.name}: {what}; {remedy}"
 
 

@@ -71,27 +71,27 @@ PUBLISHED = {
     ),
     ("grasp_uncalibrated", "test"): (
         {
-            "camera_shift": [0.008041, -0.00427],
-            "camera_turn": [-0.073243],
+            "camera_shift": [0.013402, -0.007117],
+            "camera_turn": [-0.036622],
             "strength": [3.817408],
             "object_size": [0.019623, 0.017535, 0.02121],
             "object_mass": [0.378877],
             "friction": [0.383178],
             "object_shape": [1.0],
         },
-        13274.664842871174,
+        13262.430543116552,
     ),
     ("grasp_uncalibrated", "validation"): (
         {
-            "camera_shift": [-0.007882, -0.011145],
-            "camera_turn": [-0.05863],
+            "camera_shift": [-0.013137, -0.018575],
+            "camera_turn": [-0.029315],
             "strength": [3.388452],
             "object_size": [0.017743, 0.021124, 0.028923],
             "object_mass": [0.570313],
             "friction": [0.704076],
             "object_shape": [0.0],
         },
-        13145.949431875084,
+        13148.19472658714,
     ),
     ("ant_goal", "test"): (
         {"goal_angle": [-0.282536], "goal_radius_squared": [1.737393], "mass_scale": [1.050465]},

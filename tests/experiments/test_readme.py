@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from metarl.config.composition import compose
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,6 +95,14 @@ def test_what_the_first_table_says_is_what_the_shipped_policy_did(env: str) -> N
     if beyond := re.search(r"ood: ([\d.]+)", after):
         last = json.loads(path.with_name("ood.json").read_bytes())["curve"][-1]
         assert beyond[1] == f"{last[measure]['mean']:{form}}"
+
+
+def test_every_command_has_the_settings_that_the_readme_gives_it() -> None:
+    lines = re.findall(r"-m metarl\.(\w+) ((?:[\w./-]+=[^\s`#;)]+ ?)+)", README)
+    assert {name for name, _ in lines} == {"train", "evaluate", "render", "view", "report", "adapt", "export"}
+    for name, words in lines:
+        if not re.search(r"=(my_|experiments\.panda)", words):  # somebody's own
+            assert compose(shlex.split(words), name)
 
 
 def test_the_example_in_python_runs(tmp_path: Path) -> None:

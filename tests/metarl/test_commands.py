@@ -265,7 +265,7 @@ def test_options_may_stand_between_settings(command: Callable[..., Result]) -> N
     assert [(config.algo.name, config.seed) for config in got] == [("reptile", 0), ("reptile", 1)]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "render", "reproduce", "adapt", "export", "view"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "render", "reproduce", "adapt", "export", "view", "report"])
 def test_help_describes_every_key(command: Callable[..., Result], name: str) -> None:
     status, out, err = command("--help", name=name)
     assert (status, err) == (0, "")

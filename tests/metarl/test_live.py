@@ -243,7 +243,7 @@ def test_what_has_no_model_is_refused(agents: dict[str, Agent], monkeypatch: pyt
 
     run = agents["reach_search"].run
     monkeypatch.setattr(type(run), "environment", lambda *_: make("point2d", 1))
-    with pytest.raises(ViewError, match="point2d: has no MuJoCo model"):
+    with pytest.raises(ViewError, match="point2d: has no MuJoCo model that a page could show"):
         Session(Agent(run))
     # Its package need not be there: nothing of it is made.
     several = MixedTasks.__new__(MixedTasks)
