@@ -7,6 +7,8 @@ with the meaning of the row above:
     |-------|-----------|------|
     | 0-2   | the hand  | m    |
     | 3     | its speed | m/s  |
+
+A paragraph that begins with `Action (A = 2): ` tells of the action.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import NamedTuple
 
 from envs.core.environment import Environment, MujocoEnvironment
 
+ACTION = re.compile(r"^Action \(A = \d+\): (.*?)(?:\n\n|\Z)", re.DOTALL | re.MULTILINE)
 INDEX = re.compile(r"(\d+)(?:-(\d+))?")
-ELSEWHERE = "as in "  # begins the meaning of a row that stands for rows of a class that is inherited
+ELSEWHERE = "as in "  # begins what stands for the same of a class that is inherited
 
 
 class Entry(NamedTuple):
@@ -49,6 +52,19 @@ def entries(env: Environment) -> list[Entry]:
         found |= {row.first: row for row in own}
         covered.update(index for row in own for index in range(row.first, row.last + 1))
     return [found[first] for first in sorted(found)]
+
+
+def action(env: Environment) -> str:
+    """What the numbers of an environment's action mean, in order; empty where nothing tells it.
+
+    Where a class goes on from what it inherits, the latter comes behind.
+    """
+    told: list[str] = []
+    for match in filter(None, map(ACTION.search, _docstrings(env))):
+        told.append(" ".join(match[1].split()))
+        if not told[-1].startswith(ELSEWHERE):
+            break
+    return " ".join(told)
 
 
 def _rows(text: str) -> list[Entry]:

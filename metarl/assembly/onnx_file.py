@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from envs.core.described import documentation, entries
+from envs.core.described import action, documentation, entries
 from metarl.algorithms.adaptation import Parameters
 from metarl.assembly.kept import Kept
 from metarl.assembly.opened import Run
@@ -170,6 +170,7 @@ def _about(run: Run, kept: Kept) -> dict[str, Any]:
             "name": env.name,
             "interface": documentation(env),
             "observation": [entry._asdict() for entry in entries(env)],
+            "action": action(env),
             "control_period": {"value": period, "unit": "s"},
             "control_rate": {"value": 1.0 / period, "unit": "Hz"},
             "action_repeat": env.action_repeat,

@@ -57,7 +57,8 @@ def view_run(settings: ViewSettings) -> None:
     except KeyboardInterrupt:
         console.print("closed")
     finally:
-        server.stop()
+        with contextlib.redirect_stdout(io.StringIO()):  # viser says that it stopped, after we said so
+            server.stop()
 
 
 def _robots(settings: ViewSettings) -> Robots:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from envs.core.described import Entry, documentation, entries
+from envs.core.described import Entry, action, documentation, entries
 from envs.families.navigate import Navigate
 from envs.families.navigate_search import NavigateSearch
 from envs.registry import make, names
@@ -27,6 +27,20 @@ def test_rows_of_a_class_come_before_those_of_what_it_inherits() -> None:
 def test_the_whole_documentation_is_that_of_the_class_first() -> None:
     text = documentation(NavigateSearch(1, threads=1))
     assert 0 == text.index("Navigate, where") < text.index("A differential-drive robot")
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_action_of_every_family_is_described(name: str) -> None:
+    env = make(name, 1, threads=1)
+    assert f"Action (A = {env.action_size}): " in documentation(env)
+    text = action(env)
+    assert text and "\n" not in text and "Reward" not in text and "Feedback" not in text
+
+
+def test_an_action_that_goes_on_tells_of_what_it_goes_on_from() -> None:
+    told = action(make("grasp_uncalibrated", 1, threads=1))
+    assert told.startswith("as in grasp, and the force") and "fingers, -1 opens and 1 closes" in told
+    assert action(Ending()) == ""
 
 
 class Told(Ending):
