@@ -89,6 +89,7 @@ def test_it_acts_as_predict_does(name: str, tmp_path: Path) -> None:
     assert about["spaces"]["observation"]["shape"] == [agent.run.policy.observation_size]
     first = {"first": 0, "last": 6, "meaning": "joint positions", "unit": "rad"}
     assert (first in environment["observation"]) == (agent.run.settings.env.name == "reach_search")
+    assert environment["action"].split()[0] in ("change", "torques")
     assert environment["observation"][-1]["last"] == agent.run.policy.observation_size - 1
 
 

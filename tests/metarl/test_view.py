@@ -152,6 +152,7 @@ def test_a_slider_goes_to_where_the_dock_can_stand() -> None:
 def test_the_page_is_used(server: tuple[subprocess.Popen[str], str], page: tuple[Any, list[str]]) -> None:
     tab, errors = page
     until(tab, r"\bA\s.*\b(yes|no)\s+\d+\s+B\s.*\b(yes|no)\b")  # both in the table
+    until(tab, r"\byes\b")  # they find the goal
     assert re.search(r"[1-9] episodes?, 0 gradient steps", text(tab))
     tab.locator(".uplot").wait_for()  # the chart of the episodes
     ends = f"Object.values({CHARTS})[0].chart.scales.y"
