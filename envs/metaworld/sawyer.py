@@ -50,8 +50,8 @@ class SawyerTask(MujocoEnvironment):
     | 3     | gripper opening, 1 is 10 cm between the claws                               | 1    |
     | 4-6   | object                                                                      | m    |
     | 7-10  | its quaternion; which order, and of what, differs from task to task         | 1    |
-    | 11-17 | 0, room for a second object                                                 |      |
-    | 18-35 | the same one control step before; after a reset, now                        |      |
+    | 11-17 | 0, room for a second object                                                 | 1    |
+    | 18-35 | the same one control step before; after a reset, now                    | as above |
     | 36-38 | 0; with `goal_visible` the target                                           | m    |
 
     Action (A = 4): displacement of the mocap body that the hand is welded to, 1 is 1 cm; gripper, 1 closes it.
