@@ -14,6 +14,7 @@ Rates = Mapping[str, Tensor]  # the inner rate of each parameter that adapts
 Data = TypeVar("Data")
 Loss = Callable[[Parameters, Data], Tensor]
 InnerStep = Callable[[Parameters, Rates, Data], Parameters]  # `inner_step` on a loss that is already given
+Losses = Callable[[Parameters, Data], tuple[Tensor, Tensor]]  # two that share what they compute
 
 
 def clip_by_norm(gradient: Parameters, max_norm: float | None) -> Parameters:
@@ -46,10 +47,32 @@ def inner_step(
         max_norm: to which the gradient is clipped; None: it is not.
     """
     adapting = {name: parameters[name] for name in rates}
-    gradient = clip_by_norm(grad(lambda moved: loss({**parameters, **moved}, data))(adapting), max_norm)
+    gradient = grad(lambda moved: loss({**parameters, **moved}, data))(adapting)
+    return _moved(parameters, rates, gradient, first_order, max_norm)
+
+
+def inner_step_and_loss(
+    losses: Losses[Data],
+    parameters: Parameters,
+    rates: Rates,
+    data: Data,
+    *,
+    first_order: bool = False,
+    max_norm: float | None = None,
+) -> tuple[Parameters, Tensor]:
+    """As `inner_step` on the first of two losses; and the second one at theta, of the same forward pass."""
+    adapting = {name: parameters[name] for name in rates}
+    gradient, other = grad(lambda moved: losses({**parameters, **moved}, data), has_aux=True)(adapting)
+    return _moved(parameters, rates, gradient, first_order, max_norm), other
+
+
+def _moved(
+    parameters: Parameters, rates: Rates, gradient: Parameters, first_order: bool, max_norm: float | None
+) -> Parameters:
+    gradient = clip_by_norm(gradient, max_norm)
     if first_order:
         gradient = {name: g.detach() for name, g in gradient.items()}
-    return {**parameters, **{name: value - rates[name] * gradient[name] for name, value in adapting.items()}}
+    return {**parameters, **{name: parameters[name] - rates[name] * g for name, g in gradient.items()}}
 
 
 def adapt(step: InnerStep[Data], parameters: Parameters, rates: Sequence[Rates], support: Sequence[Data]) -> Parameters:

@@ -121,11 +121,20 @@ class Learner(ABC):
 
     def inner_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """One task's loss in the inner loop; a scalar."""
-        return surrogate(self.outputs(parameters, batch), batch._replace(advantage=batch.inner_advantage))
+        return self.policy_loss(self.outputs(parameters, batch), batch)
 
     def outer_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         """One task's loss in the outer loop; a scalar."""
         return self.ppo_loss(self.outputs(parameters, batch), batch)
+
+    def losses(self, parameters: Parameters, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both of them, of one forward pass."""
+        output = self.outputs(parameters, batch)
+        return self.policy_loss(output, batch), self.ppo_loss(output, batch)
+
+    def policy_loss(self, output: Output, batch: Batch) -> Tensor:
+        """The policy gradient's loss of outputs, with the inner loop's advantages; a scalar."""
+        return surrogate(output, batch._replace(advantage=batch.inner_advantage))
 
     def ppo_loss(self, output: Output, batch: Batch) -> Tensor:
         """The PPO loss of outputs, with its weights in the settings; a scalar."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from agents.policy import Policy
-from metarl.algorithms.adaptation import InnerStep, Loss, Parameters, Rates, adapt, inner_step
+from metarl.algorithms.adaptation import InnerStep, Loss, Parameters, Rates, adapt, inner_step, inner_step_and_loss
 from metarl.algorithms.gradient_learner import GradientLearner, OuterGradient, tasks_of
 from metarl.algorithms.threads import run_all
 from metarl.config.algorithms import MAMLSettings
@@ -34,21 +34,35 @@ def meta_loss(
     rates: Sequence[Rates],
     support: Sequence[Any],
     query: Any,
-    *,
-    unadapted_weight: float = 0.0,
 ) -> Tensor:
     """One task's loss after adaptation, L(theta') (Finn et al. 2017, arXiv 1703.03400: a summand of eq. 1); a scalar.
 
     Args:
         step: takes an inner step. outer: L.
         parameters: theta. rates: of each inner step. support: the data of each inner step. query: the data of L.
-        unadapted_weight: of the same loss of the unadapted parameters on the first support batch: without it they
-            drift towards pure exploration.
     """
-    loss = outer(adapt(step, parameters, rates, support), query)
-    if unadapted_weight:
-        loss = loss + unadapted_weight * outer(parameters, support[0])
-    return loss
+    return outer(adapt(step, parameters, rates, support), query)
+
+
+def meta_loss_with_unadapted(
+    first: Callable[[Parameters, Rates, Any], tuple[Parameters, Tensor]],
+    step: InnerStep[Any],
+    outer: Loss[Any],
+    parameters: Parameters,
+    rates: Sequence[Rates],
+    support: Sequence[Any],
+    query: Any,
+    weight: float,
+) -> Tensor:
+    """As `meta_loss`, and beside it the loss of the unadapted parameters on the first support batch: without it they
+    drift towards pure exploration.
+
+    Args:
+        first: takes the first inner step, and tells that loss before it: one forward pass serves both.
+        weight: of that loss.
+    """
+    parameters, unadapted = first(parameters, rates[0], support[0])
+    return meta_loss(step, outer, parameters, rates[1:], support[1:], query) + weight * unadapted
 
 
 TaskLoss = Callable[[Parameters, Parameters, Sequence[Any], Any], Tensor]
@@ -162,13 +176,20 @@ class MAML(GradientLearner):
         limit, first_order = inner.max_grad_norm, inner.first_order
         return inner_step(self.inner_loss, parameters, rates, batch, first_order=first_order, max_norm=limit)
 
+    def first_step(self, parameters: Parameters, rates: Rates, batch: Batch) -> tuple[Parameters, Tensor]:
+        """An inner step, and the PPO loss before it."""
+        inner = self.settings.inner
+        limit, first_order = inner.max_grad_norm, inner.first_order
+        return inner_step_and_loss(self.losses, parameters, rates, batch, first_order=first_order, max_norm=limit)
+
     def task_loss(
         self, parameters: Parameters, rate_parameters: Parameters, support: Sequence[Batch], query: Batch
     ) -> Tensor:
         """`meta_loss` with this learner's losses and settings."""
         rates = self.step_rates(rate_parameters, len(support))
+        data = (self.inner_step, self.outer_loss, parameters, rates, support, query)
         weight = self.settings.inner.unadapted_weight
-        return meta_loss(self.inner_step, self.outer_loss, parameters, rates, support, query, unadapted_weight=weight)
+        return meta_loss_with_unadapted(self.first_step, *data, weight) if weight else meta_loss(*data)
 
     def meta_gradient(self, rounds: Sequence[Batch], learners: Sequence[MAML]) -> OuterGradient:
         """`meta_gradient` on the rounds (M, E, T, ...), the tasks shared by learners on the same parameters."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from agents.policy import Policy
 from metarl.algorithms.adaptation import Parameters, all_finite
 from metarl.algorithms.learner import Learner
-from metarl.algorithms.objectives import surrogate, value_loss
+from metarl.algorithms.objectives import value_loss
 from metarl.config.algorithms import ReptileSettings
 from metarl.rollouts.episodes import Batch
 
@@ -47,9 +47,7 @@ class Reptile(Learner):
     def inner_loss(self, parameters: Parameters, batch: Batch) -> Tensor:
         output = self.outputs(parameters, batch)
         weight, unit = self.settings.outer.value_coef, self.policy.critic.deviation
-        return surrogate(output, batch._replace(advantage=batch.inner_advantage)) + weight * value_loss(
-            output, batch, unit
-        )
+        return self.policy_loss(output, batch) + weight * value_loss(output, batch, unit)
 
     def apply(self, moved: Parameters) -> bool:
         """Move the policy's parameters to `moved`; if one of these is not finite, nothing moves (False)."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from agents.policy import Policy
-from metarl.algorithms.adaptation import Parameters, adapt, inner_step
-from metarl.algorithms.maml import MAML, compiled, meta_gradient, meta_loss
+from metarl.algorithms.adaptation import Parameters, adapt, inner_step, inner_step_and_loss
+from metarl.algorithms.maml import MAML, compiled, meta_gradient, meta_loss, meta_loss_with_unadapted
 from metarl.algorithms.objectives import ppo, surrogate
 from metarl.config.algorithms import PPO, MAMLSettings, MetaInnerLoop
 from metarl.rollouts.episodes import Batch
@@ -48,14 +48,23 @@ class Problem:
     def outer(self, parameters: Parameters, batch: Batch) -> Tensor:
         return ppo(functional_call(self.policy, parameters, (batch.tokens,)), batch, 0.2, 0.5, 0.01)
 
+    def both(self, parameters: Parameters, batch: Batch) -> tuple[Tensor, Tensor]:
+        output = functional_call(self.policy, parameters, (batch.tokens,))
+        return surrogate(output, batch), ppo(output, batch, 0.2, 0.5, 0.01)
+
     def task_loss(
         self, parameters: Parameters, log_rates: Parameters, support: Sequence[Batch], query: Batch
     ) -> Tensor:
-        step = partial(inner_step, self.inner, first_order=self.first_order, max_norm=self.clip)
+        options: dict[str, Any] = {"first_order": self.first_order, "max_norm": self.clip}
         first = {name: torch.exp(value) for name, value in log_rates.items()}
         later = {name: self.later_rate * rate for name, rate in first.items()}
         rates = [later if number else first for number in range(len(support))]
-        return meta_loss(step, self.outer, parameters, rates, support, query, unadapted_weight=self.unadapted_weight)
+        data = (partial(inner_step, self.inner, **options), self.outer, parameters, rates, support, query)
+        if not self.unadapted_weight:
+            return meta_loss(*data)
+        return meta_loss_with_unadapted(
+            partial(inner_step_and_loss, self.both, **options), *data, self.unadapted_weight
+        )
 
     def gradient(self, chunk: int = 1, **options: Any) -> tuple[Parameters, Parameters, Tensor]:
         data = self.support, self.query
@@ -275,6 +284,19 @@ def test_the_learner_gives_the_optimiser_the_meta_gradient(
         torch.testing.assert_close(rate.grad, rate_grads[name], rtol=1e-7, atol=1e-10)
     assert metrics["loss"] == pytest.approx(float(loss))
     assert (metrics["updates"], metrics["skipped_updates"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_nothing_is_computed_twice(
+    tiny_policy: Policy, make_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    learner = MAML(tiny_policy, settings(steps=2, unadapted_weight=weight), torch.Generator())
+    passes, sound = [], MAML.outputs
+    monkeypatch.setattr(MAML, "outputs", lambda self, *given: passes.append(1) or sound(self, *given))
+    rounds = [task(make_batch(tiny_policy, TASKS, 2, 4, seed), 0) for seed in range(3)]
+    parameters = {name: value.detach() for name, value in tiny_policy.named_parameters()}
+    learner.task_loss(parameters, learner.rate_parameters, rounds[:-1], rounds[-1])
+    assert len(passes) == 3, "one for each inner step, and one for the loss"
 
 
 def test_what_acts_is_what_the_meta_gradient_assumes(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
