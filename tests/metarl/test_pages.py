@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,8 @@ def test_tasks_are_shown_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, there = (evaluation.tasks["goal"] for evaluation in (test, subject.realised(test)))
     moved = (asked != there).any(1)
     assert 0 < moved.sum() < len(asked) and np.allclose(np.abs(there[moved, 1]), 0.35), "docks stand clear of the wall"
+    older = replace(test, tasks={"goal": asked})
+    assert subject.realised(older) is older
     told: list[str] = []
     monkeypatch.setattr(Subject, "realised", lambda _, evaluation: told.append(evaluation.split) or evaluation)
     report.task_space(shown)
