@@ -17,7 +17,7 @@ from experiments.bench.measure import MissingPeer, Row, machine
 from experiments.bench.report import print_table, write_json
 from metarl.errors import DeviceError
 
-GROUPS = ("environment", "metaworld", "acting", "latency", "gradient", "memory", "growth", "scaling")
+GROUPS = ("environment", "metaworld", "acting", "latency", "gradient", "memory", "growth", "scaling", "before")
 GPU = "gpu"  # alone: it needs an accelerator
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # A child's peak counts from the size of the process that started it, so a small one stands between: it runs the command
 # and prints the peak of its only child, in KiB on Linux and bytes on macOS.
@@ -31,19 +33,23 @@ class Trained:
     peak: float  # GiB; with several processes that of the largest
 
 
-def trained(settings: Sequence[str], launch: Sequence[str] = ()) -> Trained:
+def trained(settings: Sequence[str], launch: Sequence[str] = (), folder: Path | None = None) -> Trained:
     """Train; the first iteration, which warms up, is left out of the times where there are several.
 
     Args:
         launch: what stands between `python` and `-m metarl.train`.
+        folder: with another state of this project, to train with that; it may know no reports.
 
     Raises:
         RuntimeError: if training fails; says why.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        command = [sys.executable, *launch, "-m", "metarl.train", *settings, "report=none", f"run_dir={run}"]
-        done = subprocess.run([sys.executable, "-c", MIDDLE, *command], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as parent:
+        run = Path(parent) / "run"
+        words = [*settings, *([] if folder else ["report=none"]), f"run_dir={run}"]
+        command = [sys.executable, *launch, "-m", "metarl.train", *words]
+        environment = os.environ | ({"PYTHONPATH": str(folder)} if folder else {})
+        options: dict[str, Any] = {"capture_output": True, "text": True, "cwd": folder, "env": environment}
+        done = subprocess.run([sys.executable, "-c", MIDDLE, *command], **options)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no output"]
             reason = next((line for line in lines if line.startswith("error")), lines[-1])

@@ -1,6 +1,7 @@
 """What is timed is the same mathematics on both sides."""
 
 import json
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments.bench import environment, gpu, gradient, growth, latency, metaworld
+from experiments.bench import before, environment, gpu, gradient, growth, latency, metaworld
 from experiments.bench.__main__ import main
 from experiments.bench.gradient_peers import by_loop, replica
 from experiments.bench.measure import MissingPeer
@@ -18,9 +19,9 @@ from experiments.bench.trained import Trained, trained
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """The number of torch threads, which the measurement sets, is what it was."""
-    before = torch.get_num_threads()
+    count = torch.get_num_threads()
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(count)
 
 
 def test_the_gradient_is_that_of_a_loop_over_tasks() -> None:
@@ -163,6 +164,18 @@ def test_growth_is_measured_along_each_axis(tmp_path: Path, monkeypatch: pytest.
     assert found["peak over width"] == (pytest.approx(3.0), False)
     growth.draw(rows, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_is_compared_with_an_earlier_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(before, "BEFORE", "HEAD")
+    monkeypatch.setattr(before, "KINDS", {"point2d": ["env=point2d", "algo=in_context"]})
+    (row,) = before.against(quick=True)
+    assert row.name == "an iteration of point2d: now / before" and 0.1 < row.value < 10.0
+    listed = subprocess.run(before._git("worktree", "list"), capture_output=True, text=True, check=True).stdout
+    assert "/before " not in listed, "it is gone afterwards"
+    monkeypatch.setattr(before, "BEFORE", "0000000")
+    with pytest.raises(MissingPeer, match="needs the project's history with the commit 0000000"):
+        before.against(quick=True)
 
 
 def test_a_training_is_timed_and_one_that_fails_says_why() -> None:
