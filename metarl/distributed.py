@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -196,7 +197,9 @@ def joined() -> Iterator[Ranks]:
     try:
         with _others():  # a process may have failed while this one is still connecting to it
             dist.init_process_group(_backends(), store=store, rank=rank, world_size=size, timeout=SILENCE)
+        before = signal.signal(signal.SIGTERM, _end_unless_failing)
         yield Group()
+        signal.signal(signal.SIGTERM, before)
     except BaseException as error:
         speaks = rank == 0 if isinstance(error, TOGETHER) else words.claim()
         if speaks:
@@ -210,6 +213,13 @@ def joined() -> Iterator[Ranks]:
         if dist.is_initialized():
             with suppress(RuntimeError):
                 dist.destroy_process_group()
+
+
+def _end_unless_failing(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the process as ever, but for one that fails: it is on its way to say why."""
+    if sys.exception() is None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 def _end_with_the_launcher() -> None:

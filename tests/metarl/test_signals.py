@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -38,3 +40,24 @@ def test_a_second_ctrl_c_interrupts_at_once() -> None:
         assert stop.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+FAILS = """
+import signal
+from metarl.distributed import _end_unless_failing
+signal.signal(signal.SIGTERM, _end_unless_failing)
+try:
+    try:
+        raise RuntimeError("the other one is gone")
+    finally:
+        signal.raise_signal(signal.SIGTERM)
+except RuntimeError as error:
+    print(error, flush=True)
+signal.raise_signal(signal.SIGTERM)
+print("it went on")
+"""
+
+
+def test_a_process_that_fails_comes_to_say_why_before_it_is_ended() -> None:
+    done = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("the other one is gone\n", -signal.SIGTERM), done.stderr
