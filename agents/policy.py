@@ -78,11 +78,6 @@ class Normaliser(nn.Module):
 
     Actions and flags pass unchanged. The statistics are buffers, and only `update` moves them: adaptation and
     evaluation do not. Batches are merged by the parallel form of Welford's algorithm (Chan et al. 1979).
-
-    Args:
-        limit: to which normalised tokens are clipped.
-        best_feedback: where it is given, -ln(1 - f / best) stands for the feedback f, as far as 1 - f / best is 0.01 or
-            more.
     """
 
     scaled: Tensor
@@ -90,10 +85,9 @@ class Normaliser(nn.Module):
     variance: Tensor
     count: Tensor
 
-    def __init__(self, layout: TokenLayout, limit: float = 10.0, best_feedback: float | None = None) -> None:
+    def __init__(self, layout: TokenLayout, limit: float = 10.0) -> None:
         super().__init__()
-        self.limit, self.best_feedback = limit, best_feedback
-        self.feedback = layout.parts["previous feedback"]
+        self.limit = limit
         self.register_buffer("scaled", layout.normalised(), persistent=False)
         self.register_buffer("mean", torch.zeros(layout.size))
         self.register_buffer("variance", torch.ones(layout.size))
@@ -110,7 +104,7 @@ class Normaliser(nn.Module):
             pool: adds what others have seen at the same time.
         """
         wide = widest(tokens.device)
-        count, mean, variance = pool(moments(self.seen(tokens.to(wide))))
+        count, mean, variance = pool(moments(tokens.to(wide)))
         if count == 0:
             return True
         old, total = self.count.to(wide), self.count.to(wide) + count
@@ -125,15 +119,7 @@ class Normaliser(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Normalised tokens, clipped to +-limit."""
-        return ((self.seen(tokens) - self.mean) * torch.rsqrt(self.variance + 1e-6)).clamp(-self.limit, self.limit)
-
-    def seen(self, tokens: Tensor) -> Tensor:
-        """Tokens with their feedback as the policy sees it."""
-        if self.best_feedback is None:
-            return tokens
-        before, feedback, after = tokens.tensor_split((self.feedback.start, self.feedback.stop), -1)
-        missing = (1.0 - feedback / self.best_feedback).clamp(min=0.01)
-        return torch.cat([before, -missing.log(), after], -1)
+        return ((tokens - self.mean) * torch.rsqrt(self.variance + 1e-6)).clamp(-self.limit, self.limit)
 
 
 class Critic(nn.Module):
@@ -214,7 +200,6 @@ class Policy(ABC, nn.Module):
         max_length: int,
         initial_std: float,
         privileged_size: int = 0,
-        best_feedback: float | None = None,
     ) -> None:
         super().__init__()
         if initial_std <= 0:
@@ -224,7 +209,7 @@ class Policy(ABC, nn.Module):
         self.context = context
         self.max_length = max_length
         self.layout = TokenLayout(observation_size, action_size, privileged_size)
-        self.normaliser = Normaliser(self.layout, best_feedback=best_feedback)
+        self.normaliser = Normaliser(self.layout)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
     @property

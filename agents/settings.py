@@ -186,11 +186,6 @@ class TransformerSettings(InformedCritic):
         "what it remembers; step: the last action and its feedback; auto: nothing in multi-task training and in a "
         "gradient algorithm without a warm start, a trial where there are several episodes to a trial, else an episode",
     )
-    best_feedback: Positive | None = setting(
-        None,
-        "the greatest that a feedback can be, such as 10 of Meta-World's reward: the policy then sees how little is "
-        "missing to it, as a logarithm, so that it can tell near from very near; null: it sees the feedback itself",
-    )
     estimates_task: bool = setting(
         False,
         "in context and multi-task training: it also learns to tell the hidden task from what it remembers (arXiv "

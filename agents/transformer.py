@@ -71,7 +71,6 @@ class TransformerPolicy(Policy):
         initial_std: standard deviation of the actions at the start.
         attention: implementation for whole sequences, see `agents.attention`.
         privileged_size: P, what the critic sees of the task besides; 0: nothing.
-        best_feedback: see `agents.policy.Normaliser`.
         estimates_task: whether a head learns to tell these P from what the policy remembers, see `task_error`.
 
     Raises:
@@ -93,7 +92,6 @@ class TransformerPolicy(Policy):
         attention: str = "math",
         privileged_size: int = 0,
         estimates_task: bool = False,
-        best_feedback: float | None = None,
     ) -> None:
         if estimates_task and not privileged_size:
             raise PolicyError("estimates_task=true needs critic_sees_task=true: else there is no task in its tokens")
@@ -102,7 +100,7 @@ class TransformerPolicy(Policy):
         if min(width, layers, heads) < 1 or width % heads:
             raise PolicyError(f"width={width} must be a multiple of heads={heads}, and layers={layers} at least 1")
         length = 1 if context in ALONE else max_length
-        super().__init__(observation_size, action_size, context, length, initial_std, privileged_size, best_feedback)
+        super().__init__(observation_size, action_size, context, length, initial_std, privileged_size)
         self.attention = attention
         self.alone = context in ALONE
         self.embed = orthogonal_linear(self.layout.acting_size, width)

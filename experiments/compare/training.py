@@ -25,7 +25,6 @@ COMPARED = ("env.", "agent.", "algo.", "seed", "evaluate.")  # what makes a run 
 ADDED = {
     "env.action_repeat": 1,
     "env.bonus": 0.0,
-    "agent.best_feedback": None,
     **{f"algo.{of}{name}": 0.0 for of in ("", "warm_start.settings.") for name in ("replay", "observation_offset")},
 }
 MISSING = object()

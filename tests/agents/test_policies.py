@@ -249,22 +249,6 @@ def test_the_normaliser_keeps_mean_and_variance_of_all_that_it_saw() -> None:
     torch.testing.assert_close(normaliser(small)[:, rest], small[:, rest])
 
 
-def test_a_best_feedback_shows_what_is_missing_to_it() -> None:
-    layout = TokenLayout(D, A)
-    plain, normaliser = Normaliser(layout), Normaliser(layout, best_feedback=50.0)
-    batch = torch.randn(6, F)
-    feedback = layout.parts["previous feedback"]
-    batch[:, feedback] = torch.tensor([[0.0], [45.0], [49.0], [49.5], [50.0], [60.0]])
-    expected = batch.clone()
-    expected[:, feedback] = -torch.tensor([[1.0], [0.1], [0.02], [0.01], [0.01], [0.01]]).log()
-    for each, tokens in ((plain, expected), (normaliser, batch)):
-        each.update(tokens)
-    torch.testing.assert_close(normaliser(batch), plain(expected))
-    assert not torch.allclose(normaliser(batch), plain(batch))
-    policy = TransformerPolicy(D, A, T, best_feedback=2.0)
-    assert policy.normaliser.best_feedback == 2.0 and TransformerPolicy(D, A, T).normaliser.best_feedback is None
-
-
 def test_the_normaliser_clips_and_lets_an_empty_batch_pass() -> None:
     normaliser = Normaliser(TokenLayout(D, A))
     normaliser.update(torch.randn(20, F))
