@@ -128,7 +128,10 @@ class Learner(ABC):
         return self.ppo_loss(self.outputs(parameters, batch), batch)
 
     def losses(self, parameters: Parameters, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Both of them, of one forward pass."""
+        """Both of them; of one forward pass, unless a subclass has one of its own."""
+        kind = type(self)
+        if kind.inner_loss is not Learner.inner_loss or kind.outer_loss is not Learner.outer_loss:
+            return self.inner_loss(parameters, batch), self.outer_loss(parameters, batch)
         output = self.outputs(parameters, batch)
         return self.policy_loss(output, batch), self.ppo_loss(output, batch)
 

@@ -299,6 +299,20 @@ def test_nothing_is_computed_twice(
     assert len(passes) == 3, "one for each inner step, and one for the loss"
 
 
+@pytest.mark.parametrize("name", ["inner_loss", "outer_loss"])
+def test_a_loss_of_a_subclass_counts_before_the_first_step_too(
+    tiny_policy: Policy, make_batch: Callable[..., Batch], name: str
+) -> None:
+    own = type("Own", (MAML,), {name: lambda self, *given: 0.5 * getattr(MAML, name)(self, *given)})
+    learner = own(tiny_policy, settings(steps=1, unadapted_weight=0.5), torch.Generator())
+    batch = task(make_batch(tiny_policy, TASKS, 2, 4, 0), 0)
+    parameters = {name: value.detach() for name, value in tiny_policy.named_parameters()}
+    rates = learner.rates()
+    stepped, unadapted = learner.first_step(parameters, rates, batch)
+    torch.testing.assert_close(unadapted, learner.outer_loss(parameters, batch))
+    torch.testing.assert_close(stepped, learner.inner_step(parameters, rates, batch))
+
+
 def test_what_acts_is_what_the_meta_gradient_assumes(tiny_policy: Policy, make_batch: Callable[..., Batch]) -> None:
     """Adaptation between rollouts, all tasks at once, is the inner loop of the loss."""
     learner = MAML(tiny_policy, settings(steps=2, max_grad_norm=0.1, later_rate=0.5, adapt="body"), torch.Generator())
