@@ -65,8 +65,8 @@ def make(
         UnknownEnvironmentError: with the nearest valid names; or if there is no such module or class.
         ContractError: if a class of the user's own is not an environment.
         PackageError: if it needs a package that is not installed.
-        EnvsError: for an option that the environment does not have, an unknown feedback, or an `action_repeat` that
-            does not suit it.
+        EnvsError: for an option that the environment does not have, a feedback that is unknown, or an `action_repeat`
+            or a feedback that does not suit it.
     """
     if feedback not in (None, *FEEDBACK):
         raise EnvsError(f"feedback={feedback}: unknown choice (valid: {', '.join(FEEDBACK)})")
@@ -83,6 +83,8 @@ def make(
         if "unexpected keyword" not in str(error):
             raise
         raise EnvsError(f"environment '{name}': {str(error).split('() ')[-1]}") from None
+    if feedback == "log_reward" and environment.highest_reward is None:
+        raise EnvsError(f"feedback=log_reward: {name} has no highest reward that it could be measured from")
     if feedback is not None:
         environment.feedback = str(feedback)
     if action_repeat is not None:

@@ -41,7 +41,7 @@ class ProtocolAgent:
     It explores while it adapts by gradient steps, as `Agent.adapt` does; what adapts in context acts as `predict` does.
 
     Args:
-        agent: with a policy that was fed the reward.
+        agent: with a policy that was fed the reward, as it is or its logarithm.
         steps: gradient steps of each `adapt`; None: as many as in training.
 
     Raises:
@@ -49,7 +49,7 @@ class ProtocolAgent:
     """
 
     def __init__(self, agent: Agent, steps: int | None = None) -> None:
-        if agent.run.feedback != "reward":
+        if agent.run.feedback not in ("reward", "log_reward"):
             raise MetaRLError("Meta-World's protocol tells an agent rewards, and this policy was fed something else")
         self.trained = agent
         self.steps = agent.run.gradient_steps if steps is None else steps
@@ -125,7 +125,8 @@ class ProtocolAgent:
 class ProtocolEnvironments:
     """N simulations as the package's evaluation asks for them: a vector of environments that reset themselves.
 
-    Observations (N, D + A + 2) have the previous action, its reward and whether an episode ended behind them.
+    Observations (N, D + A + 2) have the previous action, its reward and whether an episode ended behind them. Where an
+    action is held, that reward is a sum; with `feedback=log_reward` it is the logarithms'.
 
     Args:
         env: one of Meta-World's benchmarks.
@@ -164,7 +165,7 @@ class ProtocolEnvironments:
         action = torch.from_numpy(np.asarray(actions)).float()
         step = self.env.step(action)
         self.elapsed += 1
-        self.returns += step.feedback  # the reward without a bonus that there may be in training
+        self.returns += step.terms["reward"]  # without a bonus that there may be in training
         ended = step.success if self.terminate_on_success else torch.zeros_like(step.success)
         truncated = self.elapsed >= self.env.horizon
         over, observation = ended | truncated, step.observation

@@ -27,7 +27,8 @@ from envs.errors import ContractError, EnvsError, ModelError, TaskError
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
-FEEDBACK = ("reward", "sparse", "none")
+FEEDBACK = ("reward", "log_reward", "sparse", "none")
+LOG_FLOOR = 0.01  # of the highest reward: what is nearer to it than this looks all the same on the logarithmic scale
 # MuJoCo's state of a simulation, and what is done to it from outside.
 _STATE = ("time", "qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat", "xfrc_applied", "qfrc_applied")
 
@@ -49,7 +50,9 @@ class Environment(ABC):
         horizon: steps of an episode.
         control_period: seconds per control step.
         action_repeat: control steps for which a step holds its action.
-        feedback: what `Step.feedback` is: `reward`; `sparse`, what `signal` tells; or `none`, which is always 0.
+        feedback: what `Step.feedback` is: `reward`; `log_reward`, its distance to the highest on a logarithmic scale,
+            which tells near from very near; `sparse`, what `signal` tells; or `none`, which is always 0.
+        highest_reward: of a control step, where there is one; `log_reward` needs it.
     """
 
     name: ClassVar[str]
@@ -60,6 +63,7 @@ class Environment(ABC):
     control_period: float
     action_repeat: int = 1
     feedback: str = "reward"
+    highest_reward: float | None = None
     begun: bool = False  # whether `reset` was called
 
     def __init__(self, num_simulations: int, distribution: TaskDistribution, seed: int = 0) -> None:
@@ -140,9 +144,17 @@ class Environment(ABC):
             raise TaskError(f"{self.name}: call set_tasks and reset before step")
 
     def felt(self, reward: Tensor, signal: Callable[[], Tensor]) -> Tensor:
-        """`Step.feedback` (N,) of a step with this reward (N,) and this sparse signal (N,)."""
+        """`Step.feedback` (N,) of a step with this reward (N,) and this sparse signal (N,).
+
+        Raises:
+            EnvsError: if it is `log_reward`, and there is no highest reward.
+        """
         if self.feedback == "reward":
             return reward
+        if self.feedback == "log_reward":
+            if self.highest_reward is None:
+                raise EnvsError(f"{self.name}: has no highest reward, so feedback=log_reward is not possible")
+            return -(1.0 - reward / self.highest_reward).clamp(min=0.0).add(LOG_FLOOR).log()
         return signal().float() if self.feedback == "sparse" else torch.zeros_like(reward)
 
     @property

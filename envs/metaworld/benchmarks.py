@@ -45,6 +45,7 @@ def metaworld(
     horizon: int | None = None,
     goal_visible: bool = False,
     bonus: float = 0.0,
+    recombine: bool = False,
     tasks_override: Mapping[str, object] | None = None,
 ) -> Environment:
     """N simulations of a benchmark; see `SawyerTask`.
@@ -60,6 +61,7 @@ def metaworld(
         horizon: control steps per episode; None: 500.
         goal_visible: makes it an oracle: the target is at the end of the observation.
         bonus: for being near to success, beside the published reward. No policy is fed it, but returns have it.
+        recombine: train on the placement of one training variation and the goal of another, see `Variations`.
         tasks_override: must be empty.
 
     Raises:
@@ -72,7 +74,7 @@ def metaworld(
     if benchmark == "ML1":
         kind = task_named("reach" if task is None else task)
         splits = {"train": 0, "test": 1, "validation": 2}
-        distribution = Variations({name: ((kind,), benchmark_seed + more) for name, more in splits.items()})
+        distribution = Variations({name: ((kind,), benchmark_seed + more) for name, more in splits.items()}, recombine)
         return kind(num_simulations, distribution.override(tasks_override or {}), **options)
     if task is not None:
         raise EnvsError(f"env.task={task}: {benchmark} has tasks of its own; leave it out, or set env.benchmark=ML1")
@@ -81,7 +83,8 @@ def metaworld(
             "train": (ML10_TRAIN, benchmark_seed),
             "test": (ML10_TEST, benchmark_seed),
             "validation": (ML10_TRAIN, benchmark_seed + 1),
-        }
+        },
+        recombine,
     )
     return MixedTasks(num_simulations, distribution.override(tasks_override or {}), **options)
 

@@ -43,6 +43,7 @@ class MixedTasks(Environment):
     success_criterion = "the task's own, as Meta-World defines it"
     horizon, observation_size, action_size = SawyerTask.horizon, SawyerTask.observation_size, SawyerTask.action_size
     control_period = 0.0125
+    highest_reward = SawyerTask.highest_reward
 
     def __init__(
         self,

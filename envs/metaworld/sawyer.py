@@ -57,8 +57,8 @@ class SawyerTask(MujocoEnvironment):
     Action (A = 4): displacement of the mocap body that the hand is welded to, 1 is 1 cm; gripper, 1 closes it.
 
     Reward terms: `reward`, Meta-World's second version, 0 to 10; and where it is asked for `near`, which is `bonus`
-    times 1 - tanh(error / threshold): the former is flat where success begins. With `feedback=reward` a policy is fed
-    the former alone. Success: `error()` is at most `threshold` now.
+    times 1 - tanh(error / threshold): the former is flat where success begins. With `feedback=reward` or `log_reward`
+    a policy is fed the former alone. Success: `error()` is at most `threshold` now.
 
     Task parameters (hidden): `placement` (3, m), where the object or the fixture starts, and, of tasks whose target is
     drawn as well, `goal` (3, m): the package's `rand_vec`.
@@ -81,6 +81,7 @@ class SawyerTask(MujocoEnvironment):
     clearance: ClassVar[float] = 0.0  # m from the object to its goal, seen from above, below which it is drawn again
     threshold: ClassVar[float]
     horizon, observation_size, action_size, substeps = 500, 39, 4, 5
+    highest_reward = 10.0
 
     def __init__(
         self,

@@ -23,13 +23,16 @@ class Variations(TaskDistribution):
 
     Args:
         splits: split -> its tasks, and the seed of its variations: those of `metaworld.ML1` or `ML10` with that seed.
+        recombine: draw training tasks that have the placement of one training variation and the goal of another, so
+            that a placement does not give its goal away. Lists are the variations themselves.
     """
 
-    def __init__(self, splits: Mapping[str, tuple[Kinds, int]]) -> None:
+    def __init__(self, splits: Mapping[str, tuple[Kinds, int]], recombine: bool = False) -> None:
         train, _ = splits["train"]
         self.kinds = list(dict.fromkeys(kind for kinds, _ in splits.values() for kind in kinds))
         super().__init__(_parameters(self.kinds, len(train)))
         self.tables = {split: self._table(*drawn) for split, drawn in splits.items()}
+        self.goals_for = self._goals_for(train) if recombine and "goal" in self.parameters else None
 
     def override(self, changes: Mapping[str, object]) -> Variations:
         if changes:
@@ -46,8 +49,12 @@ class Variations(TaskDistribution):
         order = torch.stack(
             [torch.cat([torch.randperm(COUNT, generator=self.generator) for _ in range(rounds)]) for _ in range(kinds)]
         )
-        rows = order.T * kinds + torch.arange(kinds)
-        return table.select(rows.flatten()[:n])
+        rows = (order.T * kinds + torch.arange(kinds)).flatten()[:n]
+        drawn = table.select(rows)
+        if split != "train" or self.goals_for is None:
+            return drawn
+        other = torch.multinomial(self.goals_for[rows], 1, generator=self.generator)[:, 0]
+        return Tasks({**drawn.values, "goal": table.values["goal"][other]})
 
     def published(self, split: str, n: int = PUBLISHED_BLOCK) -> Tasks:
         table = self._of(split)
@@ -69,6 +76,18 @@ class Variations(TaskDistribution):
             valid = ", ".join(name for name in SPLITS if name in self.tables)
             raise TaskError(f"metaworld: has no split '{split}' (valid: {valid})")
         return self.tables[split]
+
+    def _goals_for(self, kinds: Kinds) -> Tensor:
+        """Which training variations' goals may go with the placement of each, (50 K, 50 K) 0 or 1: of the same task."""
+        values = self.tables["train"].values
+        vectors = torch.cat([values["placement"], values["goal"]], -1).double().numpy()
+        allowed = torch.zeros(len(vectors), len(vectors))
+        for index, vector in enumerate(vectors):
+            kind = kinds[index % len(kinds)]
+            for other in range(index % len(kinds), len(vectors), len(kinds)):
+                together = np.concatenate([vector[:3], vectors[other, 3:]])
+                allowed[index, other] = not kind.too_near(together[: len(kind.low)])
+        return allowed
 
     def _table(self, kinds: Kinds, seed: int) -> Tasks:
         """All tasks of a split: the first variation of every kind, then the second of every kind, ..."""

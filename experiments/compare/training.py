@@ -25,6 +25,7 @@ COMPARED = ("env.", "agent.", "algo.", "seed", "evaluate.")  # what makes a run 
 ADDED = {
     "env.action_repeat": 1,
     "env.bonus": 0.0,
+    "env.recombine": False,
     **{f"algo.{of}{name}": 0.0 for of in ("", "warm_start.settings.") for name in ("replay", "observation_offset")},
 }
 MISSING = object()

@@ -80,22 +80,23 @@ class EnvironmentSettings(Chosen):
     OMITTED: ClassVar[frozenset[str]] = frozenset(
         # the family's own
         {"entry", "horizon", "goal_visible", "object_visible", "closing", "feedback", "action_repeat"}
-        | {"benchmark", "task", "benchmark_seed", "bonus"}
+        | {"benchmark", "task", "benchmark_seed", "bonus", "recombine"}
     )
     horizon: Count | None = setting(None, "control steps of an episode")
     goal_visible: bool | None = setting(None, "an oracle: the goal is part of the observation")
     object_visible: bool | None = setting(None, "an oracle: shape, extents, mass and friction are observed")
     closing: Weight | None = setting(None, "s/m, reward of speed towards the goal; 0: the published reward")
-    feedback: Literal["reward", "sparse", "none"] | None = setting(
+    feedback: Literal["reward", "log_reward", "sparse", "none"] | None = setting(
         None,
-        "what the policy is fed of its success; reward: what training maximises, sparse: whether it succeeds now, and "
-        "collisions, none: nothing",
+        "what the policy is fed of its success; reward: what training maximises, log_reward: the same on a scale that "
+        "tells near from very near (Meta-World), sparse: whether it succeeds now, and collisions, none: nothing",
     )
     action_repeat: Count | None = setting(None, "control steps for which each action is held; null: 1")
     benchmark: Literal["ML1", "ML10"] | None = setting(None, "of Meta-World: one task, or ten and five others to test")
     task: Text | None = setting(None, "of Meta-World's ML1, such as pick-place; null: reach")
     benchmark_seed: Seed | None = setting(None, "of Meta-World's fifty variations of each task in each split")
     bonus: Weight | None = setting(None, "of Meta-World: reward for being near to success, which no policy is fed")
+    recombine: bool | None = setting(None, "of Meta-World: train on placements and goals of different variations")
     tasks: Ranges = setting({}, "other training ranges, such as env.tasks.payload_mass=[0,2]")
 
 

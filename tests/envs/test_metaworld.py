@@ -189,6 +189,29 @@ def test_draws_are_divided_among_the_tasks_and_use_every_variation_before_one_ag
 
 
 @needs_package
+@pytest.mark.parametrize(("benchmark", "kinds"), [("ML1", (TASKS["push"],)), ("ML10", ML10_TRAIN)])
+def test_recombined_tasks_have_the_goal_of_another_variation(benchmark: str, kinds: tuple[type[SawyerTask]]) -> None:
+    task = "push" if benchmark == "ML1" else None
+    distribution = metaworld(1, benchmark=benchmark, task=task, recombine=True).distribution
+    listed, count = distribution.published("train", COUNT * len(kinds)), 20 * len(kinds)
+
+    def of(tasks: Tasks, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(tasks[name][number :: len(kinds)] for name in ("placement", "goal"))  # type: ignore[return-value]
+
+    drawn = distribution.sample(count)
+    for number, kind in enumerate(kinds):
+        (placements, goals), (own_placements, own_goals) = of(drawn, number), of(listed, number)
+        together = torch.cat([placements, goals], -1)
+        assert (placements[:, None] == own_placements).all(-1).any(-1).all()
+        assert (goals[:, None] == own_goals).all(-1).any(-1).all()
+        assert not any(kind.too_near(variation[: len(kind.low)]) for variation in together.double().numpy())
+        old = (together[:, None] == torch.cat([own_placements, own_goals], -1)).all(-1).any(-1)
+        assert len(kind.low) == 3 or old.float().mean() < 0.3
+    held_out = distribution.sample(len(kinds), "validation")
+    assert distribution.split_of(held_out) == ["validation"] * len(kinds)
+
+
+@needs_package
 def test_tasks_side_by_side_are_what_each_is_alone() -> None:
     mixed = metaworld(6, benchmark="ML10", threads=1)
     assert isinstance(mixed, MixedTasks)
@@ -275,6 +298,21 @@ def test_feedback_is_what_is_asked_for(benchmark: str) -> None:
     step = env.step(torch.zeros(2, 4))
     assert torch.equal(step.feedback, step.success.float())
     assert (step.reward > 0.0).any()
+
+
+@needs_package
+@pytest.mark.parametrize("benchmark", ["ML1", "ML10"])
+def test_of_an_action_that_is_held_the_logarithms_are_summed(benchmark: str) -> None:
+    env, held = (
+        registry.make("metaworld", 3, benchmark=benchmark, threads=1, feedback=felt, bonus=2.0, action_repeat=n)
+        for felt, n in (("reward", 1), ("log_reward", 5))
+    )
+    for each in (env, held):
+        each.set_tasks(each.distribution.published("train", 3))
+        each.reset()
+    action = torch.full((3, 4), 0.5)
+    expected = -sum((1.01 - env.step(action).feedback / 10.0).log() for _ in range(5))
+    torch.testing.assert_close(held.step(action).feedback, expected)
 
 
 @needs_package

@@ -111,8 +111,26 @@ def test_navigates_signal_tells_collisions() -> None:
 
 
 def test_an_unknown_feedback_is_refused() -> None:
-    with pytest.raises(EnvsError, match=r"^feedback=dense: unknown choice \(valid: reward, sparse, none\)$"):
+    valid = r"\(valid: reward, log_reward, sparse, none\)"
+    with pytest.raises(EnvsError, match=f"^feedback=dense: unknown choice {valid}$"):
         make("reach", 1, feedback="dense")
+
+
+def test_a_logarithm_needs_a_highest_reward() -> None:
+    with pytest.raises(EnvsError, match=r"^feedback=log_reward: reach has no highest reward that it could be measured"):
+        make("reach", 1, feedback="log_reward")
+    env = Felt()
+    env.feedback = "log_reward"
+    with pytest.raises(EnvsError, match="has no highest reward"):
+        env.felt(torch.zeros(2), lambda: torch.zeros(2))
+
+
+def test_the_logarithm_of_the_reward_tells_near_from_very_near() -> None:
+    env = Felt()
+    env.feedback, env.highest_reward = "log_reward", 10.0
+    felt = env.felt(torch.tensor([0.0, 9.0, 10.0, 10.5]), lambda: torch.zeros(4))
+    torch.testing.assert_close(felt, -torch.tensor([1.01, 0.11, 0.01, 0.01]).log())
+    assert not env.fed_the_reward
 
 
 def test_a_policy_is_fed_its_feedback_and_not_its_reward() -> None:
