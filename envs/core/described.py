@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 def documentation(env: Environment) -> str:
-    """The docstring of an environment's class, and those of what it inherits."""
+    """The docstring of an environment's class, and those of what it inherits and is documented by."""
     return "\n\n".join(_docstrings(env))
 
 
@@ -92,5 +92,6 @@ def _cells(text: str) -> Iterator[list[str]]:
 
 
 def _docstrings(env: Environment) -> list[str]:
-    kinds = type(env).__mro__[: type(env).__mro__.index(Environment)]
+    classes = [type(env), *([env.documented_by] if env.documented_by else [])]
+    kinds = [kind for each in classes for kind in each.__mro__[: each.__mro__.index(Environment)]]
     return [inspect.cleandoc(kind.__doc__) for kind in kinds if kind.__doc__ and kind is not MujocoEnvironment]

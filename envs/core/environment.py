@@ -52,6 +52,7 @@ class Environment(ABC):
         action_repeat: control steps for which a step holds its action.
         feedback: what `Step.feedback` is: `reward`; `log_reward`, its distance to the highest on a logarithmic scale,
             which tells near from very near; `sparse`, what `signal` tells; or `none`, which is always 0.
+        documented_by: another class whose docstring tells of its observation and action, see `envs.core.described`.
         highest_reward: of a control step, where there is one; `log_reward` needs it.
     """
 
@@ -60,6 +61,7 @@ class Environment(ABC):
     observation_size: int
     action_size: int
     success_criterion: ClassVar[str]
+    documented_by: ClassVar[type[Environment] | None] = None
     control_period: float
     action_repeat: int = 1
     feedback: str = "reward"

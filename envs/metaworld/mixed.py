@@ -44,6 +44,7 @@ class MixedTasks(Environment):
     horizon, observation_size, action_size = SawyerTask.horizon, SawyerTask.observation_size, SawyerTask.action_size
     control_period = 0.0125
     highest_reward = SawyerTask.highest_reward
+    documented_by = SawyerTask
 
     def __init__(
         self,

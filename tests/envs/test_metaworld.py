@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from envs import registry
+from envs.core import described
 from envs.core.environment import Part
 from envs.core.models import physics_model
 from envs.core.tasks import Tasks
@@ -298,6 +299,15 @@ def test_feedback_is_what_is_asked_for(benchmark: str) -> None:
     step = env.step(torch.zeros(2, 4))
     assert torch.equal(step.feedback, step.success.float())
     assert (step.reward > 0.0).any()
+
+
+@needs_package
+@pytest.mark.parametrize("benchmark", ["ML1", "ML10"])
+def test_every_number_is_described_once(benchmark: str) -> None:
+    env = registry.make("metaworld", 2, benchmark=benchmark, threads=1)
+    said = described.entries(env)
+    assert [i for entry in said for i in range(entry.first, entry.last + 1)] == list(range(env.observation_size))
+    assert described.action(env).startswith("displacement of the mocap body")
 
 
 @needs_package
