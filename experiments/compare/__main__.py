@@ -1,4 +1,4 @@
-"""python -m experiments.compare env=grasp [seeds=0,1,2] [only=in_context,oracle] [steps=3] [quick=true]
+"""python -m experiments.compare env=grasp [seeds=0,1,2] [only=in_context,oracle] [steps=3] [task=push] [quick=true]
 
 Train all contenders on one environment, load those that are trained already, and write <env>.json, .csv, .md, .png and
 -tasks.json.gz, which has every task's values.
@@ -9,6 +9,7 @@ Train all contenders on one environment, load those that are trained already, an
   only    train only these contenders; the report also has the others that are trained on these seeds, and what the
           results in `out` say of other runs with the same settings
   steps   gradient steps after which those who take any are measured (default: as in the recipes; 3 of fine-tuning)
+  task    of env=metaworld: which of Meta-World's tasks (default: reach), as ML1
   runs    the folder of the runs (default: runs/compare): finished runs are loaded, others are continued
   out     the folder for the results (default: experiments/results/compare)
   quick   true: a few iterations and tasks, in runs/compare-quick, to see that everything works
@@ -30,14 +31,14 @@ import metarl  # noqa: F401  - first: it checks the packages' places
 from envs.registry import names as environments
 from experiments.arguments import command, flag, given, numbers
 from experiments.compare.comparison import Comparison
-from experiments.compare.contenders import ADAPTATION, MAIN, contenders
+from experiments.compare.contenders import ADAPTATION, MAIN, METAWORLD, contenders
 from experiments.compare.kept import kept
 from experiments.compare.plan import Plan
 from experiments.compare.report import body, document, write
 from metarl.errors import ConfigError, Interrupted, nearest
 
 RESULTS = Path(__file__).parents[1] / "results" / "compare"
-KEYS = ("env", "seeds", "only", "steps", "runs", "out", "quick")
+KEYS = ("env", "seeds", "only", "steps", "task", "runs", "out", "quick")
 SMALL = ("env.horizon=10", "agent.width=8", "algo.tasks=4", "evaluate.tasks=4", "evaluate.episodes_per_step=2")
 
 
@@ -59,7 +60,7 @@ def read(arguments: Sequence[str]) -> Request:
         ConfigError: for an unknown argument, or a value that is not allowed.
     """
     values = given(arguments, KEYS)
-    env, valid = values.get("env", ""), set(environments()) - {"point2d"}
+    env, valid = values.get("env", ""), {*environments(), METAWORLD} - {"point2d"}
     if env not in valid:
         raise ConfigError(f"env={env}: unknown environment; {nearest(env, valid)}")
     quick = flag(values, "quick")
@@ -68,12 +69,15 @@ def read(arguments: Sequence[str]) -> Request:
     steps = numbers(values, "steps", ())
     if len(steps) > 1 or 0 in steps:
         raise ConfigError(f"steps={values['steps']}: must be one integer from 1")
-    plan = Plan(env, runs, seeds, SMALL if quick else (), 2 if quick else None, steps[0] if steps else None)
+    task = values.get("task") or ("reach" if env == METAWORLD else None)
+    if task and env != METAWORLD:
+        raise ConfigError(f"task={task}: only env={METAWORLD} has tasks to choose from")
+    plan = Plan(env, runs, seeds, SMALL if quick else (), 2 if quick else None, steps[0] if steps else None, task)
     known = tuple(contenders(plan))
     chosen = tuple(values["only"].split(",")) if values.get("only") else known
     for name in chosen:
         if name not in known:
-            raise ConfigError(f"only={name}: is not a contender on {plan.env}; {nearest(name, known)}")
+            raise ConfigError(f"only={name}: is not a contender on {plan.name}; {nearest(name, known)}")
     out = Path(values["out"]) if values.get("out") else runs / "results" if quick else RESULTS
     kept = [argument for argument in arguments if not argument.startswith("only=")]
     return Request(plan, chosen, out, quick, shlex.join(["python", "-m", "experiments.compare", *kept]))
@@ -87,7 +91,7 @@ def compare(arguments: Sequence[str]) -> None:
     """
     request = read(arguments)
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    env, again = request.plan.env, shlex.join(["python", "-m", "experiments.compare", *arguments])
+    env, again = request.plan.name, shlex.join(["python", "-m", "experiments.compare", *arguments])
     comparison = Comparison(request.plan, console, request.quick, request.command)
     pairs = comparison.order(request.chosen)
     try:

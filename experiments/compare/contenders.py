@@ -11,7 +11,8 @@ from metarl.assembly.repeat import changes
 MAIN = ("reach", "grasp", "navigate")  # compared in full, on three seeds
 SEARCHES = ("reach_search", "navigate_search", "grasp_uncalibrated")  # one has to find out by trying, over episodes
 FELT = ("push_turned", "reach_worn")  # motion itself tells, within an episode
-ADAPTATION = SEARCHES + FELT  # cannot be done without adapting
+METAWORLD = "metaworld"  # ML1, a task at a time
+ADAPTATION = (*SEARCHES, *FELT, METAWORLD)  # cannot be done without adapting
 GRADIENT = ("maml", "fomaml", "reptile")
 EPISODES = {"ppo_scratch_1x": 10, "ppo_scratch_10x": 100, "ppo_scratch_100x": 1000}  # of the one task that PPO learns
 

@@ -55,6 +55,7 @@ class Plan:
         small: overrides that make every training tiny (a smoke test); one of a setting that a policy does not have is
             left out. iterations: of each phase in a smoke test.
         steps: gradient steps before the last measurement (None: as in the recipes; `fine_tuning.STEPS` of fine-tuning).
+        task: of Meta-World's ML1.
     """
 
     env: str
@@ -63,12 +64,23 @@ class Plan:
     small: tuple[str, ...] = ()
     iterations: int | None = None
     steps: int | None = None
+    task: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the comparison is called, and its folder."""
+        return f"{self.env}_{self.task}" if self.task else self.env
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The environment, as a command line says it."""
+        return (f"env={self.env}", *([f"env.task={self.task}"] if self.task else []))
 
     def folder(self, name: str, seed: int) -> Path:
-        return self.runs / self.env / f"{name}-{seed}"
+        return self.runs / self.name / f"{name}-{seed}"
 
     def config(self, algo: str, *overrides: str) -> TrainSettings:
-        return composed((f"env={self.env}", f"algo={algo}", *overrides))
+        return composed((*self.words, f"algo={algo}", *overrides))
 
     def has_recipe(self, algo: str) -> bool:
         """Whether somebody has tuned this algorithm here."""
@@ -119,7 +131,7 @@ class Plan:
         settings = self.config(algo, *overrides)
         known, small = settings.flat(), self.small
         small = tuple(line for line in small if not line.startswith("agent.") or line.partition("=")[0] in known)
-        words = (f"env={self.env}", f"algo={algo}", f"seed={seed}", *overrides, *small)
+        words = (*self.words, f"algo={algo}", f"seed={seed}", *overrides, *small)
         return Job(name, seed, self.folder(name, seed), words, self.budget(settings))
 
     def budget(self, settings: TrainSettings) -> str:

@@ -77,7 +77,8 @@ def table(content: Mapping[str, Any]) -> str:
     """The Markdown table: before and after adaptation, and of trials their episodes side by side."""
     entries = content["contenders"]
     trial = max((len(by_episode(entry["curves"]["test"])) for entry in entries.values()), default=1)
-    lines = rows_of([*COLUMNS, *titles(trial)])
+    beyond = any("ood" in entry["curves"] for entry in entries.values())
+    lines = rows_of([*COLUMNS, *titles(trial, beyond)])
     for name, entry in entries.items():
         test, trained = entry["curves"]["test"], name not in EPISODES
         cells = [
@@ -87,20 +88,26 @@ def table(content: Mapping[str, Any]) -> str:
             f"{entry['seconds'] / 60:.1f} min" if trained else "none",
             f"{test[-1]['episodes'] - len(by_episode(test)) + 1} / {test[-1]['step']}",
         ]
-        lines += rows_of([*cells, *measured(entry, trial)], head=False)
+        lines += rows_of([*cells, *measured(entry, trial, beyond)], head=False)
     return "\n".join(lines)
 
 
-def titles(trial: int) -> list[str]:
-    """What is measured in trials of so many episodes."""
+def titles(trial: int, beyond: bool = True) -> list[str]:
+    """What is measured in trials of so many episodes.
+
+    Args:
+        beyond: whether there is a split `ood`; in its place stands success at any step, which is what those count who
+            have none.
+    """
     if trial == 1:
         return ["success at end, test (before -> after adaptation)", "success at end, ood", "return, test"]
     success = [f"success, episode {number}" for number in range(1, trial + 1)]
     times = [f"time to success, episode {number}" for number in (1, trial)]
-    return [*success, f"success, ood, episode {trial}", *times, f"return, episode {trial}"]
+    other = "success, ood" if beyond else "success at any step"
+    return [*success, f"{other}, episode {trial}", *times, f"return, episode {trial}"]
 
 
-def measured(entry: Mapping[str, Any], trial: int) -> list[str]:
+def measured(entry: Mapping[str, Any], trial: int, beyond: bool = True) -> list[str]:
     """A contender's cells below `titles`; one that was measured in single episodes has the same in each."""
     alone = len(entry["seeds"]) == 1
     test, ood = (by_episode(entry["curves"].get(split, [])) for split in ("test", "ood"))
@@ -109,7 +116,8 @@ def measured(entry: Mapping[str, Any], trial: int) -> list[str]:
         return before_after(episodes[min(number, len(episodes) - 1)], name, alone) if episodes else ""
 
     last = trial - 1
-    ends = [at(ood, last, "success"), *(at(test, n, "time_to_success") for n in ((0, last) if last else ()))]
+    other = at(ood, last, "success") if beyond or trial == 1 else at(test, last, "success_any_step")
+    ends = [other, *(at(test, n, "time_to_success") for n in ((0, last) if last else ()))]
     return [*(at(test, number, "success") for number in range(trial)), *ends, at(test, last, "return")]
 
 

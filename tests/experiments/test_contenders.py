@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.compare.__main__ import read
 from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import contenders, jobs_of, note
 from experiments.compare.plan import Plan
+from experiments.compare.report import table
 from experiments.compare.training import compared
 from metarl.config.composition import compose
 from metarl.config.settings import TrainSettings
+from metarl.errors import ConfigError
 
 
 @pytest.fixture
@@ -47,6 +50,28 @@ def test_memory_of_an_episode_meets_as_many_environment_steps(search: Plan) -> N
     ours, model = settings(search, "in_context_episode"), search.config("in_context")
     assert (ours.algo.trial_episodes, getattr(ours.agent, "context", None)) == (1, "episode")
     assert ours.algo.tasks == 3 * model.algo.tasks and ours.budget == model.budget
+
+
+def test_of_meta_world_a_task_is_compared() -> None:
+    plan = read(["env=metaworld", "task=push", "seeds=0"]).plan
+    ours, told = (settings(plan, name) for name in ("in_context", "oracle"))
+    assert ours.env.task == told.env.task == "push" and told.env.goal_visible
+    assert jobs_of(plan, "oracle", 0)[-1].folder == Path("runs/compare/metaworld_push/oracle-0")
+    assert read(["env=metaworld"]).plan.name == "metaworld_reach"
+    with pytest.raises(ConfigError, match=r"^task=push: only env=metaworld has tasks to choose from$"):
+        read(["env=reach", "task=push"])
+
+
+def test_where_nothing_is_beyond_success_at_any_step_stands_in_its_place() -> None:
+    value = {"mean": 0.5, "ci95": [0.25, 0.75]}
+    point = {"step": 0, "episodes": 0, "success": value, "time_to_success": value, "return": value}
+    point |= {"success_any_step": {"mean": 0.875, "ci95": [0.75, 1.0]}}
+    entry = {"seeds": [0], "env_steps": 1e6, "seconds": 60.0, "curves": {"test": [point, point | {"episodes": 1}]}}
+    lines = table({"contenders": {"in_context": entry}}).splitlines()
+    (place,) = (i for i, title in enumerate(lines[0].split(" | ")) if title == "success at any step, episode 2")
+    assert lines[2].split(" | ")[place].startswith("0.875 [0.750, 1.000]")
+    beyond = entry | {"curves": {**entry["curves"], "ood": [point, point]}}
+    assert "success, ood, episode 2" in table({"contenders": {"in_context": beyond}})
 
 
 def test_fine_tuning_begins_from_the_run_in_context(search: Plan) -> None:
