@@ -183,8 +183,8 @@ class TransformerSettings(InformedCritic):
     heads: Count = setting(2, "of the attention; they divide the width")
     context: Literal["auto", "none", "step", "episode", "trial"] = setting(
         "auto",
-        "what it remembers; step: the last action and its feedback; auto: nothing in multi-task training and in a "
-        "gradient algorithm without a warm start, a trial where there are several episodes to a trial, else an episode",
+        "what it remembers; step: the last action and its feedback; auto: nothing in multi-task training, a trial "
+        "where there are several episodes to a trial, nothing in a gradient algorithm alone, else an episode",
     )
     estimates_task: bool = setting(
         False,

@@ -85,7 +85,7 @@ def is_batched(entry: str, found: Callable[..., Any]) -> bool:
 
 
 # The methods that are called while an environment is used.
-_USED = ("set_tasks", "reset", "step", "render_state", "drawer")
+_USED = ("set_tasks", "reset", "step", "begin_trial", "privileged", "realised", "render_state", "drawer")
 
 
 def _guarded(entry: str, make: Factory, num_simulations: int, **options: Any) -> Environment:

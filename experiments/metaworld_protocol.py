@@ -105,7 +105,7 @@ class ProtocolAgent:
         for index, (agent, part) in enumerate(zip(self.agents, parts, strict=True)):
             state = self.states[index]
             action, self.states[index] = agent.predict(
-                seen[part], state, begins[part], deterministic, reward=None if state is None else felt[part]
+                seen[part], state, begins[part], deterministic, feedback=None if state is None else felt[part]
             )
             actions.append(action)
         return np.concatenate(actions)

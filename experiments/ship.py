@@ -10,6 +10,7 @@ Ship the policy of a run: metarl/run_folder/shipped gets a slim copy, which `met
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 from rich.console import Console
 
 import metarl  # noqa: F401  - first: it checks the packages' places
-from envs.errors import TaskError
 from experiments.arguments import command, flag, given
 from metarl.assembly.opened import Run, open_run
 from metarl.assembly.repeat import commands
@@ -41,12 +41,14 @@ def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
     name = name or f"{env}-{algo}"
     if not name.startswith(f"{env}-"):
         raise ConfigError(f"name={name}: must begin with {env}-, as in {env}-{algo}")
-    splits = {"test": run.folder.read_evaluation("test")} | ({"ood": out_of_distribution(run)} if has_ood(run) else {})
+    splits = {"test": run.folder.read_evaluation("test")}
+    if run.has("ood"):
+        splits["ood"] = out_of_distribution(run)
     for split, content in splits.items():
         if content.get("iteration") != run.iteration:
+            again = shlex.join(["python", "-m", "metarl.evaluate", f"run={path}", f"split={split}"])
             raise RunFolderError(
-                f"{path}: its evaluation on '{split}' is of another checkpoint; measure it again with"
-                f" python -m metarl.evaluate run={path} split={split}"
+                f"{path}: its evaluation on '{split}' is of another checkpoint; measure again: {again}"
             )
     lines = commands(run.settings, run.iteration, path)
     card = model_card(run, name, evaluations=splits, commands=lines, licence=LICENCE)
@@ -57,15 +59,6 @@ def ship(path: Path, name: str | None = None, default: bool = False) -> Path:
         index[env] = name.removeprefix(f"{env}-")
         atomic_write(pretrained.ROOT / pretrained.INDEX, json.dumps(index, indent=1, sort_keys=True).encode() + b"\n")
     return folder.path
-
-
-def has_ood(run: Run) -> bool:
-    """Whether the environment has tasks beyond its training ranges."""
-    try:
-        run.held_out("ood", 1)
-    except TaskError:
-        return False
-    return True
 
 
 def out_of_distribution(run: Run) -> dict[str, Any]:

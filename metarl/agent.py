@@ -191,7 +191,7 @@ class Agent:
         begins = np.full(count, state is None)
         if episode_start is not None:
             begins |= np.asarray(episode_start, bool)
-        if feedback is None and reward is not None and self.run.feedback != "reward":
+        if feedback is None and reward is not None and not self.run.fed_the_reward:
             raise MetaRLError("this policy was not fed the reward: give predict feedback=info['feedback'] in its place")
         told = reward if feedback is None else feedback
         felt = None if told is None else _feedback(told, count)

@@ -108,11 +108,14 @@ def presented(
 
     Raises:
         EnvsError: if it does not exist, does not take an option, or has no such task.
+        ConfigError: for what one without tasks cannot be given.
     """
     place = settings.entry or settings.name
     told = ("tasks", "feedback", "action_repeat")  # which no environment's own code is given
     options = {name: value for name, value in settings.options().items() if name not in told}
     if (env := _own(place, options)) is not None:
+        if given := [name for name in told if getattr(settings, name)]:
+            raise ConfigError(f"env.{given[0]}: {place} has no tasks to give, so it is taken as it is; leave it out")
         return env
     if settings.entry is not None and options.get("horizon") is None:
         options["horizon"] = horizon and horizon * (settings.action_repeat or 1)

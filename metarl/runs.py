@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -74,7 +75,7 @@ def train(settings: TrainSettings | ResumeSettings) -> Path:
 
 def _continue(session: Session) -> str:
     """How to go on with a run, in words."""
-    command = f"{python()} -m metarl.train resume={session.folder.path}{words(session.settings)}"
+    command = f"{python()} -m metarl.train {shlex.quote(f'resume={session.folder.path}')}{words(session.settings)}"
     return f"continue with: {command}"
 
 
@@ -148,7 +149,8 @@ def _finish(session: Session, console: Console) -> None:
     console.print(f"trained {trainer.iteration} iterations, {trainer.env_steps:,} environment steps in {seconds}")
     *earlier, last = session.settings.phases()
     if earlier and trainer.iteration <= (earlier[-1].until or 0):
-        remedy = f"continue with a larger budget: python -m metarl.train resume={path} budget.iterations=..."
+        larger = shlex.join(["python", "-m", "metarl.train", f"resume={path}", "budget.iterations=..."])
+        remedy = f"continue with a larger budget: {larger}"
         console.print(f"warning: the budget ended before {last.settings.name} began; {remedy}")
     protocol = settings.evaluate
     run = open_run(path, settings.device, trust=modules(settings))
@@ -165,10 +167,8 @@ def _finish(session: Session, console: Console) -> None:
     )
     console.print(f"files: {path}")
     end_with_page(run, console)
-    console.print(
-        f"video: python -m metarl.render run={path} split={protocol.split} task=0 out={path}/videos/task-0.mp4"
-        + words(settings)
-    )
+    film = [f"run={path}", f"split={protocol.split}", "task=0", f"out={path}/videos/task-0.mp4"]
+    console.print(f"video: {shlex.join(['python', '-m', 'metarl.render', *film])}{words(settings)}", markup=False)
 
 
 def _stopped(folder: RunFolder, settings: TrainSettings, trainer: Trainer) -> TrainingError:
@@ -230,7 +230,7 @@ def evaluate(
     steps: int | None,
     episodes: int | None,
     seed: int,
-    deterministic: bool,
+    deterministic: bool | None,
     threads: int,
     console: Console,
     out: str | None = None,
@@ -242,6 +242,7 @@ def evaluate(
         tasks: how many of the split's list (None: as the run's configuration says).
         steps: gradient steps (None: `Run.gradient_steps`). episodes: per step (None: as the run's configuration
             says).
+        deterministic: act by the mean action (None: as the run's configuration says).
         out: a .json file, or a folder, to write into instead.
         trial_episodes: of a trial (None: as many as in training).
 
@@ -259,6 +260,7 @@ def evaluate(
             f" trained on trials of {trained}; add steps=0"
         )
     episodes = int(episodes or run.settings.evaluate.episodes_per_step)
+    deterministic = run.settings.evaluate.deterministic if deterministic is None else deterministic
     env = run.environment(tasks * episodes, stream_seed(seed, "evaluation"), threads)
     generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation") + 1)
     rounds, _ = adaptation_rounds(

@@ -96,6 +96,8 @@ class MixedTasks(Environment):
     def reset(self, mask: Tensor | None = None) -> Tensor:
         if self.tasks is None:
             raise TaskError(f"{self.name}: call set_tasks before reset")
+        if not self.begun and mask is not None and not bool(mask.all()):
+            raise TaskError(f"{self.name}: set_tasks has moved simulations to other models, so all have to be reset")
         self.begun = True
         return self._together([m.env.reset(None if mask is None else mask[m.rows]) for m in self.members])
 

@@ -100,16 +100,16 @@ class Comparison:
             note = f"seed {seed} fine-tuned with {described(folder.read_evaluation('fine_tuning'))}"
             commands.append(f"{self.command} only={name}")
         else:
-            commands += self._evaluations(contender.gradient, folder, evaluations)
+            commands += self._evaluations(contender.gradient, folder, evaluations, seed)
         env_steps, seconds = cost(folder)
         return Result(name, seed, env_steps, seconds, evaluations, commands, note, str(jobs[0].folder))
 
-    def _evaluations(self, gradient: bool, folder: RunFolder, splits: Iterable[str]) -> list[str]:
+    def _evaluations(self, gradient: bool, folder: RunFolder, splits: Iterable[str], seed: int) -> list[str]:
         """The commands of the evaluations that training has not made."""
         own = [f"steps={self.plan.steps}"] if self.plan.steps and gradient else []
         wanted = [split for split in splits if own or split != "test"]
-        evaluate = ["python", "-m", "metarl.evaluate", f"run={folder.path}"]
-        return [shlex.join([*evaluate, f"split={split}", *own]) for split in wanted]
+        evaluate, drawn = ["python", "-m", "metarl.evaluate", f"run={folder.path}"], [f"seed={seed}"] if seed else []
+        return [shlex.join([*evaluate, f"split={split}", *own, *drawn]) for split in wanted]
 
     def _settings(self, seed: int) -> TrainSettings:
         """Those of in_context: what Stable-Baselines3 learns has its sampling and its discount."""

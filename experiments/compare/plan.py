@@ -142,14 +142,14 @@ class Plan:
         return f"budget.{kind}={show(value)}"
 
     def like(self, model: TrainSettings, name: str, algo: str, seed: int, *overrides: str) -> Job:
-        """A new training with the sampling, the update, the network and the budget of a model, but for `overrides`.
+        """A new training with a model's environment, sampling, update, network and budget, but for `overrides`.
 
         It must not lose because it was tuned less. What is the algorithm's own (its inner steps) and what is no
         comparison (how much the policy remembers) stays as the algorithm has it.
         """
         own = self.config(algo, *overrides)
-        groups = ("algo.", "evaluate.", *(("agent.",) if own.agent.name == model.agent.name else ()))
-        kept = ("algo.name", "algo.inner.", "agent.context", "evaluate.steps")
+        groups = ("algo.", "evaluate.", "env.", *(("agent.",) if own.agent.name == model.agent.name else ()))
+        kept = ("env.name", "algo.name", "algo.inner.", "agent.context", "evaluate.steps")
         given = {line.partition("=")[0] for line in overrides}
         wanted = {
             key: value

@@ -165,6 +165,8 @@ def evaluations(settings: TrainSettings, folder: Path, seconds: float, console: 
         try:
             found[split] = measure(settings, policy, split)
         except TaskError:
+            if split == "test":
+                raise
             continue
         console.print(f"{split}: success {found[split]['curve'][-1]['success']['mean']:.3f} in the last episode")
     content = {"env_steps": model.num_timesteps, "seconds": spent, "splits": found}

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 
-from envs.errors import TaskError
 from experiments.compare.contenders import Contender
 from experiments.compare.fine_tuning import STEPS, fine_tuned
 from experiments.compare.plan import Job, composed
@@ -95,13 +94,8 @@ def measure(
     Args:
         steps: gradient steps of the contenders that take any (None: as in their recipes; STEPS of fine-tuning).
     """
-    splits = ["test"]
     run = open_run(folder.path)
-    try:
-        run.held_out("ood", 1)
-        splits.append("ood")
-    except TaskError:
-        pass
+    splits = ["test", *(["ood"] if run.has("ood") else [])]
     if contender.tuned:
         steps = steps or STEPS
         run = fine_tuned(run, contender.tuned, console, steps)

@@ -111,7 +111,7 @@ class Learner(ABC):
         if not episodes.fed_the_reward or self.policy.layout.privileged_size:
             felt = episode_baseline_advantage(episodes.feedback, valid, gamma)
             inner = (normalise if alike else centred)(felt, valid, *over)
-            target = value if self.critic_adapts else target
+            target = episodes.value if self.critic_adapts else target
         batch = Batch(episodes.tokens, episodes.actions, episodes.log_probability, normalised, target, valid, inner)
         return batch.valid_first() if episodes.trial_episodes > 1 else batch
 

@@ -174,7 +174,7 @@ def _about(run: Run, kept: Kept) -> dict[str, Any]:
             "control_period": {"value": period, "unit": "s"},
             "control_rate": {"value": 1.0 / period, "unit": "Hz"},
             "action_repeat": env.action_repeat,
-            "horizon": {"value": run.horizon, "unit": "control steps"},
+            "horizon": {"value": run.horizon, "unit": "actions"},
             "feedback": run.feedback,
             "success": env.success_criterion,
         },

@@ -37,17 +37,13 @@ class Run:
     learner: Learner
     horizon: int  # steps of an episode
     feedback: str  # what the policy is fed, see `envs.core.environment.Environment`
+    fed_the_reward: bool  # whether that is what training maximised
     device: torch.device
     kept: Kept | None = None  # what has adapted, of a policy that was kept after adaptation
 
     def __repr__(self) -> str:
         env, algo = self.settings.env.name, self.settings.algo.name
         return f"Run('{self.folder.path}', env={env}, algo={algo}, iteration={self.iteration}, device={self.device})"
-
-    @property
-    def fed_the_reward(self) -> bool:
-        """Whether what the policy was fed is what its training maximised."""
-        return self.feedback == "reward" and not self.settings.env.bonus
 
     @property
     def adapted(self) -> Parameters | None:
@@ -100,6 +96,14 @@ class Run:
             raise ConfigError(f"a list of {split} tasks has 1 to {LISTED} tasks, not {tasks}")
         return self.environment(1, 0, 1).distribution.published(split, tasks)
 
+    def has(self, split: str) -> bool:
+        """Whether the environment has such a split; some have nothing beyond their training ranges."""
+        try:
+            self.held_out(split, 1)
+        except TaskError:
+            return False
+        return True
+
 
 @enough_memory()
 def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", trust: Collection[str] = ()) -> Run:
@@ -137,7 +141,8 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", t
         env_steps = int(numbers["env_steps"])
     policy.set_attention(learner.attention)
     kept = from_checkpoint(tensors, numbers, policy, learner, path)
-    return Run(folder, settings, iteration, env_steps, policy, learner, env.horizon, env.feedback, where, kept)
+    told = (env.horizon, env.feedback, env.fed_the_reward)
+    return Run(folder, settings, iteration, env_steps, policy, learner, *told, where, kept)
 
 
 def keep(run: Run, kept: Kept, path: Path) -> Path:

@@ -199,7 +199,7 @@ class EvaluateSettings(OnARun):
         None, "of a trial, such as 10; null: as in training. What goes beyond takes the last one's place in memory"
     )
     threads: Threads = setting(0, THREADS)
-    deterministic: bool = setting(False, "act by the mean action")
+    deterministic: bool | None = setting(None, "act by the mean action; null: as the run's configuration says")
 
 
 class RenderSettings(OnARun):

@@ -118,26 +118,6 @@ def success_interval(
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def seeds_interval(means: Values, confidence: float = 0.95) -> Interval:
-    """Mean over seeds and Student's t interval: mean +- t s / sqrt(n), with n - 1 degrees of freedom.
-
-    With the three to ten seeds of most papers a bootstrap is too narrow. One seed gives the mean itself as the
-    interval.
-
-    Args:
-        means: (n,), one for each training run.
-
-    Raises:
-        MetaRLError: for no values, values that are not finite, or a confidence out of range.
-    """
-    data = _checked(means, confidence)
-    mean, count = float(data.mean()), len(data)
-    if count == 1:
-        return Interval(mean, mean, mean)
-    half = student_quantile((1 + confidence) / 2, count - 1) * float(data.std(ddof=1)) / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half)
-
-
 def crossed_interval(
     groups: Sequence[np.ndarray],
     confidence: float = 0.95,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,8 +56,9 @@ def film_runs(shown: Sequence[Subject], settings: ReportSettings, console: Conso
     evaluations = [subject.evaluations[settings.split] for subject in shown if settings.split in subject.evaluations]
     if len(evaluations) < len(shown):
         lacking = next(subject for subject in shown if settings.split not in subject.evaluations)
-        command = f"python -m metarl.evaluate run={lacking.path} split={settings.split}{words(lacking.run.settings)}"
-        raise RenderError(f"{lacking.path} was not evaluated on '{settings.split}': {command}")
+        command = shlex.join(["python", "-m", "metarl.evaluate", f"run={lacking.path}", f"split={settings.split}"])
+        asked = f"{command}{words(lacking.run.settings)}"
+        raise RenderError(f"{lacking.path} was not evaluated on '{settings.split}': {asked}")
     picks = chosen(ranked(evaluations))
     if not picks:
         raise RenderError(f"the runs were evaluated on different tasks of '{settings.split}'")

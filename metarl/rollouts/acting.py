@@ -147,9 +147,9 @@ class Actor:
     def next_episode(self, memory: Memory, felt: Tensor, horizon: int) -> tuple[Memory, Tensor]:
         """Memory and last feedback (N,) with which the next episode of a trial, of `horizon` steps, begins.
 
-        A policy that remembers one episode begins anew.
+        A policy whose memory is not of a trial begins anew.
         """
-        if self.policy.context in ("episode", "trial") and not goes_on(self.policy, horizon):
+        if not goes_on(self.policy, horizon):
             return self.start(len(felt)), torch.zeros_like(felt)
         return with_room(self.policy, memory, horizon), felt
 

@@ -66,11 +66,11 @@ class VectorSimulations:
         return self._last
 
     def _finite(self, name: str, value: Tensor) -> Tensor:
-        """The value (N, ...), of which only what belongs to episodes that go on has to be finite."""
-        bad = ~torch.isfinite(value.flatten(1) if value.dim() > 1 else value[:, None]).all(-1) & ~self._over
-        if bool(bad.any()):
-            raise NotFiniteError(f"the {name} is not finite in environment {int(bad.nonzero()[0, 0])}")
-        return value
+        """The value (N, ...), which has to be finite where an episode goes on; where it is over, 0 if it is not."""
+        bad = ~torch.isfinite(value.flatten(1) if value.dim() > 1 else value[:, None]).all(-1)
+        if bool((bad & ~self._over).any()):
+            raise NotFiniteError(f"the {name} is not finite in environment {int((bad & ~self._over).nonzero()[0, 0])}")
+        return value.masked_fill(bad.view(-1, *[1] * (value.dim() - 1)), 0.0)
 
     def privileged(self) -> None:
         """Nobody knows the task."""

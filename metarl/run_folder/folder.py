@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -362,7 +363,7 @@ class RunFolder:
         try:
             return dict(json.loads(read_limited(path, 2**30)))
         except FileNotFoundError:
-            command = f"python -m metarl.evaluate run={self.path} split={split}"
+            command = shlex.join(["python", "-m", "metarl.evaluate", f"run={self.path}", f"split={split}"])
             raise RunFolderError(f"{path} is missing: make it with {command}") from None
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise RunFolderError(f"{path} is unreadable: {one_line(error)}") from None

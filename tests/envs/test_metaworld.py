@@ -236,6 +236,18 @@ def test_tasks_side_by_side_are_what_each_is_alone() -> None:
 
 
 @needs_package
+def test_after_other_tasks_all_side_by_side_begin_anew() -> None:
+    mixed = metaworld(2, benchmark="ML10", threads=1)
+    listed, some = mixed.distribution.published("train", 2), torch.tensor([True, False])
+    for tasks in (listed, listed.select(torch.tensor([1, 1]))):
+        mixed.set_tasks(tasks)
+        with pytest.raises(TaskError, match=r"^metaworld: set_tasks has moved simulations .* all have to be reset$"):
+            mixed.reset(some)
+        mixed.reset(torch.ones(2, dtype=torch.bool))
+        mixed.reset(some)
+
+
+@needs_package
 def test_batches_of_a_task_are_made_once_and_only_the_last_few_are_kept() -> None:
     mixed = metaworld(8, benchmark="ML10", threads=1)
     drawn = mixed.distribution.published("train", 2)

@@ -54,8 +54,10 @@ def test_memory_of_an_episode_meets_as_many_environment_steps(search: Plan) -> N
 
 def test_of_meta_world_a_task_is_compared() -> None:
     plan = read(["env=metaworld", "task=push", "seeds=0"]).plan
-    ours, told = (settings(plan, name) for name in ("in_context", "oracle"))
-    assert ours.env.task == told.env.task == "push" and told.env.goal_visible
+    ours = settings(plan, "in_context").env
+    assert ours.task == "push" and ours.action_repeat == 5
+    for name in ("memoryless", "reactive", "in_context_episode", "oracle"):
+        assert settings(plan, name).env == ours.model_copy(update={"goal_visible": name == "oracle"}), name
     assert jobs_of(plan, "oracle", 0)[-1].folder == Path("runs/compare/metaworld_push/oracle-0")
     assert read(["env=metaworld"]).plan.name == "metaworld_reach"
     with pytest.raises(ConfigError, match=r"^task=push: only env=metaworld has tasks to choose from$"):

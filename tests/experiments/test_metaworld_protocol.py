@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+import metarl
+import metarl.runs
 from envs.core.environment import Step
 from envs.errors import PackageError
 from envs.metaworld import package
 from envs.metaworld.benchmarks import metaworld
 from experiments import metaworld_protocol
 from experiments.metaworld_protocol import ProtocolAgent, ProtocolEnvironments
+from metarl.config.composition import compose
 from metarl.errors import MetaRLError
 
 try:
@@ -31,9 +35,9 @@ class Stub:
         self.answer, self.calls, self.recordings = answer, [], []
 
     def predict(
-        self, observation: np.ndarray, state: Any, begins: np.ndarray, deterministic: bool, reward: Any
+        self, observation: np.ndarray, state: Any, begins: np.ndarray, deterministic: bool, feedback: Any
     ) -> tuple[np.ndarray, Any]:
-        self.calls.append((state, begins.copy(), deterministic, reward))
+        self.calls.append((state, begins.copy(), deterministic, feedback))
         return self.answer(observation), (state or 0) + 1
 
     def adapt(self, episodes: list[Any], steps: int) -> Stub:
@@ -79,6 +83,24 @@ def test_successes_are_counted_and_end_episodes(benchmark: str) -> None:
     assert success == pytest.approx(np.mean(list(each.values())))
     if benchmark == "ML1":
         assert len(stub.calls) < 90 + 90
+
+
+@pytest.mark.parametrize(("feedback", "bonus"), [("reward", 0), ("reward", 2), ("log_reward", 0)])
+def test_a_policy_is_fed_what_it_was_fed_in_training(feedback: str, bonus: int, tmp_path: Path) -> None:
+    tiny = ["env.horizon=4", "env.action_repeat=2", "algo.tasks=2", "algo.outer.minibatches=1", "agent.width=8"]
+    tiny += ["evaluate.tasks=1", "report=none", "threads=1", "budget.iterations=1", f"run_dir={tmp_path / 'run'}"]
+    metarl.runs.train(
+        compose(["env=metaworld", "algo=in_context", f"env.feedback={feedback}", f"env.bonus={bonus}", *tiny])
+    )
+    agent = metarl.load(tmp_path / "run")
+    assert agent.run.fed_the_reward == ((feedback, bonus) == ("reward", 0))
+    if not agent.run.fed_the_reward:
+        _, state = agent.predict(np.zeros(39, np.float32))
+        with pytest.raises(MetaRLError, match="this policy was not fed the reward"):
+            agent.predict(np.zeros(39, np.float32), state, reward=1.0)
+    env = agent.run.environment(2, 0, 1)
+    success, mean_return, _ = metaworld_protocol.evaluate(agent, env, "test", evals=1, episodes=2)
+    assert 0.0 <= success <= 1.0 and 0.0 <= mean_return <= 40.0
 
 
 def test_gradient_steps_learn_from_the_episodes_of_each_simulation() -> None:

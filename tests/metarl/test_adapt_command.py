@@ -143,6 +143,13 @@ def test_an_environment_with_tasks_has_the_horizon_of_the_run(run: Path) -> None
     assert isinstance(env, TaskEnv) and env.environment.horizon == 7
 
 
+@pytest.mark.parametrize("option", ["feedback=sparse", "action_repeat=5", "tasks.mass=[1,2]"])
+def test_what_a_robot_of_ones_own_cannot_be_given_is_said(run: Path, tmp_path: Path, option: str) -> None:
+    name = option.partition("=")[0].partition(".")[0]
+    with pytest.raises(ConfigError, match=rf"^env\.{name}: .*:Rig has no tasks to give, so it is taken as it is"):
+        adapt(f"run={run}", RIG, f"env.{option}", f"out={tmp_path / 'arm7'}")
+
+
 def test_an_action_is_held_as_in_the_run(run: Path) -> None:
     place = "env=envs.families.reach:Reach"
     settings = compose([f"run={run}", place, "env.action_repeat=5", "out=x"], "adapt")

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,15 @@ def test_mean_actions_count_the_exploring_episodes_that_they_adapt_to(run_folder
     assert result["environment_steps"] == (3 + 2) * 3 * 2 * 2 * 5
     # The adaptation data are as much as without.
     assert [entry["env_steps"] for entry in result["curve"]] == [0, 5, 20, 25, 40, 45]
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_if_nothing_is_said_actions_are_those_of_the_configuration(run_folder: Path, said: bool) -> None:
+    run = open_run(run_folder, "cpu")
+    evaluate = run.settings.evaluate.model_copy(update={"deterministic": said})
+    run = replace(run, settings=run.settings.model_copy(update={"evaluate": evaluate}))
+    assert measure(run, deterministic=None)["actions"] == ("mean" if said else "sampled")
+    assert compose([f"run={run_folder}"], "evaluate").deterministic is None
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

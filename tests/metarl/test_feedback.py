@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import gymnasium
 import numpy as np
@@ -174,9 +175,10 @@ def test_where_advantages_are_not_normalised_twice_the_reward_is_twice_the_step(
         torch.testing.assert_close(4.0 * one.inner_advantage.std((1, 2)), spread)
 
 
-def test_reptiles_critic_does_not_tell_its_inner_steps_the_reward() -> None:
+@pytest.mark.parametrize("baseline", ["critic", "linear"])
+def test_reptiles_critic_does_not_tell_its_inner_steps_the_reward(baseline: Literal["critic", "linear"]) -> None:
     policy = transformer()
-    reptile = Reptile(policy, ReptileSettings(), torch.Generator().manual_seed(0))
+    reptile = Reptile(policy, ReptileSettings(baseline=baseline), torch.Generator().manual_seed(0))
     episodes = collected(policy)
     other = replace(episodes, feedback=torch.rand_like(episodes.feedback))
     adapted = [

@@ -92,6 +92,17 @@ def test_a_policy_that_returns_a_fresh_memory_remembers(kind: str, adapts: bool)
         assert (forgetful - whole.value)[:, 1:].abs().min() > 1e-6, "memory makes no difference: the test shows nothing"
 
 
+@pytest.mark.parametrize("context", ["none", "step", "episode"])
+def test_without_memory_of_a_trial_an_episode_begins_with_nothing(context: str) -> None:
+    policy = TransformerPolicy(D, A, H, width=8, context=context)
+    env = make("point2d", M * E, horizon=H)
+    env.set_tasks(env.distribution.sample(M))
+    tokens = collect(env, policy, generator=torch.Generator().manual_seed(1), trial_episodes=2).tokens
+    for name in ("previous action", "previous feedback"):
+        told = tokens[..., policy.layout.parts[name]]
+        assert not told[:, :, H].any() and told[:, :, H + 1].any()
+
+
 @pytest.mark.parametrize("length", [H, 2 * H])
 def test_a_trial_with_room_for_one_episode_begins_anew_after_it(length: int) -> None:
     policy = TransformerPolicy(D, A, length, width=8, context="trial")

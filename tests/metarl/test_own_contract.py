@@ -74,6 +74,16 @@ def test_one_buffer_for_all_observations(written: Write) -> None:
     env.step(torch.zeros(4, 1))
 
 
+@pytest.mark.parametrize("method", ["begin_trial(self)", "privileged(self)", "realised(self, tasks)"])
+def test_whatever_training_calls_is_explained(written: Write, method: str) -> None:
+    name, _, rest = method.partition("(")
+    place = f"{written(PLAIN + f'    def {method}: return [][1]')}:Plain"
+    env = made(place)
+    with pytest.raises(ContractError, match=r"IndexError: list index out of range") as caught:
+        getattr(env, name)(*([env.tasks] if "tasks" in rest else []))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(place)
+
+
 @pytest.mark.parametrize("value", ["1e30", "-1e30"])
 def test_observations_of_absurd_size(written: Write, value: str) -> None:
     line = f"observation entry 1 is {float(value):g} in simulation 0: give it in a unit in which it is below 1e+15"

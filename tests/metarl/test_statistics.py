@@ -12,7 +12,6 @@ from metarl.errors import MetaRLError
 from metarl.evaluation.statistics import (
     crossed_interval,
     mean_interval,
-    seeds_interval,
     student_quantile,
     success_interval,
 )
@@ -71,12 +70,6 @@ def test_coverage_of_few_tasks_whose_episodes_end_alike(rate: float, alike: floa
     assert held >= 0.95 - tolerance(0.95, EXPERIMENTS)
 
 
-def test_coverage_over_three_seeds() -> None:
-    runs = np.random.default_rng(10).normal(0.7, 0.1, (4000, 3))
-    held = sum(low <= 0.7 <= high for _, low, high in map(seeds_interval, runs)) / len(runs)
-    assert held == pytest.approx(0.95, abs=tolerance(0.95, len(runs)))
-
-
 # What `mean_interval` says of itself: kind of returns -> tasks -> coverage at 95%, in 1,500 experiments each.
 CLAIMED = {
     "normal": {5: 0.905, 10: 0.935, 20: 0.942, 100: 0.949},
@@ -108,22 +101,14 @@ def test_success_intervals_cover_at_least_what_they_say(rate: float, alike: floa
     assert held >= 0.95 - tolerance(0.95, 2000)
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
-def test_seeds_intervals_cover_what_they_say(seeds: int) -> None:
-    runs = np.random.default_rng(15).normal(0.7, 0.1, (40_000, seeds))
-    held = sum(low <= 0.7 <= high for _, low, high in map(seeds_interval, runs)) / len(runs)
-    assert held == pytest.approx(0.95, abs=tolerance(0.95, len(runs)))
-
-
 def test_no_interval_depends_on_what_was_drawn_before() -> None:
     values = np.random.default_rng(11).normal(size=30)
     rates = (values > 0).astype(float)
-    first = mean_interval(values), mean_interval(rates, episodes=10), seeds_interval(values)
+    first = mean_interval(values), mean_interval(rates, episodes=10)
     np.random.seed(12)
     torch.manual_seed(12)
     mean_interval(values[:7], seed=3)
-    assert (mean_interval(values), mean_interval(rates, episodes=10), seeds_interval(values)) == first
+    assert (mean_interval(values), mean_interval(rates, episodes=10)) == first
 
 
 def test_episodes_narrow_the_interval_of_tasks_that_are_alike() -> None:
@@ -226,19 +211,6 @@ def test_rates_outside_zero_and_one_are_refused() -> None:
 )
 def test_student_quantile_against_tables(probability: float, freedom: int, quantile: float) -> None:
     assert student_quantile(probability, freedom) == pytest.approx(quantile, abs=5e-5)
-
-
-def test_seeds_interval() -> None:
-    # s = 1, n = 3: half width 4.3027 / sqrt(3).
-    mean, low, high = seeds_interval([1.0, 2.0, 3.0])
-    assert (mean, low, high) == pytest.approx((2.0, 2 - 2.48414, 2 + 2.48414), abs=1e-4)
-    assert seeds_interval([4.0]) == (4.0, 4.0, 4.0)
-
-
-def test_coverage_over_seeds() -> None:
-    runs = np.random.default_rng(8).normal(0.7, 0.1, (2000, 5))
-    held = sum(low <= 0.7 <= high for _, low, high in map(seeds_interval, runs))
-    assert 0.935 <= held / 2000 <= 0.965
 
 
 def two_way(seeds: float, tasks: float, rest: float, shape: tuple[int, int, int], seed: int) -> np.ndarray:

@@ -73,6 +73,22 @@ def test_an_episode_that_ends_early_counts_up_to_its_end(truncates: bool) -> Non
     assert tokens[:, 3].tolist() == [0, 1, 2, 3] and tokens[:, 4].tolist() == [1, 0, 0, 0]
 
 
+class Broken(Counter):
+    """Has only numbers that are not finite, after its first episode."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        seen, reward, *rest = super().step(action)
+        return (seen, reward, *rest) if self.episodes == 1 else (np.nan * seen, np.nan, *rest)  # type: ignore[return-value]
+
+
+def test_what_comes_after_an_episode_need_not_be_finite() -> None:
+    vector = VectorSimulations(SyncVectorEnv([lambda: Broken(2), lambda: Counter(9)]), HORIZON)
+    policy: Policy = TransformerPolicy(2, 1, HORIZON, width=8)
+    episodes = explore(vector, policy, episodes=2, generator=generator())
+    assert episodes.reward[0].tolist() == [[1, 2, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]]
+    assert all(bool(torch.isfinite(x).all()) for x in (episodes.tokens, episodes.feedback, episodes.value))
+
+
 def test_each_episode_is_told_where_it_ends() -> None:
     """The last one of two environments ends at the horizon, whatever the environment says."""
     told: list[tuple[int, int, float]] = []

@@ -32,7 +32,7 @@ def untrained(name: str, *words: str, learns: tuple[str, ...] = ATTENDS) -> Agen
     trainer = Trainer(settings, device)
     learner, env = trainer.ready_learner(), registry.make(name, 1)
     folder = RunFolder(Path(f"runs/{name}{''.join(words)}"))
-    return Agent(Run(folder, settings, 0, 0, trainer.policy, learner, 4, env.feedback, device))
+    return Agent(Run(folder, settings, 0, 0, trainer.policy, learner, 4, env.feedback, env.fed_the_reward, device))
 
 
 @pytest.mark.parametrize("name", MUJOCO_NAMES)
