@@ -26,14 +26,13 @@ from metarl.assembly.onnx_file import write_onnx
 from metarl.config.composition import compose
 from metarl.deploy import export_run, presented
 from metarl.errors import ConfigError, ExportError, RunFolderError, RunWarning
-from metarl.run_folder import pretrained
 from metarl.runs import train
+from tests.metarl.test_pretrained import SHIPPED
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-SHIPPED = sorted(path.parent.name for path in pretrained.ROOT.glob("*/config.yaml"))
 ROOT = Path(__file__).parents[2]
 TINY = ["env=point2d", "env.horizon=4", "agent.hidden=[4]", "algo=maml", "algo.tasks=2", "threads=1"]
 TINY += ["algo.episodes=2", "algo.outer.epochs=1", "budget.iterations=1", "device=cpu", "evaluate.tasks=2"]
