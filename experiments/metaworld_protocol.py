@@ -1,10 +1,13 @@
 """A trained policy in Meta-World's own evaluation, `metaworld.evaluation.metalearning_evaluation`.
 
-  python -m experiments.metaworld_protocol run=FOLDER [split=test] [evals=10] [tasks=20] [episodes=10] [seed=0]
+  python -m experiments.metaworld_protocol run=FOLDER [split=test] [evals=50] [episodes=10] [seed=0]
 
-The protocol's loop is the package's: so many times (evals), it draws a task for each of `tasks` simulations, lets the
-agent play episodes to adapt, and counts successes in three further episodes of each, which end when they succeed. The
-simulations are ours, on today's MuJoCo, which the package's own do not run on.
+The protocol's loop is the package's: so many times (evals), it draws a variation of each task of the split, lets the
+agent play episodes to adapt, and counts successes at any step in three further episodes of each task, which end when
+they succeed. The simulations are ours, on today's MuJoCo, which the package's own do not run on.
+
+The package stops when three episodes of a task have ended, in whichever of its simulations: of several, those that
+succeed first would be counted and the others not. So there is one simulation of each task here, and more evals.
 
 Example
   python -m experiments.metaworld_protocol run=runs/metaworld-in_context-0
@@ -24,11 +27,12 @@ from envs.core.environment import Environment
 from envs.metaworld.benchmarks import TASKS
 from envs.metaworld.mixed import MixedTasks
 from envs.metaworld.sawyer import SawyerTask
+from envs.metaworld.variations import Variations
 from experiments.arguments import command, given
 from metarl.agent import Agent, load
 from metarl.errors import ConfigError, MetaRLError
 
-SIZES = {"evals": 10, "tasks": 20, "episodes": 10, "seed": 0}
+SIZES = {"evals": 50, "episodes": 10, "seed": 0}
 
 
 class ProtocolAgent:
@@ -230,14 +234,15 @@ def _work(arguments: list[str]) -> None:
     for name, text in numbers.items():
         if not text.isdecimal() or (name != "seed" and int(text) < 1):
             raise ConfigError(f"{name}={text}: must be a positive integer")
-    evals, tasks, episodes, seed = (int(numbers[name]) for name in ("evals", "tasks", "episodes", "seed"))
+    evals, episodes, seed = (int(numbers[name]) for name in SIZES)
     agent, split = load(values["run"]), values.get("split", "test")
-    env = agent.run.environment(tasks, seed)
-    if env.name != "metaworld":
-        raise ConfigError(f"run={values['run']}: was trained on {env.name}, and this protocol is Meta-World's")
+    one = agent.run.environment(1, seed)
+    if not isinstance(one.distribution, Variations):
+        raise ConfigError(f"run={values['run']}: was trained on {one.name}, and this protocol is Meta-World's")
+    env = agent.run.environment(one.distribution.count(split), seed)
     env.distribution.generator.manual_seed(seed)
     success, mean_return, each = evaluate(agent, env, split, evals, episodes)
-    print(f"success {success:.3f}, return {mean_return:.1f}: {evals} times {tasks} tasks of split '{split}'")
+    print(f"success {success:.3f}, return {mean_return:.1f}: {evals} variations of each task of split '{split}'")
     for name, rate in each.items():
         print(f"  {name}: {rate:.3f}")
 

@@ -44,7 +44,7 @@ class Variations(TaskDistribution):
         if width < 1.0:
             raise TaskError("metaworld: its variations have no middle: set algo.curriculum=0")
         table = self._of(split)
-        kinds = len(table) // COUNT
+        kinds = self.count(split)
         rounds = -(-n // len(table))
         order = torch.stack(
             [torch.cat([torch.randperm(COUNT, generator=self.generator) for _ in range(rounds)]) for _ in range(kinds)]
@@ -61,6 +61,10 @@ class Variations(TaskDistribution):
         if not 1 <= n <= len(table):
             raise TaskError(f"metaworld: a list of {split} tasks has 1 to {len(table)} tasks, not {n}")
         return table.select(slice(0, n))
+
+    def count(self, split: str) -> int:
+        """How many tasks, of fifty variations each, a split has."""
+        return len(self._of(split)) // COUNT
 
     def split_of(self, tasks: Tasks) -> list[str]:
         """The split that lists each task; of one in no list `ood` if it is beyond the ranges, else `train`."""

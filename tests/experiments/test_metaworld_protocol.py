@@ -12,7 +12,7 @@ import torch
 
 import metarl
 import metarl.runs
-from envs.core.environment import Step
+from envs.core.environment import Environment, Step
 from envs.errors import PackageError
 from envs.metaworld import package
 from envs.metaworld.benchmarks import metaworld
@@ -86,7 +86,9 @@ def test_successes_are_counted_and_end_episodes(benchmark: str) -> None:
 
 
 @pytest.mark.parametrize(("feedback", "bonus"), [("reward", 0), ("reward", 2), ("log_reward", 0)])
-def test_a_policy_is_fed_what_it_was_fed_in_training(feedback: str, bonus: int, tmp_path: Path) -> None:
+def test_a_policy_is_fed_what_it_was_fed_in_training(
+    feedback: str, bonus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = ["env.horizon=4", "env.action_repeat=2", "algo.tasks=2", "algo.outer.minibatches=1", "agent.width=8"]
     tiny += ["evaluate.tasks=1", "report=none", "threads=1", "budget.iterations=1", f"run_dir={tmp_path / 'run'}"]
     metarl.runs.train(
@@ -101,6 +103,16 @@ def test_a_policy_is_fed_what_it_was_fed_in_training(feedback: str, bonus: int, 
     env = agent.run.environment(2, 0, 1)
     success, mean_return, _ = metaworld_protocol.evaluate(agent, env, "test", evals=1, episodes=2)
     assert 0.0 <= success <= 1.0 and 0.0 <= mean_return <= 40.0
+    # Of several simulations of a task the package would count those that succeed first.
+    counted, sound = [], metaworld_protocol.evaluate
+
+    def watched(agent: Any, env: Environment, *others: Any) -> Any:
+        counted.append(env.num_simulations)
+        return sound(agent, env, *others)
+
+    monkeypatch.setattr(metaworld_protocol, "evaluate", watched)
+    assert metaworld_protocol.main([f"run={tmp_path / 'run'}", "evals=1", "episodes=1"]) == 0
+    assert counted == [1]
 
 
 def test_gradient_steps_learn_from_the_episodes_of_each_simulation() -> None:
