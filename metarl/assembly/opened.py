@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.policy import Policy
 from envs.core.environment import Environment
 from envs.core.tasks import Tasks
+from envs.errors import TaskError
 from metarl.algorithms.adaptation import Parameters, part
 from metarl.algorithms.learner import Learner
 from metarl.assembly.build import build_environment, build_learners, build_policy, load_policy

@@ -68,6 +68,7 @@ def model_card(
         "policy": run.settings.agent.entry or run.settings.agent.name,
         "parameters": f"{sum(parameter.numel() for parameter in run.policy.parameters()):,}",
         "feedback": run.feedback,
+        "fed_the_reward": run.fed_the_reward,
         "criterion": env.success_criterion,
         "sizes": (env.observation_size, env.action_size),
         "rate": f"{1.0 / env.step_period:g}",

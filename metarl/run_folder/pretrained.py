@@ -1,7 +1,8 @@
 """Policies that come with the package: `metarl.load("grasp")`, and `run=pretrained/grasp` in the commands.
 
 metarl/run_folder/shipped/
-  index.json        the algorithm that a name without one means, by environment: {"grasp": "in_context"}
+  index.json        what a name without it means, by environment: {"grasp": "in_context"}; an algorithm, but for
+                    Meta-World, whose policies are called by their tasks
   grasp-in_context/ a run folder with only what acting and adapting need; its file COMMAND says what made it,
                     and README.md is the policy's card
 """
@@ -19,7 +20,7 @@ PREFIX, INDEX = "pretrained", "index.json"
 
 
 def defaults() -> dict[str, str]:
-    """By environment: the algorithm of the policy that the environment's name alone stands for."""
+    """By environment: the rest of the name of the policy that the environment's name alone stands for."""
     try:
         return dict(json.loads((ROOT / INDEX).read_bytes()))
     except FileNotFoundError:

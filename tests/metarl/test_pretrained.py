@@ -233,6 +233,7 @@ def test_the_card_of_a_shipped_policy_tells_what_its_folder_holds(name: str) -> 
         assert f"[{low:.3f}, {high:.3f}]" in success["name"]
         assert f"| {last['success']['mean']:.3f} [{low:.3f}, {high:.3f}] |" in body
     assert f'metarl.load("{name}")' in body and body.count("```") == 2
+    assert f"state, {'reward' if run.fed_the_reward else 'feedback'}=felt)" in body
 
 
 def test_a_card_of_ones_own(trained: Path) -> None:
