@@ -66,8 +66,8 @@ class Blind:
             at = lower & (over[:, 2].abs() < NEAR)
             self.gripped += at | (self.gripped > 0)
             begins = self.gripped < GRIPPING
-            fetch = puck + torch.stack([0 * puck[:, 0], 0 * puck[:, 0], torch.where(lower, 0.0, ABOVE)], -1)
-            wanted = torch.where(begins[:, None], fetch, wanted)
+            fetched = puck + torch.where(lower[:, None], 0.0, torch.tensor([0.0, 0.0, ABOVE]))
+            wanted = torch.where(begins[:, None], fetched, wanted)
             holding = torch.where(self.gripped > 0, 1.0, -1.0)
             there = ~begins & ((wanted - tips).norm(dim=-1) < NEAR)
         else:
