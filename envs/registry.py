@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from envs.core.environment import FEEDBACK, Environment
+from envs.core.environment import Environment
+from envs.core.step import FEEDBACK, check_highest
 from envs.entry import Factory, load_entry, own_environment
 from envs.errors import EnvsError, UnknownEnvironmentError
 
@@ -83,8 +84,8 @@ def make(
         if "unexpected keyword" not in str(error):
             raise
         raise EnvsError(f"environment '{name}': {str(error).split('() ')[-1]}") from None
-    if feedback == "log_reward" and environment.highest_reward is None:
-        raise EnvsError(f"feedback=log_reward: {name} has no highest reward that it could be measured from")
+    if feedback == "log_reward":
+        check_highest(name, environment.highest_reward)
     if feedback is not None:
         environment.feedback = str(feedback)
     if action_repeat is not None:

@@ -20,15 +20,12 @@ from envs.core.contract import Assigned, check_first_step, check_observation, ch
 from envs.core.engine_cpu import CpuSimulator
 from envs.core.models import PictureModel, physics_model
 from envs.core.simulator import Simulator
-from envs.core.step import Step, joined
+from envs.core.step import Step, check_highest, joined, log_scaled
 from envs.core.tasks import TaskDistribution, Tasks
 from envs.errors import ContractError, EnvsError, ModelError, TaskError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
-
-FEEDBACK = ("reward", "log_reward", "sparse", "none")
-LOG_FLOOR = 0.01  # of the highest reward: what is nearer to it than this looks all the same on the logarithmic scale
 # MuJoCo's state of a simulation, and what is done to it from outside.
 _STATE = ("time", "qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat", "xfrc_applied", "qfrc_applied")
 
@@ -154,9 +151,7 @@ class Environment(ABC):
         if self.feedback == "reward":
             return reward
         if self.feedback == "log_reward":
-            if self.highest_reward is None:
-                raise EnvsError(f"{self.name}: has no highest reward, so feedback=log_reward is not possible")
-            return -(1.0 - reward / self.highest_reward).clamp(min=0.0).add(LOG_FLOOR).log()
+            return log_scaled(reward, check_highest(self.name, self.highest_reward))
         return signal().float() if self.feedback == "sparse" else torch.zeros_like(reward)
 
     @property

@@ -8,6 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from envs.errors import EnvsError
+
+FEEDBACK = ("reward", "log_reward", "sparse", "none")
+LOG_FLOOR = 0.01  # of the highest reward: what is nearer to it than this looks all the same on the logarithmic scale
+
 
 class Step(NamedTuple):
     """What one step returns; every tensor is fresh memory, safe to keep."""
@@ -19,6 +24,22 @@ class Step(NamedTuple):
     terminated: Tensor  # (N,) bool: the episode is over before its horizon
     failed: Tensor  # (N,) bool: the physics or a value broke; the simulation was reset
     feedback: Tensor  # (N,) float32: what the robot senses of how it is doing; a policy is fed nothing else of it
+
+
+def check_highest(owner: str, highest: float | None) -> float:
+    """The highest reward, which `feedback=log_reward` is measured from.
+
+    Raises:
+        EnvsError: if there is none.
+    """
+    if highest is None:
+        raise EnvsError(f"feedback=log_reward: {owner} has no highest reward that it could be measured from")
+    return highest
+
+
+def log_scaled(reward: Tensor, highest: float) -> Tensor:
+    """How near a reward (N,) is to the highest on a scale that tells near from very near, (N,)."""
+    return -(1.0 - reward / highest).clamp(min=0.0).add(LOG_FLOOR).log()
 
 
 def joined(steps: Sequence[Step]) -> Step:
