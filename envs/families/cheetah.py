@@ -129,8 +129,9 @@ class CheetahVel(Cheetah):
     Success (ours; the papers quote returns): the mean of v over the last 50 control steps (2.5 s) is within 0.2 m/s of
     the goal; never before the 50th step.
 
-    Task parameters (hidden): `goal` (m/s), `mass_scale` (multiplies all masses and inertias). ood: goals of 2 to 3 m/s,
-    lighter and heavier bodies. Pictures have a post that runs at the goal's speed.
+    Task parameters (hidden): `goal` (m/s), `mass_scale` (multiplies all masses and inertias). Held out of training are
+    goals of 0.4 to 0.8 m/s for test and of 1.2 to 1.6 m/s for validation. ood: goals of 2 to 3 m/s, lighter and heavier
+    bodies. Pictures have a post that runs at the goal's speed.
 
     Source: arXiv 1703.03400, section 5.3 (goals uniform in [0, 2]), with rllab/envs/mujoco/half_cheetah_env_rand.py of
     cbfinn/maml_rl; arXiv 1903.08254, section 6.1, with rlkit/envs/half_cheetah_vel.py of katerakelly/oyster.
@@ -141,7 +142,10 @@ class CheetahVel(Cheetah):
 
     name = "cheetah_vel"
     success_criterion = "mean speed within 0.2 m/s of the goal over the last 50 control steps of the episode"
-    parameters = {"goal": Range(0.0, 2.0, ood=[(2.0, 3.0)], unit="m/s", within=(-10.0, 10.0)), "mass_scale": MASS_SCALE}
+    parameters = {
+        "goal": Range(0.0, 2.0, ood=[(2.0, 3.0)], unit="m/s", within=(-10.0, 10.0), semantic=True),
+        "mass_scale": MASS_SCALE,
+    }
 
     def markings(self) -> list[dict[str, object]]:
         capsule = mujoco.mjtGeom.mjGEOM_CAPSULE

@@ -20,9 +20,9 @@ PUBLISHED = {
     ("ant_dir", "test"): ({"heading": [-2.79581], "mass_scale": [0.938609]}, 1021.6498341872386),
     ("ant_dir", "ood"): ({"heading": [1.854678], "mass_scale": [1.282225]}, 898.945084942199),
     ("ant_dir", "validation"): ({"heading": [-2.977736], "mass_scale": [0.98066]}, 834.6886948387773),
-    ("cheetah_vel", "test"): ({"goal": [0.110066], "mass_scale": [0.938609]}, 1919.3379175953457),
-    ("cheetah_vel", "ood"): ({"goal": [2.659171], "mass_scale": [1.236311]}, 2874.384714807847),
-    ("cheetah_vel", "validation"): ({"goal": [0.052157], "mass_scale": [0.98066]}, 1857.6205775911105),
+    ("cheetah_vel", "test"): ({"goal": [0.485871], "mass_scale": [1.027794]}, 1498.8935450746746),
+    ("cheetah_vel", "ood"): ({"goal": [2.567114], "mass_scale": [1.14893]}, 2921.6158496985745),
+    ("cheetah_vel", "validation"): ({"goal": [1.553294], "mass_scale": [0.932551]}, 2294.096979274373),
     ("push_turned", "test"): (
         {
             "turn": [-1.615183],
