@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,13 +24,13 @@ from rich.console import Console
 import metarl  # noqa: F401  - first: it checks the packages' places
 from experiments.arguments import command, flag, given, numbers
 from experiments.compare.__main__ import SMALL
-from experiments.compare.contenders import Contender, contenders, jobs_of
+from experiments.compare.contenders import Contender, jobs_of
 from experiments.compare.plan import Job, Plan
 from experiments.compare.training import cost, measure, settle
 from experiments.few_shot.report import stored_tables
 from experiments.summary import MEASURES, cell, over_seeds
 from metarl.errors import ConfigError, nearest
-from metarl.run_folder import RunFolder, atomic_write
+from metarl.run_folder import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
 KEYS = ("seeds", "only", "runs", "out", "quick")
@@ -87,48 +88,69 @@ OURS_ARE = (
     "Ours: sampled actions on the published list of `test` tasks; brackets are 95% intervals over seeds and tasks"
     " together, or, marked *, over the tasks of a single seed."
 )
-BESIDE = ("in_context", "in_context+maml", "maml", "maml_mlp")
+
+
+class Row(NamedTuple):
+    """A row of ours.
+
+    Args:
+        algo: what trains it. method: what the table calls it. protocol: in words.
+        overrides: of its training; none: it is the run of the comparison. env_steps: None: as in the recipe.
+        split: the published list that it is measured on.
+    """
+
+    algo: str
+    method: str
+    protocol: str
+    overrides: tuple[str, ...] = ()
+    env_steps: int | None = None
+    split: str = "test"
+
+
+POINT2D = "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss"
+LEARNED = f"{POINT2D}, learned inner rates on advantages in units of the returns' spread"
+CHEETAH_DIR = "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out tasks"
+CHEETAH_VEL = (
+    "here: Gymnasium's HalfCheetah, new speeds from the ranges of training: 0 to 0.4, 0.8 to 1.2, 1.6 to 2 m/s"
+)
+ONE_MASS = ("env.tasks.mass_scale=1.0",)
 OURS = {
     "point2d": (
-        "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss, learned inner rates on"
-        " advantages in units of the returns' spread"
+        Row("maml", "maml", LEARNED, env_steps=POINT2D_STEPS),
+        Row("maml", "maml_fixed", f"{POINT2D}, inner rates of 0.1", ("algo.inner.learn_rates=false",), POINT2D_STEPS),
     ),
-    "cheetah_dir": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out tasks",
-    "cheetah_vel": "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out speeds",
+    "cheetah_dir": (Row("in_context", "in_context", CHEETAH_DIR), Row("maml", "maml", CHEETAH_DIR)),
+    "cheetah_vel": (
+        Row("in_context", "in_context_one_mass", CHEETAH_VEL, ONE_MASS, split="train"),
+        Row("maml", "maml_one_mass", CHEETAH_VEL, ONE_MASS, split="train"),
+    ),
 }
 
 
-def rows_of(plan: Plan) -> list[str]:
-    """The contenders that stand beside the papers."""
-    return ["maml"] if plan.env == "point2d" else [name for name in contenders(plan) if name in BESIDE]
+def job(plan: Plan, mine: Row, seed: int) -> Job:
+    """The run behind a row."""
+    if not (mine.overrides or mine.env_steps):
+        return jobs_of(plan, mine.method, seed)[-1]
+    found = plan.fresh(mine.method, mine.algo, seed, *mine.overrides)
+    longer = mine.env_steps and not plan.iterations
+    return replace(found, budget=f"budget.env_steps={mine.env_steps}") if longer else found
 
 
-def jobs(plan: Plan, name: str, seed: int) -> list[Job]:
-    """The runs behind a row: for point2d a longer one than the recipe's, else those of the comparison."""
-    if plan.env != "point2d":
-        return jobs_of(plan, name, seed)
-    settings = ("env=point2d", f"algo={name}", f"seed={seed}", *plan.small)
-    budget = f"budget.iterations={plan.iterations}" if plan.iterations else f"budget.env_steps={POINT2D_STEPS}"
-    return [Job(name, seed, plan.folder(name, seed), settings, budget)]
-
-
-def ours(plan: Plan, name: str, console: Console) -> list[str]:
+def ours(plan: Plan, mine: Row, console: Console) -> list[str]:
     """Train or load a row of ours, as cells."""
     seeds = plan.seeds if plan.env == "point2d" else plan.seeds[:1]
     evaluations, steps = [], []
     for seed in seeds:
-        for job in jobs(plan, name, seed):
-            console.print(f"\n{plan.env}: {job.contender}, seed {seed}", style="bold", markup=False)
-            settle(job)
-        folder = RunFolder.open(jobs(plan, name, seed)[-1].folder)
-        evaluations.append(measure(folder, Contender(), console)["test"])
+        wanted = job(plan, mine, seed)
+        console.print(f"\n{plan.env}: {wanted.contender}, seed {seed}", style="bold", markup=False)
+        folder = settle(wanted)
+        evaluations.append(measure(folder, Contender(), console, splits=(mine.split,))[mine.split])
         steps.append(cost(folder)[0])
     curve = over_seeds(evaluations)
     cells = {entry["step"]: cell(entry["return"], MEASURES["return"], len(seeds) == 1) for entry in curve}
     over = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed, interval over tasks"
-    here = OURS[plan.env]
-    protocol = f"{here}; {sum(steps) / len(steps) / 1e6:.1f}M environment steps; {over}"
-    return row(plan.env, f"{name} (ours)", "return", cells, protocol)
+    protocol = f"{mine.protocol}; {sum(steps) / len(steps) / 1e6:.1f}M environment steps; {over}"
+    return row(plan.env, f"{mine.method} (ours)", "return", cells, protocol)
 
 
 def row(benchmark: str, method: str, measure: str, values: Mapping[int, str], protocol: str) -> list[str]:
@@ -169,7 +191,7 @@ def tables(arguments: Sequence[str]) -> None:
         rows += [row(*published) for published in PUBLISHED if published.benchmark == env]
         small = tuple(line for line in SMALL if env != "point2d" or not line.startswith("agent."))
         plan = Plan(env, runs, seeds, small if quick else (), 2 if quick else None)
-        rows += [ours(plan, name, console) for name in rows_of(plan)]
+        rows += [ours(plan, mine, console) for mine in OURS[env]]
     document = text(rows, stored_tables(RESULTS / "few_shot.json", ["sinusoid"]) if "sinusoid" in chosen else None)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, document.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,19 @@ def finished(folder: RunFolder, job: Job) -> bool:
 
 
 def measure(
-    folder: RunFolder, contender: Contender, console: Console, steps: int | None = None
+    folder: RunFolder,
+    contender: Contender,
+    console: Console,
+    steps: int | None = None,
+    splits: Sequence[str] = ("test", "ood"),
 ) -> dict[str, dict[str, Any]]:
-    """The evaluations of a trained run on `test` and, if there is such a split, on `ood`.
+    """The evaluations of a trained run on splits, of those that there are.
 
     Args:
         steps: gradient steps of the contenders that take any (None: as in their recipes; STEPS of fine-tuning).
     """
     run = open_run(folder.path)
-    splits = ["test", *(["ood"] if run.has("ood") else [])]
+    splits = [split for split in splits if run.has(split)]
     if contender.tuned:
         steps = steps or STEPS
         run = fine_tuned(run, contender.tuned, console, steps)

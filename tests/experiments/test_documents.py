@@ -107,8 +107,8 @@ def test_a_wrong_argument_is_one_line(arguments: list[str], capsys: pytest.Captu
 
 
 def test_what_is_published_stands_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ours(plan: Plan, algo: str, *_: object) -> list[str]:
-        return paper_tables.row(plan.env, f"{algo} (ours)", "return", {0: "-16.0", 3: "-1.0"}, "here")
+    def ours(plan: Plan, mine: paper_tables.Row, *_: object) -> list[str]:
+        return paper_tables.row(plan.env, f"{mine.method} (ours)", "return", {0: "-16.0", 3: "-1.0"}, "here")
 
     monkeypatch.setattr(paper_tables, "ours", ours)
     monkeypatch.setattr(paper_tables, "RESULTS", tmp_path)
@@ -116,7 +116,7 @@ def test_what_is_published_stands_beside_ours(tmp_path: Path, monkeypatch: pytes
     assert paper_tables.main(["only=point2d,sinusoid"]) == 0
     lines = (tmp_path / "paper_tables.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| point2d")]
-    assert [row.split(" | ")[1] for row in rows] == ["MAML", "context vector", "maml (ours)"]
+    assert [row.split(" | ")[1] for row in rows] == ["MAML", "context vector", "maml (ours)", "maml_fixed (ours)"]
     assert " | -40.41 | -11.68 | -3.33 | -3.23 | " in rows[0]
     assert " | -16.0 |  |  | -1.0 | here |" in rows[2]
     assert "| MAML | gradient | 0.600 [0.500, 0.700] | 80 s |" in lines
@@ -141,11 +141,20 @@ def test_a_file_that_holds_no_few_shot_results_is_one_line(
     assert "holds no results" in capsys.readouterr().err
 
 
-def test_point2d_gets_eight_million_steps() -> None:
-    plan = Plan("point2d", Path("runs/compare"), (0, 1, 2))
-    (job,) = paper_tables.jobs(plan, "maml", 2)
-    settings = "env=point2d algo=maml seed=2 budget.env_steps=8000000"
-    assert job.commands() == [f"python -m metarl.train {settings} run_dir=runs/compare/point2d/maml-2"]
+@pytest.mark.parametrize(
+    ("env", "method", "settings"),
+    [
+        ("point2d", "maml", "algo=maml seed=2 budget.env_steps=8000000"),
+        ("point2d", "maml_fixed", "algo=maml seed=2 algo.inner.learn_rates=false budget.env_steps=8000000"),
+        ("cheetah_dir", "maml", "algo=maml seed=2 budget.iterations=160"),
+        ("cheetah_vel", "maml_one_mass", "algo=maml seed=2 env.tasks.mass_scale=1.0 budget.iterations=160"),
+    ],
+)
+def test_the_runs_beside_the_papers(env: str, method: str, settings: str) -> None:
+    """Some as in the comparison, some by the papers' settings; point2d gets eight million steps."""
+    (mine,) = (each for each in paper_tables.OURS[env] if each.method == method)
+    job = paper_tables.job(Plan(env, Path("runs/compare"), (0, 1, 2)), mine, 2)
+    assert job.commands() == [f"python -m metarl.train env={env} {settings} run_dir=runs/compare/{env}/{method}-2"]
 
 
 @pytest.mark.parametrize("arguments", [["only=sinus"], ["seeds=x"], ["run=y"]])
