@@ -26,9 +26,6 @@ from envs.errors import ContractError, EnvsError, ModelError, TaskError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
-# MuJoCo's state of a simulation, and what is done to it from outside.
-_STATE = ("time", "qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat", "xfrc_applied", "qfrc_applied")
-
 
 class Part(NamedTuple):
     """Which simulations of a larger whole an environment has: several processes may have a part of it each."""
@@ -311,7 +308,7 @@ class MujocoEnvironment(Environment):
         Raises:
             TaskError: as `set_tasks`.
         """
-        kept = {name: self.simulator.field(name).clone() for name in _STATE}
+        kept = self.simulator.state()
         noise = self.generator.get_state()
         before = self.initial_state()
         self.set_tasks(tasks)

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 import mujoco
 from torch import Tensor
 
+# MuJoCo's state of a simulation, and what is done to it from outside.
+STATE = ("time", "qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat", "xfrc_applied", "qfrc_applied")
+
 
 class Simulator(ABC):
     """N simulations of one MuJoCo model, each with model fields of its own."""
@@ -26,6 +29,10 @@ class Simulator(ABC):
         A derived field is 0 before the first reset, and after `step` one physics step old. One that is first asked for
         after that is of the present state; so take in the constructor what every step needs.
         """
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of the state fields (N, ...), as `reset` takes them."""
+        return {name: self.field(name).clone() for name in STATE}
 
     @abstractmethod
     def set_model_fields(self, values: Mapping[str, Tensor]) -> None:

@@ -30,6 +30,8 @@ class Member(NamedTuple):
 class MixedTasks(Environment):
     """N simulations that are divided among tasks as `set_tasks` says; each task has a model and a batch of its own.
 
+    A simulation that gets another task needs another model, and so has to be reset; the others go on where they were.
+
     Args:
         num_simulations: N.
         distribution: of tasks and their variations.
@@ -64,6 +66,7 @@ class MixedTasks(Environment):
         self._options |= {"goal_visible": goal_visible, "bonus": bonus}
         self._made: dict[tuple[int, int], SawyerTask] = {}  # by kind and number of simulations; last used last
         self.members: list[Member] = []
+        self._running: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}  # by kind: where each simulation was, episodes
         self.last_failure: str | None = None
 
     def repeat_actions(self, times: int) -> None:
@@ -71,6 +74,8 @@ class MixedTasks(Environment):
 
     def apply_tasks(self) -> None:
         kinds = self.assigned["task"][:, 0].long()
+        if self.begun:
+            self._running = {m.kind: (self._numbers(m.rows), m.env.episodes()) for m in self.members}
         self.members = []
         for kind in kinds.unique().tolist():
             rows = (kinds == kind).nonzero()[:, 0]
@@ -96,10 +101,29 @@ class MixedTasks(Environment):
     def reset(self, mask: Tensor | None = None) -> Tensor:
         if self.tasks is None:
             raise TaskError(f"{self.name}: call set_tasks before reset")
-        if not self.begun and mask is not None and not bool(mask.all()):
-            raise TaskError(f"{self.name}: set_tasks has moved simulations to other models, so all have to be reset")
-        self.begun = True
-        return self._together([m.env.reset(None if mask is None else mask[m.rows]) for m in self.members])
+        mask = torch.ones(self.num_simulations, dtype=torch.bool) if mask is None else mask
+        if self.begun:
+            return self._together([m.env.reset(mask[m.rows]) for m in self.members])
+        kept = [self._kept(member, ~mask[member.rows]) for member in self.members]
+        self.begun, self._running = True, {}
+        started = [m.env.reset() for m in self.members]
+        going_on = zip(self.members, started, kept, strict=True)
+        return self._together([m.env.go_on(~mask[m.rows], k) if k else fresh for m, fresh, k in going_on])
+
+    def _kept(self, member: Member, going_on: Tensor) -> dict[str, Tensor]:
+        """The episodes (n, ...) of a member's simulations as they ran before `set_tasks`; none if none goes on."""
+        if not bool(going_on.any()):
+            return {}
+        numbers, episodes = self._running.get(member.kind, (torch.full((self.num_simulations,), -1), {}))
+        number = numbers[member.rows]
+        if bool((number[going_on] < 0).any()):
+            first = int(member.rows[going_on & (number < 0)][0])
+            raise TaskError(f"{self.name}: simulation {first} has another task than before, so it has to be reset")
+        return {name: value[number.clamp(min=0)] for name, value in episodes.items()}
+
+    def _numbers(self, rows: Tensor) -> Tensor:
+        """For all simulations (N,) their place in `rows` (n,); -1: they are not there."""
+        return torch.full((self.num_simulations,), -1).index_copy(0, rows, torch.arange(len(rows)))
 
     def step(self, action: Tensor) -> Step:
         self.require_reset()

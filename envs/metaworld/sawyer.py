@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
 import mujoco
@@ -165,6 +165,20 @@ class SawyerTask(MujocoEnvironment):
             "mocap_pos": torch.tensor(self.hand_start, dtype=torch.float64).repeat(count, 1, 1),
             "mocap_quat": torch.tensor(DOWN, dtype=torch.float64).repeat(count, 1, 1),
         }
+
+    def episodes(self) -> dict[str, Tensor]:
+        """The running episodes (N, ...) by name, for `go_on` of another batch of the same task."""
+        return self.simulator.state() | {"elapsed": self.elapsed.clone(), "before": self.before}
+
+    def go_on(self, mask: Tensor, episodes: Mapping[str, Tensor]) -> Tensor:
+        """Go on with `episodes` (N, ...) in the masked simulations (N,); the observation (N, D) of all."""
+        state = dict(episodes)
+        elapsed, before = state.pop("elapsed"), state.pop("before")
+        self.simulator.reset(mask, state)
+        self.elapsed = torch.where(mask, elapsed, self.elapsed)
+        self.before = torch.where(mask[:, None], before, self.before)
+        self.sense()
+        return self.observe()
 
     def control(self, action: Tensor) -> None:
         self.before = self.present

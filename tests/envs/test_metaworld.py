@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from envs import registry
+from envs.adapters.gymnasium import VectorTaskEnv
 from envs.core import described
 from envs.core.environment import Part
 from envs.core.models import physics_model
@@ -236,15 +237,56 @@ def test_tasks_side_by_side_are_what_each_is_alone() -> None:
 
 
 @needs_package
-def test_after_other_tasks_all_side_by_side_begin_anew() -> None:
+def test_who_gets_another_task_begins_anew_and_the_others_go_on() -> None:
+    """The same episodes, to rounding, as where nothing is moved between batches."""
+    moved, left = (metaworld(4, benchmark="ML10", threads=1) for _ in range(2))
+    listed, acted = moved.distribution.published("train", 3), actions(12, 4)
+    tasks = [listed.select(torch.tensor(rows)) for rows in ([0, 1, 1, 0], [0, 1, 2, 0], [2, 1, 2, 0])]
+    begun, anew = torch.tensor([True] * 4), torch.tensor([False, False, True, False])
+    for env in (moved, left):
+        env.set_tasks(tasks[0])
+        env.reset(begun)
+        last = [env.step(action).observation for action in acted[:5]][-1]
+    moved.set_tasks(tasks[1])
+    assert torch.allclose(moved.reset(anew)[~anew], last[~anew], atol=1e-5)
+    for action in acted[5:]:
+        ours, theirs = moved.step(action), left.step(action)
+        for name in ("observation", "reward", "success", "feedback"):
+            assert torch.allclose(getattr(ours, name)[~anew].double(), getattr(theirs, name)[~anew].double(), atol=1e-5)
+    fresh = metaworld(1, benchmark="ML10", threads=1)
+    fresh.set_tasks(tasks[1].select(torch.tensor([2])))
+    fresh.reset()
+    last = [fresh.step(action[2:3]) for action in acted[5:]][-1]
+    assert torch.allclose(last.observation[0], ours.observation[2], atol=1e-5)
+    moved.set_tasks(tasks[2])
+    with pytest.raises(TaskError, match=r"^metaworld: simulation 0 has another task than before"):
+        moved.reset(anew)
+    moved.reset(~anew)
+
+
+@needs_package
+def test_before_anything_runs_all_have_to_be_reset() -> None:
     mixed = metaworld(2, benchmark="ML10", threads=1)
-    listed, some = mixed.distribution.published("train", 2), torch.tensor([True, False])
-    for tasks in (listed, listed.select(torch.tensor([1, 1]))):
-        mixed.set_tasks(tasks)
-        with pytest.raises(TaskError, match=r"^metaworld: set_tasks has moved simulations .* all have to be reset$"):
-            mixed.reset(some)
-        mixed.reset(torch.ones(2, dtype=torch.bool))
-        mixed.reset(some)
+    mixed.set_tasks(mixed.distribution.published("train", 2))
+    with pytest.raises(TaskError, match=r"simulation 1 has another task than before"):
+        mixed.reset(torch.tensor([True, False]))
+
+
+@needs_package
+def test_a_vector_environment_gives_each_of_its_tasks_in_its_own_time() -> None:
+    """Autoreset begins an episode in some simulations, with another of ML10's tasks."""
+    env = VectorTaskEnv("metaworld", 3, benchmark="ML10", horizon=3)
+    env.set_task(None)
+    env.reset(seed=0)
+    env.step(actions(1, 3)[0].numpy())
+    env.reset(options={"reset_mask": np.array([True, False, False])})
+    ended = []
+    for action in actions(9, 3):
+        observation, _, _, truncated, _ = env.step(action.numpy())
+        assert np.isfinite(observation).all()
+        ended.append(truncated.tolist())
+    assert ended[:3] == [[False] * 3, [False, True, True], [True, False, False]]
+    env.close()
 
 
 @needs_package
