@@ -29,8 +29,10 @@ CONTROLLERS = {
 LEAST = {
     (GraspUncalibrated, "ood"): 0.60,
     (GraspUncalibrated, "test"): 0.90,
-    (PushTurned, "test"): 0.90,
-}  # slippery round shapes slip, some topple; the heaviest would take more than the hand has to be lifted in time
+    (PushTurned, "test"): 0.80,
+    (PushTurned, "ood"): 0.75,
+}  # slippery round shapes slip, some topple; the heaviest would take more than the hand has to be lifted in time; the
+# farthest are not pushed in time by a script that first walks around them
 
 
 def solved(kind: type[Environment], split: str) -> Tensor:
