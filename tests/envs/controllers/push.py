@@ -12,14 +12,10 @@ FAST, SLOW = 1.0, 0.35  # shares of the fastest step
 
 
 class Controller:
-    """Acts on what nobody tells the agent: the goal.
+    """Acts on what nobody tells the agent: the goal."""
 
-    Args:
-        slow: the share of the fastest step at which it comes to the goal.
-    """
-
-    def __init__(self, env: Push, slow: float = SLOW) -> None:
-        self.env, self.slow = env, slow
+    def __init__(self, env: Push) -> None:
+        self.env = env
 
     def act(self) -> Tensor:
         """The action (N, 2) for the present state."""
@@ -41,7 +37,7 @@ class Controller:
         goal = torch.where(ahead > -0.03, around, behind)
         goal = torch.where(lined_up, push, goal)
         move = (goal - target) / DELTA
-        limit = torch.where(lined_up, torch.clamp(far / 0.12, self.slow / 2, self.slow + 0.25), FAST)
+        limit = torch.where(lined_up, torch.clamp(far / 0.12, SLOW / 2, SLOW + 0.25), FAST)
         size = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
         move = move * torch.clamp(limit / size.clamp(min=1e-6), max=1.0)
         stop = far < 0.015

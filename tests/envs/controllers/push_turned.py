@@ -17,7 +17,7 @@ class Controller:
     """
 
     def __init__(self, env: PushTurned, believed: Tensor | None = None) -> None:
-        self.pusher = push.Controller(env, slow=0.5)  # there is less time than in push
+        self.pusher = push.Controller(env)
         self.turn = env.assigned["turn"][:, 0] if believed is None else believed
 
     def act(self) -> Tensor:
