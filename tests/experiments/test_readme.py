@@ -56,18 +56,24 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_the_numbers_of_the_table_are_those_of_the_results() -> None:
-    rows = re.findall(r"^\| (\w+) \| (\d) \| (\d.*) \| `env=", README, re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) \| (\d(?:; \d)?) \| (\d.*) \| `env=", README, re.MULTILINE)
     files = {path.stem: path for path in (ROOT / "experiments" / "results" / "compare").glob("*.json")}
-    told = {env for env, path in files.items() if "multitask" in json.loads(path.read_bytes())["contenders"]}
+    told = {
+        env for env, path in files.items() if {"in_context", "maml"} <= {*json.loads(path.read_bytes())["contenders"]}
+    }
     assert sorted(env for env, _, _ in rows) == sorted(told)
     for env, seeds, cells in rows:
         contenders = json.loads(files[env].read_bytes())["contenders"]
         names = ("in_context_equal" if "in_context_equal" in contenders else "in_context", "maml", "multitask")
-        assert all(len(contenders[name]["seeds"]) == int(seeds) for name in names), env
+        counts = dict.fromkeys(str(len(contenders[name]["seeds"])) for name in names if name in contenders)
+        assert seeds == "; ".join(counts), env
         expected = []
         for split in ("test", "ood"):
             context, maml, multitask = (
-                [f"{point['success']['mean']:.3f}" for point in contenders[name]["curves"][split]] for name in names
+                [f"{point['success']['mean']:.3f}" for point in contenders[name]["curves"][split]]
+                if name in contenders
+                else ["-"]
+                for name in names
             )
             expected += [context[0], f"{maml[0]} -> {maml[-1]}", multitask[-1]]
         assert cells.replace("†", "").split(" | ") == expected, env
