@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from envs.core.simulator import Simulator
 from envs.errors import ModelError
 
 BOUNDS = {"geom_rbound", "geom_aabb"}
+# A forked process has its parent's batches without their threads; to collect one of them would wait for these forever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gc.freeze)
 _WARNING = mujoco.mjtWarning
 UNSTABLE = [
     int(w) for w in (_WARNING.mjWARN_BADQPOS, _WARNING.mjWARN_BADQVEL, _WARNING.mjWARN_BADQACC, _WARNING.mjWARN_BADCTRL)

@@ -1,5 +1,8 @@
 """The CPU engine against serial MuJoCo, bit for bit; model fields, partial resets, broken physics."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mujoco
@@ -17,6 +20,7 @@ from envs.families.reach import PAYLOAD_RADIUS, Reach
 from envs.registry import make
 from tests.envs.families import MUJOCO_NAMES
 
+ROOT = Path(__file__).parents[2]
 COUNT = 6
 INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 # What mj_setConst derives from masses, inertias and damping.
@@ -326,3 +330,25 @@ def test_the_failing_task_is_named_where_tasks_are_shared() -> None:
     env.simulator.field("qvel")[3, 0] = float("nan")
     env.step(torch.zeros(6, 7))
     assert env.last_failure is not None and "simulation 3, task 1 " in env.last_failure
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_leaves_its_parents_threads_alone() -> None:
+    """Whatever of the parent is unreachable when it begins."""
+    code = """
+import gc, os, signal, mujoco
+from envs.core.engine_cpu import CpuSimulator
+gc.disable()
+simulator = CpuSimulator(mujoco.MjModel.from_xml_string("<mujoco/>"), 4, 2)
+simulator.step(1)
+simulator.itself = simulator
+del simulator
+child = os.fork()
+if not child:
+    gc.collect()
+    os._exit(0)
+signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+signal.alarm(20)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
