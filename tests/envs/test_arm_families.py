@@ -114,7 +114,8 @@ def test_an_object_left_alone_stays_where_it_is(kind: type[ArmEnvironment]) -> N
     for _ in range(40):
         env.step(still)
     assert (env.object_position - start).abs().max() < 0.004
-    assert env.object_velocity.abs().max() < 0.1
+    assert env.object_velocity[:, :3].abs().max() < 0.01
+    assert env.object_velocity[:, 3:].abs().max() < 0.2  # what is heavy on one side rocks for a while
 
 
 @pytest.mark.parametrize("shape", shapes.KINDS)
