@@ -8,7 +8,7 @@ import torch
 from envs.metaworld.benchmarks import metaworld
 from experiments import metaworld_blind
 from experiments.metaworld_blind import LINES, Blind, way
-from tests.envs.test_metaworld import needs_package
+from tests.envs.metaworld_tasks import needs_package
 
 
 @pytest.mark.parametrize(("task", "low", "high"), [("reach", 0.05, 0.3), ("push", 0.025, 0.025)])

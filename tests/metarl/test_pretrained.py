@@ -27,7 +27,7 @@ from metarl.evaluation.films import render
 from metarl.pages.card import LICENCE, model_card
 from metarl.run_folder import RunFolder, pretrained
 from metarl.runs import evaluate, train
-from tests.envs.test_metaworld import needs_package
+from tests.envs.metaworld_tasks import needs_package
 
 SIZE = ["env=reach", "env.horizon=6", "agent.width=8", "agent.layers=1", "threads=1", "device=cpu"]
 EVALUATION = ["evaluate.tasks=3", "evaluate.episodes_per_step=2", "report=page"]
