@@ -2,7 +2,7 @@
 
 Rewrite what stands between `<!-- results:begin -->` and `<!-- results:end -->` in RESULTS.md: the tables of
 experiments/results/compare/*.json, the comparison with the papers, the few-shot problems, the shipped policies, and
-films of some policies before and after adaptation. The rest of the page is written by hand and stays.
+films of policies whose adaptation can be seen. The rest of the page is written by hand and stays.
 
   page    the file to rewrite
   gifs    false: keep the films that are there
@@ -30,8 +30,9 @@ from metarl.run_folder import RunFolder, atomic_write, pretrained
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-FILMED = ("grasp", "navigate", "push")
-PICTURE = {"width": 320, "height": 240, "fps": 10.0}
+# Where adapting can be seen: a held-out task that is not solved at first, and after which gradient steps it is shown.
+FILMED = {"cheetah_dir": (0, (0, 1)), "grasp_uncalibrated": (1, (0,)), "reach_search": (3, (0,))}
+PICTURE = {"width": 320, "height": 240, "fps": None}
 
 
 def comparisons(folder: Path) -> list[str]:
@@ -119,13 +120,14 @@ def success(curve: Sequence[dict[str, dict[str, object]]]) -> str:
 def pictures(film: bool) -> list[str]:
     """The GIFs; with `film`, those of shipped policies are filmed again first."""
     lines: list[str] = []
-    for env in FILMED:
+    for env, (task, steps) in FILMED.items():
         out = RESULTS / f"{env}.gif"
         if film and env in pretrained.names():
             run = open_run(f"{pretrained.PREFIX}/{env}")
-            render(run, split="test", task=0, out=out, seed=0, threads=0, **PICTURE)  # type: ignore[arg-type]
+            render(run, split="test", task=task, out=out, seed=0, threads=0, steps=steps, page=True, **PICTURE)  # type: ignore[arg-type]
         if out.exists():
-            lines += [f"![{env}: one held-out task before and after adaptation]({relative(out)})", ""]
+            shown = "before and after a gradient step" if len(steps) > 1 else "in the episodes of a trial"
+            lines += [f"![{env}: a held-out task {shown}]({relative(out)})", ""]
     return lines
 
 
