@@ -38,9 +38,9 @@ class Reach(MujocoFamily):
 
     Success: d < 5 cm over the last five control steps.
 
-    Task parameters (hidden): `goal` (3, m), `payload_mass` (kg, a sphere of 3 cm at the grip point),
-    `damping_scale` (multiplies every joint's damping). ood: goals beyond the region at its sides and above it, heavier
-    payloads, stronger damping.
+    Task parameters (hidden): `goal` (3, m; held out in blocks of 6 x 14 x 9 cm), `payload_mass` (kg, a sphere of 3 cm
+    at the grip point), `damping_scale` (multiplies every joint's damping). ood: goals beyond the region at its sides
+    and above it, heavier payloads, stronger damping.
     """
 
     name = "reach"
@@ -57,6 +57,7 @@ class Reach(MujocoFamily):
             ],
             unit="m",
             within=((-0.9, -0.9, 0.0), (0.9, 0.9, 1.2)),
+            semantic=True,
         ),
         "payload_mass": Range(0.05, 1.5, ood=[(1.5, 3.0)], unit="kg", within=(0.0, 20.0)),
         "damping_scale": Range(0.5, 2.0, ood=[(2.0, 4.0)], within=(0.0, 100.0)),
