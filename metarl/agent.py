@@ -80,8 +80,9 @@ class Agent:
             MetaRLError: if the spaces do not fit, episodes or steps are out of range, or the environment tells that it
                 is not one task: its parts have different tasks, or it has another one after a reset.
             NotFiniteError: if an inner step is not finite; names the parameter.
-            CollectionStopped: if collecting is stopped, by Ctrl-C or an exception of the environment; it has what was
-                collected, and the agent as it had adapted before.
+            CollectionStopped: if collecting is stopped, by Ctrl-C or an exception of the environment; it has the
+                episodes that had ended, and the agent as it had adapted before. If there is neither, the exception
+                itself comes.
         """
         count = isinstance(episodes, int | np.integer)
         if steps < 0 or (count and episodes < 1):
@@ -101,6 +102,8 @@ class Agent:
                     entry = {"env": place, "steps": len(rounds)} | _told(rounds)
                     agent = replace(self, adapted=adapted, memory=None, history=(*self.history, entry))
         except CollectionStopped as stopped:
+            if not rounds and not stopped.recording and stopped.__cause__:
+                raise stopped.__cause__ from None
             stopped.agent = agent
             raise
         return agent
@@ -108,6 +111,8 @@ class Agent:
     def _playing(self, env: Any, episodes: int, watch: Watch | None) -> Callable[[Parameters | None], Episodes]:
         """Exploring episodes in an environment, by the parameters that act."""
         run = self.run
+        # One who has adapted before tries something else than the first time.
+        seed = stream_seed(run.settings.seed, "adaptation") + sum(entry["steps"] for entry in self.history)
         vector = vector_of(env)
         check_spaces(env, run.policy)
         warn_of_differences(vector, run.horizon, stacklevel=3)
@@ -118,7 +123,7 @@ class Agent:
             episodes=episodes,
             trial_episodes=run.learner.settings.trial_episodes,
             fed_the_reward=run.fed_the_reward,
-            generator=torch.Generator().manual_seed(run.settings.seed),
+            generator=torch.Generator().manual_seed(seed),
             watch=watch,
         )
 

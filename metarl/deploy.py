@@ -163,13 +163,17 @@ def _recording(settings: AdaptSettings) -> object:
 
 def _kept(stopped: CollectionStopped, settings: AdaptSettings, agent: Agent, out: Path) -> MetaRLError:
     """The error that ends an interrupted collection of an agent, once what there is is written."""
-    file = write_recording(free_place(out.with_name(f"{out.name}-recording.npz")), stopped.recording)
     before: Agent = stopped.agent
     done = before.history[-1]["steps"] if len(before.history) > len(agent.history) else 0
     run = before.save(out) if before.history and before.adapted else settings.run
-    given = [f"run={run}", f"recording={file}", f"out={settings.out}", f"steps={max(settings.steps - done, 1)}"]
-    command = f"python -m metarl.adapt {shlex.join(given)}{words(agent.run.settings)}"
-    text = f"{str(stopped).partition('; ')[0]}; adapt on these with: {command}"
+    text = str(stopped).partition("; ")[0]
+    if stopped.recording:
+        file = write_recording(free_place(out.with_name(f"{out.name}-recording.npz")), stopped.recording)
+        given = [f"run={run}", f"recording={file}", f"out={settings.out}", f"steps={max(settings.steps - done, 1)}"]
+        command = f"python -m metarl.adapt {shlex.join(given)}{words(agent.run.settings)}"
+        text = f"{text}; adapt on the episodes that had ended with: {command}"
+    else:
+        text = f"{text}; no episode of this step had ended; kept after {done} steps: {run}"
     cause = stopped.__cause__
     if not isinstance(cause, KeyboardInterrupt):
         return MetaRLError(text)

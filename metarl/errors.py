@@ -56,7 +56,7 @@ class CollectionStopped(MetaRLError):
     """Collecting episodes was stopped: by Ctrl-C, or by an exception of the environment, which is the cause.
 
     Attributes:
-        recording: what was collected, as `Agent.adapt(episodes=...)` takes it.
+        recording: the episodes that had ended, as `Agent.adapt(episodes=...)` takes them.
         agent: with what had adapted before.
     """
 

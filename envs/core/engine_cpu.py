@@ -14,6 +14,7 @@ import torch
 from mujoco.batch import MODEL_FIELDS, Batch
 from torch import Tensor
 
+from envs.core.cores import usable_cores
 from envs.core.simulator import Simulator
 from envs.errors import ModelError
 
@@ -40,7 +41,7 @@ class CpuSimulator(Simulator):
         self.model = model
         self.num_simulations = num_simulations
         # More threads than simulations or cores only adds waiting.
-        threads = min(threads or os.cpu_count() or 1, num_simulations)
+        threads = min(threads or usable_cores(), num_simulations)
         self.batch = Batch(model, num_simulations, threads)
         self._fields: dict[str, Tensor] = {}
         self._begun = False

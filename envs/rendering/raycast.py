@@ -7,7 +7,6 @@ sky, the nearest translucent geom in a pixel. Not drawn: sites, tendons, the pat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -17,6 +16,7 @@ import mujoco
 import numpy as np
 from PIL import Image
 
+from envs.core.cores import usable_cores
 from envs.rendering import shading
 from envs.rendering.rays import PLANE, SOLID, TRANSLUCENT, Hits, View
 
@@ -60,7 +60,7 @@ class RaycastPainter:
         self.option = mujoco.MjvOption()
         self.scene = mujoco.MjvScene(model, 1000 + model.ngeom + model.nsite + 100 * model.ntendon)
         self._textures = shading.read_textures(model)
-        threads = min(os.cpu_count() or 1, 8)
+        threads = min(usable_cores(), 8)
         self._pool = ThreadPoolExecutor(threads)
         # mj_multiRay works on the MjData's stack, so every thread needs an MjData of its own.
         self._copies = [mujoco.MjData(model) for _ in range(threads)]

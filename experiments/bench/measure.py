@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 import platform
 import statistics
 import time
@@ -11,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from envs.core.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def machine() -> dict[str, object]:
     }
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: installed[name] for name in packages if name in installed},

@@ -85,7 +85,7 @@ def outcome(run: Run) -> tuple[float, float]:
     settings, protocol = run.settings, run.settings.evaluate
     tasks, seed = min(VALIDATION_TASKS, protocol.tasks), stream_seed(settings.seed, "evaluation")
     env = run.environment(tasks * protocol.episodes_per_step, seed, settings.threads)
-    generator, steps = torch.Generator().manual_seed(seed), run.learner.settings.inner.steps
+    generator, steps = torch.Generator().manual_seed(seed + 1), run.learner.settings.inner.steps
     chosen = run.held_out("validation", tasks)
     try:
         rounds, _ = adaptation_rounds(env, run.policy, run.learner, chosen, steps, generator)

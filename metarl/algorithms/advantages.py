@@ -9,6 +9,7 @@ from torch import Tensor
 
 from agents.policy import widest
 
+ROUNDING = 1e-6  # of a mean of float32, relative to the largest
 Total = Callable[[Tensor], Tensor]  # a sum over some tasks to that over all that belong together
 
 
@@ -69,10 +70,15 @@ def linear_baseline(observation: Tensor, returns: Tensor, valid: Tensor, ridge: 
 
 
 def episode_baseline_advantage(reward: Tensor, valid: Tensor, discount: float) -> Tensor:
-    """Discounted returns (M, E, T) minus their mean over a task's episodes at the same step: needs no critic."""
-    returns = discounted_returns(reward, valid, discount)
-    mean = (returns * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1.0)
-    return (returns - mean) * valid if reward.shape[1] > 1 else returns * valid
+    """Discounted returns (M, E, T) minus their mean over a task's episodes at the same step: needs no critic.
+
+    Where they differ from it by rounding alone it is 0: normalised, it would be as large as any other.
+    """
+    returns = discounted_returns(reward, valid, discount) * valid
+    if reward.shape[1] == 1:
+        return returns
+    moved = (returns - returns.sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1.0)) * valid
+    return moved * (moved.abs() > ROUNDING * returns.abs().amax((1, 2), keepdim=True))
 
 
 def these_alone(total: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class Learner(ABC):
 
     def action_std(self) -> float:
         """The mean standard deviation of the policy's actions, for the metrics."""
-        return float(torch.exp(self.policy.log_std.detach()).mean())
+        return float(torch.exp(self.policy.bounded_log_std(self.policy.log_std)).detach().mean())
 
     def state(self) -> dict[str, Tensor]:
         """What an update depends on beside the policy and the generator, by name: here the learned rates."""

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+from envs.core.cores import usable_cores
 from metarl.launched import local_world_size
 
 Result = TypeVar("Result")
@@ -21,8 +22,7 @@ Result = TypeVar("Result")
 
 def cores() -> int:
     """The cores that this process may use, shared with the other processes of the run on its machine."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(there // local_world_size(), 1)
+    return max(usable_cores() // local_world_size(), 1)
 
 
 def run_all(functions: Sequence[Callable[[], Result]]) -> list[Result]:

@@ -43,6 +43,7 @@ STREAMS = {
     "initialisation": 4,
     "evaluation": 5,
     "agent": 6,
+    "adaptation": 7,
 }
 
 

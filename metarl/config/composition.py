@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.settings import Settings
 from metarl.config import help
-from metarl.config.algorithms import InContextSettings, MultitaskSettings, WarmStarted
+from metarl.config.algorithms import MultitaskSettings, WarmStarted
+from metarl.config.checks import check_choices
 from metarl.config.hydra_nodes import (
     CONF,
     RECIPE_OF,
@@ -144,8 +145,7 @@ def _training(plain: Plain, given: Sequence[str]) -> TrainSettings:
     if getattr(settings.agent, "context", None) == "auto":
         agent = settings.agent.model_copy(update={"context": _context(settings)})
         settings = settings.model_copy(update={"agent": agent})
-    _check_memory(settings)
-    _check_feedback(settings)
+    check_choices(settings)
     check_training(settings)
     return settings
 
@@ -206,43 +206,6 @@ def _context(settings: TrainSettings) -> str:
         return "none" if isinstance(algo, MultitaskSettings) else "trial"
     alone = isinstance(algo, WarmStarted) and len(algo.phases()) == 1 and not algo.warm_start.run
     return "none" if alone or isinstance(algo, MultitaskSettings) else "episode"
-
-
-def _check_memory(settings: TrainSettings) -> None:
-    """In-context learning needs a policy that remembers, and multi-task training one that does not.
-
-    Raises:
-        ConfigError: if it is the other way round.
-    """
-    algo, agent = (chosen.entry or chosen.name for chosen in (settings.algo, settings.agent))
-    alone = isinstance(settings.algo, MultitaskSettings)
-    episodes = settings.algo.longest_trial()
-    if episodes > 1 and getattr(settings.agent, "context", None) == "episode":
-        remedy = "choose agent.context=trial, or algo.trial_episodes=1"
-        raise ConfigError(f"agent.context=episode: the {episodes} episodes of a trial share one memory; {remedy}")
-    if isinstance(settings.algo, InContextSettings) and not alone and not settings.agent.remembers():
-        remedy = "choose agent=transformer agent.context=auto, or algo=multitask"
-        raise ConfigError(f"algo={algo}: needs a policy that remembers, which agent={agent} here does not; {remedy}")
-    if alone and settings.agent.remembers():
-        memory = getattr(settings.agent, "context", "none")
-        if memory == "none":  # it cannot be switched off
-            given, other = f"agent={agent}", "agent=mlp"
-        else:
-            given, other = f"agent.context={memory}", "agent.context=none"
-        remedy = f"choose {other}, or algo=in_context"
-        raise ConfigError(f"{given}: algo={algo} is for a policy that does not remember; {remedy}")
-
-
-def _check_feedback(settings: TrainSettings) -> None:
-    """Inner steps learn from what the robot senses.
-
-    Raises:
-        ConfigError: if that is nothing.
-    """
-    steps = max(phase.settings.inner.steps for phase in settings.phases())
-    if settings.env.feedback == "none" and steps:
-        algo = settings.algo.entry or settings.algo.name
-        raise ConfigError(f"env.feedback=none: the inner steps of algo={algo} have nothing to learn from")
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> ConfigError:

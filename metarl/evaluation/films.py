@@ -186,7 +186,7 @@ def with_drawers(
 def thinned(rows: Sequence[Sequence[Panel]], period: float) -> int:
     """Of how many moments, `period` seconds apart, a page shows one."""
     moments = sum(len(panel.moments) for row in rows for panel in row)
-    return max(math.ceil(moments / PAGE_PICTURES), int(1.0 / (period * PAGE_RATE) + 1e-9), 1)
+    return max(math.ceil(moments / PAGE_PICTURES), math.ceil(1.0 / (period * PAGE_RATE) - 1e-9))
 
 
 def render_run(settings: RenderSettings) -> None:

@@ -76,6 +76,7 @@ class Session:
         env = run.environment(1, self._seed, 1)
         if not isinstance(env, MujocoEnvironment):
             raise ViewError(_why_not(env))
+        env.distribution.generator.manual_seed(self._seed + 2)
         self.env, self.agent, self._trained = env, agent, agent
         self._generator = torch.Generator().manual_seed(self._seed + 1)
         self.paused, self.speed = False, 1.0

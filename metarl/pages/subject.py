@@ -198,6 +198,7 @@ def _evaluation(subject: Subject, evaluation: Evaluation) -> str:
         "split": evaluation.split,
         "tasks": content.get("tasks"),
         "episodes": evaluation.episodes,
+        "trial_episodes": content.get("trial_episodes"),
         "steps": evaluation.curve[-1].get("step"),
         "seed": content.get("seed"),
         "deterministic": content.get("deterministic"),

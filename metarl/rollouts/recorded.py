@@ -65,20 +65,25 @@ def replay(
 
 
 def recording_of(trials: Sequence[Sequence[Transition]], layout: TokenLayout, horizon: int) -> list[dict[str, Any]]:
-    """The recording of trials that were played, the last one perhaps in part: each the transitions of N sequences."""
+    """The episodes that ended in trials that were played, the last one perhaps in part: transitions of N sequences.
+
+    An episode that was still running is left out. Nobody knows what its last actions would have led to, and learning
+    would take its end for theirs.
+    """
     recording: list[dict[str, Any]] = []
     count = 0
     for transitions in filter(None, trials):
-        tokens, actions, feedback, valid = (
+        tokens, actions, feedback, valid, over = (
             torch.stack([getattr(transition, name).cpu() for transition in transitions], 1)
-            for name in ("token", "action", "feedback", "valid")
+            for name in ("token", "action", "feedback", "valid", "over")
         )
         for row in range(len(tokens)):
             for start in range(0, len(transitions), horizon):
                 there = valid[row, start : start + horizon].bool()
                 parts = (layout.observation(tokens), actions, feedback)
                 values = [part[row, start : start + horizon][there].numpy() for part in parts]
-                if there.any():
+                ended = len(there) == horizon or bool(over[row, -1])
+                if ended and there.any():
                     recording.append(Recorded(*values)._asdict() | {"trial": count})
             count += 1
     return recording

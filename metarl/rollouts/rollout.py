@@ -93,7 +93,7 @@ def play(
                 memory, felt = actor.without(~valid, memory, before), torch.where(valid, feedback, felt)
             else:
                 felt = feedback
-            observation, over = step.observation, over | step.terminated
+            observation, over = step.observation, over | step.terminated | step.failed
             terms = {name: term * valid for name, term in step.terms.items()}
             if listener:
                 listener(t + 1, step)

@@ -103,8 +103,8 @@ def explore(
     Raises:
         MetaRLError: if the environment shows that it is not one task.
         NotFiniteError: if its first observation or feedback is not finite.
-        CollectionStopped: with what was collected, if something was, after an exception of the environment, a number
-            that is not finite, or Ctrl-C.
+        CollectionStopped: with the episodes that had ended, after an exception of the environment, a number that is not
+            finite, or Ctrl-C.
     """
     actor, choose = Actor(policy, adapted, 1), partial(sample, generator=generator)
     count = -(-episodes // (simulations.num_simulations * trial_episodes))
@@ -119,12 +119,13 @@ def explore(
                     for felt in _ended(trials[-1], simulations.horizon):
                         watch(next(done), count * simulations.num_simulations * trial_episodes, felt)
     except (Exception, KeyboardInterrupt) as error:
-        recording = recording_of(trials, policy.layout, simulations.horizon)
-        if not recording or (isinstance(error, MetaRLError) and not isinstance(error, NotFiniteError)):
+        if isinstance(error, MetaRLError) and not isinstance(error, NotFiniteError):
             raise
-        steps, reason = sum(len(episode["actions"]) for episode in recording), type(error).__name__
+        recording = recording_of(trials, policy.layout, simulations.horizon)
+        steps, reason = int(sum(step.valid.sum() for trial in trials for step in trial)), type(error).__name__
         what = f"collecting was stopped after {steps} steps by {reason}: {error}".removesuffix(": ")
-        raise CollectionStopped(f"{what}; adapt(episodes=error.recording) learns from these", recording) from error
+        remedy = "; adapt(episodes=error.recording) learns from the episodes that had ended" if recording else ""
+        raise CollectionStopped(f"{what}{remedy}", recording) from error
     length = trial_episodes * simulations.horizon
     full = [trial + [tree_map(torch.zeros_like, trial[-1])] * (length - len(trial)) for trial in trials]
     beside = [tree_map(lambda *parts: torch.cat(parts), *transitions) for transitions in zip(*full, strict=True)]

@@ -14,7 +14,7 @@ One row for each meta-iteration. Its columns, and the curves of those, are
     updates, skipped_updates             outer updates of the iteration, and those among them that were not finite
     inner_rate                           mean of the inner rates, which MAML learns
     std                                  mean standard deviation of the actions
-    physics_failures                     simulations that failed
+    physics_failures                     episodes whose physics failed
     rollout_seconds, update_seconds      of the iteration
     seconds                              of training so far, without the time between an end and a resume
     steps_per_second                     environment steps since the start or the last resume, per second

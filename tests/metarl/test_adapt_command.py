@@ -92,7 +92,7 @@ def test_a_task_of_the_list(run: Path, tmp_path: Path) -> None:
 def test_what_was_collected_is_kept(run: Path, tmp_path: Path, key: bool) -> None:
     out, stops = tmp_path / "arm 7", [f"env.left={3 * HORIZON}", f"env.key={key}".lower()]
     closed = Rig.closed
-    with pytest.raises(MetaRLError, match="was stopped after .*; adapt on these with: python -m metarl.adapt") as error:
+    with pytest.raises(MetaRLError, match="was stopped after .* ended with: python -m metarl.adapt") as error:
         adapt(f"run={run}", RIG, *stops, "episodes=2", "steps=3", f"out={out}")
     assert isinstance(error.value, Interrupted) == key
     assert Rig.closed == closed + 1
@@ -109,11 +109,15 @@ def test_a_signal_to_end_keeps_it_too(run: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match=f"stopped after {HORIZON + 3} steps by Terminated;") as error:
         adapt(f"run={run}", RIG, *stops, f"out={tmp_path / 'arm7'}")
     assert error.value.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
-    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 2
+    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 1, "the episode that was running is not learned from"
     with pytest.raises(Interrupted, match=r"recording=\S*/arm7-recording-2.npz"):
         adapt(f"run={run}", RIG, f"env.left={HORIZON}", f"env.number={int(signal.SIGTERM)}", f"out={tmp_path / 'arm7'}")
     assert len(read_recording(tmp_path / "arm7-recording-2.npz")) == 1
-    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 2, "what was kept before is kept"
+    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 1, "what was kept before is kept"
+    again = [f"env.left={2 * HORIZON + 3}", f"env.number={int(signal.SIGTERM)}", "episodes=2", "steps=2"]
+    with pytest.raises(Interrupted, match=r"no episode of this step had ended; kept after 1 steps: \S*arm8$"):
+        adapt(f"run={run}", RIG, *again, f"out={tmp_path / 'arm8'}")
+    assert [entry["steps"] for entry in metarl.load(tmp_path / "arm8", "cpu").history] == [1]
 
 
 @pytest.mark.parametrize("broken", ["observation", "feedback"])
@@ -123,7 +127,7 @@ def test_a_broken_sensor_stops_the_robot(run: Path, tmp_path: Path, broken: str)
     line = f"stopped after {HORIZON + 3} steps by NotFiniteError: the {broken} is not finite in environment 0; adapt on"
     with pytest.raises(MetaRLError, match=line):
         adapt(f"run={run}", RIG, *stops, f"out={tmp_path / 'arm7'}")
-    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 2
+    assert len(read_recording(tmp_path / "arm7-recording.npz")) == 1
     with pytest.raises(MetaRLError, match=f"^the {broken} is not finite"):  # nothing was collected
         adapt(f"run={run}", RIG, "env.left=0", f"env.broken={broken}", f"out={tmp_path / 'arm7'}")
 

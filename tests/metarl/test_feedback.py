@@ -16,10 +16,10 @@ import metarl
 from agents.mlp import MLPPolicy
 from agents.policy import Policy
 from agents.transformer import TransformerPolicy
-from envs.core.environment import Environment, Step
+from envs.core.environment import Environment, MujocoEnvironment, Step
 from envs.errors import EnvsError
 from envs.registry import make
-from metarl.algorithms.advantages import episode_baseline_advantage, generalised_advantage
+from metarl.algorithms.advantages import episode_baseline_advantage, generalised_advantage, normalise
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.reptile import Reptile
 from metarl.assembly.build import build_policy
@@ -84,8 +84,10 @@ def test_feedback_is_the_reward_the_signal_or_nothing(name: str) -> None:
         env.set_tasks(env.distribution.published("train", 4))
         env.reset()
         steps[mode] = env.step(torch.full((4, env.action_size), 0.3))
+        if mode == "sparse":
+            felt = env.signal().float() if isinstance(env, MujocoEnvironment) else steps[mode].success.float()
     assert torch.equal(steps["reward"].feedback, steps["reward"].reward)
-    assert torch.equal(steps["sparse"].feedback, steps["sparse"].success.float())
+    assert torch.equal(steps["sparse"].feedback, felt)
     assert torch.equal(steps["none"].feedback, torch.zeros(4))
     for step in steps.values():
         assert torch.equal(step.reward, steps["reward"].reward), "the trainer's reward does not depend on the feedback"
@@ -220,7 +222,16 @@ def test_without_feedback_an_inner_step_changes_nothing() -> None:
     assert all(torch.equal(value, start[name].expand_as(value)) for name, value in adapted.items())
 
 
-def test_the_baseline_of_feedback_is_the_mean_of_the_tasks_other_episodes() -> None:
+def test_feedback_that_is_always_the_same_teaches_nothing() -> None:
+    """What rounding leaves of it is not scaled up to a step."""
+    valid = torch.ones(1, 20, 70)
+    nothing = episode_baseline_advantage(0.3 * valid, valid, 0.98)
+    assert not normalise(nothing, valid, (1, 2)).any()
+    little = episode_baseline_advantage(0.3 * valid + 1e-3 * torch.arange(20.0)[:, None], valid, 0.98)
+    assert normalise(little, valid, (1, 2)).square().mean() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_the_baseline_of_feedback_is_the_mean_of_the_tasks_episodes() -> None:
     reward = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
     found = episode_baseline_advantage(reward, torch.ones(1, 2, 2), 0.5)
     assert found.tolist() == [[[-2.0, -2.0], [2.0, 2.0]]]
@@ -232,6 +243,24 @@ def test_inner_steps_without_feedback_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^env\.feedback=none: .*algo=maml"):
         compose(("env=reach", "algo=maml", "env.feedback=none"))
     assert compose(("env=reach", "algo=in_context", "env.feedback=none")).env.feedback == "none"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("algo=maml algo.inner.steps=0", r"algo\.inner\.steps=0: must be an integer from 1"),
+        ("algo=reptile algo.inner.steps=0", r"algo\.inner\.steps=0: must be an integer from 1"),
+        ("algo=maml algo.baseline=linear agent.critic_sees_task=true", r".*algo\.baseline=linear asks no critic"),
+        (
+            "algo=maml agent.critic_sees_task=true agent.estimates_task=true",
+            ".*algo=maml trains no estimate; begin",
+        ),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(given: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{line}"):
+        compose(("env=reach", "algo.warm_start.iterations=0", *given.split()))
+    assert compose(("env=reach", "algo=maml", *given.split()[-2:], "algo.inner.steps=1", "algo.baseline=critic"))
 
 
 POLICIES = {"transformer": transformer(privileged=2), "mlp": MLPPolicy(2, 2, [8], privileged_size=2)}

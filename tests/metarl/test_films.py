@@ -108,6 +108,7 @@ def test_a_film_of_a_page_has_fewer_pictures_and_as_many_seconds(runs: Any, tmp_
     """A tenth of a second each, and fewer of a film of many panels; those of a slow robot are all there."""
     rows = [[Panel("", 0, [Moment({}, 0.0, 0.0, 0.0, False)] * 40)] * 2]
     assert [thinned(rows, period) for period in (0.2, 0.1, 0.05, 0.02)] == [1, 1, 2, 5]
+    assert [thinned(rows, period) for period in (0.0625, 0.07, 0.015)] == [2, 2, 7], "never more than ten a second"
     assert thinned(rows * 2, 0.2) == 1 and thinned(rows * 5, 0.2) == 3 and thinned(rows * 5, 0.02) == 5
     run, counts = open_run(runs["gradient"], "cpu"), []
     for page in (False, True):

@@ -16,6 +16,7 @@ import torch
 import metarl
 from envs.adapters.gymnasium import TaskEnv
 from metarl.agent import Agent
+from metarl.assembly.build import stream_seed
 from metarl.config.composition import compose
 from metarl.errors import CheckpointError, CollectionStopped, ConfigError, MetaRLError, RunFolderError
 from metarl.evaluation.films import render_run
@@ -114,6 +115,25 @@ def test_the_commands_take_it(adapted: Agent, tmp_path: Path, capsys: pytest.Cap
         train(compose([*given, f"env.horizon={HORIZON}", f"run_dir={tmp_path / 'run'}"]))
 
 
+def test_who_adapts_further_tries_something_else(agent: Agent) -> None:
+    class Heard(TaskEnv):
+        def step(self, action: np.ndarray) -> Any:
+            actions.append(action)
+            return super().step(action)
+
+    env = Heard("point2d", horizon=HORIZON)
+    env.set_task({"goal": [0.3, -0.4]})
+    tried, still = [], agent
+    for _ in range(2):
+        actions: list[np.ndarray] = []
+        still = replace(still.adapt(env, episodes=2), adapted=agent.adapted)
+        tried.append(np.stack(actions))
+    assert tried[0].shape == tried[1].shape and not np.allclose(tried[0], tried[1])
+    actions = []
+    agent.adapt(env, episodes=2)
+    np.testing.assert_array_equal(actions, tried[0])
+
+
 def test_an_evaluation_begins_with_what_adapted(adapted: Agent) -> None:
     from metarl.evaluation.curve import adaptation_rounds
 
@@ -179,7 +199,7 @@ def test_a_recording_is_as_good_as_the_episodes(agent: Agent) -> None:
         agent.adapt(Stopping(played, Stopped("red button")), episodes=6)
     assert stopped.value.recording and stopped.value.agent.adapted is None
     env = VectorSimulations(_vector(Stopping(10**6, Stopped())), HORIZON)
-    generator = torch.Generator().manual_seed(run.settings.seed)
+    generator = torch.Generator().manual_seed(stream_seed(run.settings.seed, "adaptation"))
     live = explore(env, run.policy, episodes=4, trial_episodes=2, generator=generator)
     past = replay(stopped.value.recording, run.policy, None, horizon=HORIZON, trial_episodes=2)
     assert past.tokens.shape == live.tokens.shape == (1, 2, 2 * HORIZON, 6)

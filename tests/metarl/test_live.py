@@ -155,6 +155,15 @@ def test_memory_episodes_and_tasks(agents: dict[str, Agent]) -> None:
         session.new_task("elsewhere")
 
 
+def test_new_tasks_follow_from_the_seed(agents: dict[str, Agent]) -> None:
+    def drawn(seed: int) -> float:
+        session = Session(agents["cheetah_dir-maml"], seed=seed)
+        session.new_task("train")
+        return float(session.values["mass_scale"])
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
 def test_gradient_steps_and_back(agents: dict[str, Agent]) -> None:
     agent = agents["cheetah_dir-maml"]
     session = Session(agent)

@@ -326,6 +326,13 @@ def test_success_and_validity_are_read_off_the_steps_that_count() -> None:
     assert episodes.tokens[0, 0, :, 1].tolist() == [0.0, 1.0, 2.0, 3.0] * 2
 
 
+def test_an_episode_is_over_where_its_physics_fails_even_if_nothing_says_so() -> None:
+    env = scripted(failed=[[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
+    episodes = collect(env, Constant(2, [0.0]), generator=generator())
+    assert episodes.valid[:, 0].sum(-1).tolist() == [1.0, 4.0, 4.0, 4.0, 3.0]
+    assert episodes.returns[:, 0, 0].tolist() == [1.0, 10.0, 10.0, 10.0, 6.0] and episodes.failures == 2
+
+
 def test_success_at_the_last_step_counts() -> None:
     env = scripted(success=[[0] * 5, [1] * 5, [0] * 5, [1, 0, 1, 0, 1]])
     episodes = collect(env, Constant(2, [0.0]), generator=generator())

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+from envs.core.cores import usable_cores
 from metarl.algorithms.threads import run_all
 
 
@@ -28,6 +29,17 @@ def test_threads_stay_and_have_one_torch_thread_each_while_the_caller_keeps_its_
     assert len({name for name, _ in first}) == 2
     assert {name for name, _ in first} == {name for name, _ in again}
     assert {threads for _, threads in first + again} == {1}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that binds processes to cores")
+def test_cores_that_were_not_given_are_not_counted() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert usable_cores() == len(before)
 
 
 def test_a_single_function_runs_in_the_thread_of_its_caller() -> None:
