@@ -26,7 +26,7 @@ from metarl.pages import footage, report, space
 from metarl.pages.charts import POINTS, condensed, svg
 from metarl.pages.evaluations import Evaluation, differences, ranked, read, same_tasks
 from metarl.pages.footage import chosen
-from metarl.pages.subject import Subject, subjects
+from metarl.pages.subject import Subject, repeat, subjects
 from metarl.runs import train
 
 SIZE = ["env=point2d", "env.horizon=6", "algo=in_context", "algo.tasks=4", "agent.width=8", "agent.layers=1"]
@@ -176,6 +176,18 @@ def test_a_run_without_an_evaluation_has_a_page_that_says_how_to_make_one(traine
     for split in ("test", "ood"):
         assert f"python -m metarl.evaluate run={tmp_path / 'run'} split={split}" in text
     assert "was not evaluated on &#39;test&#39;" in text and "<svg" not in text
+
+
+def test_an_evaluation_can_be_repeated_as_it_was(trained: Path) -> None:
+    (subject,) = subjects([open_run(trained, "cpu")])
+    line = next(line for line in repeat(subject) if "split=test" in line)
+    assert line.split()[2:4] == ["metarl.evaluate", f"run={trained}"]
+    evaluation = subject.evaluations["test"].content
+    for word in line.split()[4:]:
+        name, _, value = word.partition("=")
+        told = evaluation["curve"][-1]["step"] if name == "steps" else evaluation.get(name, value)
+        assert value == str(told).lower()
+    assert "trial_episodes=1" in line.split(), "an evaluation may have longer trials than training"
 
 
 @pytest.mark.parametrize(
