@@ -156,7 +156,9 @@ def _registered(entry: str, **options: Any) -> gymnasium.Env[Any, Any]:
     try:
         return gymnasium.make(entry.partition(":")[2], disable_env_checker=True, **options)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise UnknownEnvironmentError(f"{entry}: {' '.join(str(error).split())}") from None
+        told = " ".join(str(error).split())
+        remedy = "" if entry.count(":") > 1 else f"; if a module registers it: {entry.replace(':', ':my_module:')}"
+        raise UnknownEnvironmentError(f"{entry}: {told}{remedy}") from None
 
 
 def _import_failed(entry: str, module: str, error: Exception) -> UnknownEnvironmentError:

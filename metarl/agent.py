@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,7 +19,7 @@ from metarl.algorithms.rounds import finite_step, inner_loop
 from metarl.assembly.build import stream_seed
 from metarl.assembly.kept import Kept
 from metarl.assembly.opened import Run, keep, open_run
-from metarl.errors import CollectionStopped, MetaRLError
+from metarl.errors import CollectionStopped, MetaRLError, RunWarning
 from metarl.rollouts.acting import ActingStep, mean_action, sample
 from metarl.rollouts.episodes import Batch, Episodes
 from metarl.rollouts.folded import folded, swift
@@ -85,6 +86,8 @@ class Agent:
                 itself comes.
         """
         count = isinstance(episodes, int | np.integer)
+        if isinstance(episodes, float | str):
+            raise MetaRLError(f"adapt needs an integer or a recording for episodes, got {episodes!r}")
         if steps < 0 or (count and episodes < 1):
             raise MetaRLError(f"adapt needs episodes >= 1 and steps >= 0, got episodes={episodes}, steps={steps}")
         if (env is None) == count:
@@ -94,6 +97,9 @@ class Agent:
 
         def experience(adapted: Parameters | None) -> Batch:
             rounds.append(play(adapted))
+            if failures := rounds[-1].failures:
+                text = f"{failures} of the episodes failed, as the environment says; they end there"
+                warnings.warn(text, RunWarning, stacklevel=5)
             return self.run.learner.prepare(rounds[-1])
 
         try:
@@ -195,7 +201,7 @@ class Agent:
             raise MetaRLError(f"{count} observations, but the state is for another number")
         begins = np.full(count, state is None)
         if episode_start is not None:
-            begins |= np.asarray(episode_start, bool)
+            begins |= _per_row("values of episode_start", episode_start, count, bool)
         if feedback is None and reward is not None and not self.run.fed_the_reward:
             raise MetaRLError("this policy was not fed the reward: give predict feedback=info['feedback'] in its place")
         told = reward if feedback is None else feedback
@@ -337,6 +343,8 @@ def _observation(observation: object, size: int) -> np.ndarray:
     rows = np.atleast_2d(np.asarray(observation, np.float32))
     if rows.shape[-1] != size:
         raise MetaRLError(f"observation has size {rows.shape[-1]}, the policy was trained on {size}")
+    if rows.ndim > 2:
+        raise MetaRLError(f"the observation has the shape {rows.shape}, expected ({size},) or (n, {size})")
     if not np.isfinite(rows).all():
         row, entry = np.argwhere(~np.isfinite(rows))[0]
         raise MetaRLError(f"the observation is not finite: entry {entry} of row {row} is {rows[row, entry]}")
@@ -345,11 +353,25 @@ def _observation(observation: object, size: int) -> np.ndarray:
 
 def _feedback(told: np.ndarray | float, count: int) -> np.ndarray:
     """Rewards or feedback (n,)."""
-    felt = np.empty(count, np.float32)
-    felt[:] = told
+    felt = _per_row("rewards", told, count, np.float32)
     if not np.isfinite(felt).all():
         raise MetaRLError(f"the reward is not finite: {felt[~np.isfinite(felt)][0]}")
     return felt
+
+
+def _per_row(name: str, told: Any, count: int, kind: type) -> np.ndarray:
+    """One value (n,) for each observation, of n or of one for all.
+
+    Raises:
+        MetaRLError: if there is another number of them.
+    """
+    try:
+        values = np.asarray(told, kind)
+    except (TypeError, ValueError):
+        raise MetaRLError(f"{count} {name} expected, got {told!r}") from None
+    if values.shape not in ((), (count,)):
+        raise MetaRLError(f"{count} {name} expected, got an array of the shape {values.shape}")
+    return np.full(count, values)
 
 
 def _told(rounds: Sequence[Episodes]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shlex
 import signal
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from rich.console import Console
 
 from envs.adapters.episodic import as_dictionary
 from envs.adapters.gymnasium import TaskEnv
+from envs.adapters.gymnasium_tasks import TAKEN
 from envs.core.explained import explained
 from envs.entry import ID, is_batched, load_entry
 from envs.errors import ContractError, UnknownEnvironmentError
@@ -134,13 +137,29 @@ def _own(place: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any] | None:
     found = partial(gymnasium.make, name) if kind == ID else load_entry(place)
     if kind != ID and is_batched(place, found):
         return None
+    taken = {name: value for name, value in options.items() if name not in TAKEN or _names(found, name)}
+    env = _constructed(place, found, taken)
+    if all(env.has_wrapper_attr(name) for name in ("sample_tasks", "set_task")):
+        return None
+    return env if taken == options else _constructed(place, found, options)
+
+
+def _names(found: Callable[..., Any], option: str) -> bool:
+    """Whether something callable has an argument of this name."""
+    try:
+        return option in inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _constructed(place: str, found: Callable[..., Any], options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     try:
         env = explained(place, found, constructs=True)(**options)
     except TypeError as error:
         raise UnknownEnvironmentError(f"{place}: {str(error).split('() ')[-1]}") from None
     if not isinstance(env, gymnasium.Env):
         raise ContractError(f"{place}: returned a {type(env).__name__}, which is not a gymnasium.Env")
-    return None if all(env.has_wrapper_attr(name) for name in ("sample_tasks", "set_task")) else env
+    return env
 
 
 def _recording(settings: AdaptSettings) -> object:

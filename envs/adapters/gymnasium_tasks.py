@@ -72,6 +72,7 @@ class Processes(AsyncVectorEnv):
             raise value from WorkerTraceback(trace)
 
 
+TAKEN = ("horizon", "vectorization", "train_tasks")  # options that are not the environment's own, unless it has them
 VECTORISATION = {"sync": SyncVectorEnv, "async": Processes}
 
 
@@ -219,7 +220,7 @@ class GymnasiumTasks(Environment):
 
     def step(self, action: Tensor) -> Step:
         self.require_reset()
-        scaled = action.clamp(-1.0, 1.0).reshape(-1, *self._action_shape).numpy()
+        scaled = action.nan_to_num(0.0).clamp(-1.0, 1.0).reshape(-1, *self._action_shape).numpy()
         seen, earned, _, _, info = self.vector.step(scaled)
         self.elapsed += 1
         observation, reward = _rows(seen), torch.from_numpy(np.array(earned, np.float32))
@@ -348,7 +349,10 @@ def _distribution(sampler: _Simulation, entry: str, count: int) -> NumberedTasks
     def draw(n: int, split: str, seed: int) -> list[Any]:
         with _global_seed(seed):
             sampler.reset(seed=seed)
-            tasks = list(explained(entry, sample)(n, split=split) if splits else explained(entry, sample)(n))
+            given = explained(entry, sample)(n, split=split) if splits else explained(entry, sample)(n)
+        if not isinstance(given, Iterable):
+            raise ContractError(f"{entry}: sample_tasks({n}) returned a {type(given).__name__}, not a list of tasks")
+        tasks = list(given)
         if len(tasks) != n:
             raise ContractError(f"{entry}: sample_tasks({n}) returned {len(tasks)} tasks")
         return tasks

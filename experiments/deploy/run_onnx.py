@@ -5,6 +5,8 @@ python experiments/deploy/run_onnx.py policy.onnx envs:metarl/Reach-v0 --episode
 
 import argparse
 import json
+import os
+import sys
 
 import gymnasium
 import numpy as np
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--options", type=json.loads, default={}, help="of the environment: '{\"horizon\": 60}'")
     parser.add_argument("--episodes", type=int, default=3)
     options = parser.parse_args()
+    sys.path.insert(0, os.getcwd())  # a module of one's own lies where one works
     robot, env, feedback = Robot(options.policy), gymnasium.make(options.env, **options.options), 0.0
     wanted, there = robot.about["spaces"]["observation"]["shape"], list(env.observation_space.shape or ())
     if wanted != there:

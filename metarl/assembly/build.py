@@ -47,6 +47,14 @@ STREAMS = {
 }
 
 
+RESERVED = {
+    "seed": "an environment's seed follows from that of the run: give seed= in its place",
+    "threads": "the run says how many there are: give threads= in its place",
+    "num_simulations": "there are as many as a rollout has episodes: give algo.tasks= or algo.episodes= in its place",
+    "tasks_override": "give env.tasks in its place",
+}
+
+
 def stream_seed(seed: int, stream: str) -> int:
     """The seed of one of the named random streams of a run."""
     return (seed * 1_000_003 + 7_368_787 * (STREAMS[stream] + 1)) % 2**63
@@ -56,9 +64,12 @@ def build_environment(settings: EnvironmentSettings, simulations: int, seed: int
     """The environment that settings name, with their task ranges.
 
     Raises:
+        ConfigError: for an option that is not the environment's to take.
         EnvsError: if it does not exist, or does not take an option.
     """
     options = {name: value for name, value in settings.options().items() if name != "tasks"}
+    for name in RESERVED.keys() & options.keys():
+        raise ConfigError(f"env.{name}={options[name]}: {RESERVED[name]}")
     entry = settings.entry or settings.name
     return make(entry, simulations, seed=seed, threads=threads, tasks_override=dict(settings.tasks), **options)
 

@@ -117,10 +117,12 @@ def open_run(path: str | Path, device: str = "auto", checkpoint: str = "last", t
         trust: modules outside of this project that the run may name, by their first names: their code will run.
 
     Raises:
-        RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable.
+        RunFolderError, CheckpointError: if the folder or every checkpoint in it is unusable, or another is asked for.
         EnvsError: if its environment is not there, or may not be named.
         DeviceError: if the device is not there, or its memory is used up.
     """
+    if checkpoint not in ("last", "best"):
+        raise CheckpointError(f"checkpoint={checkpoint}: must be one of last, best")
     folder = RunFolder.open(locate(path))
     settings = stored_settings(folder, trust)
     number = folder.best if checkpoint == "best" else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shlex
 import sys
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,12 @@ def modules(settings: TrainSettings) -> list[str]:
 def words(*settings: TrainSettings) -> str:
     """What a command on runs with these settings needs at its end, such as " trust=my_robots"."""
     foreign = sorted({module for each in settings for module in modules(each)})
-    listed = foreign[0] if len(foreign) == 1 else f"[{','.join(foreign)}]"
-    return f" {shlex.quote(f'trust={listed}')}" if foreign else ""
+    return f" {shlex.quote(_trusting(foreign))}" if foreign else ""
+
+
+def _trusting(foreign: Sequence[str]) -> str:
+    """What trusts some modules, as a command line says it."""
+    return f"trust={foreign[0]}" if len(foreign) == 1 else f"trust=[{','.join(foreign)}]"
 
 
 def check_named(plain: Mapping[str, Any], run: Path, trust: Collection[str] = ()) -> None:
@@ -122,6 +126,8 @@ def check_named(plain: Mapping[str, Any], run: Path, trust: Collection[str] = ()
     Raises:
         UnknownEnvironmentError: with what to say.
     """
+    named = {_foreign(place) for group in GROUPS for place in _places(plain.get(group))}
+    every = _trusting(sorted({module for module in named if module} | set(trust)))
     for group, what in GROUPS.items():
         for place in _places(plain.get(group)):
             check_outside(place, run, what)
@@ -132,7 +138,7 @@ def check_named(plain: Mapping[str, Any], run: Path, trust: Collection[str] = ()
             lies = f", which lies in {found.parent}" if found else ""
             raise UnknownEnvironmentError(
                 f"{group}={place}: the run names code from outside of metarl, in the module {first}{lies}: "
-                f"if you trust it, say so with trust={first}"
+                f"if you trust it, say so with {shlex.quote(every)}"
             )
 
 

@@ -52,7 +52,8 @@ def _check_feedback(settings: TrainSettings) -> None:
     steps = max(phase.settings.inner.steps for phase in settings.phases())
     if settings.env.feedback == "none" and steps:
         algo = settings.algo.entry or settings.algo.name
-        raise ConfigError(f"env.feedback=none: the inner steps of algo={algo} have nothing to learn from")
+        remedy = "; set algo.inner.steps=0" if isinstance(settings.algo, InContextSettings) else ""
+        raise ConfigError(f"env.feedback=none: the inner steps of algo={algo} have nothing to learn from{remedy}")
 
 
 def _check_critic(settings: TrainSettings) -> None:

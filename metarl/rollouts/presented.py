@@ -50,7 +50,30 @@ def vector_of(env: object) -> Vector:
         given = type(env).__name__
         raise MetaRLError(f"adapt needs a gymnasium.Env or a gymnasium.vector.VectorEnv, not a {given}; {remedy}")
     _check_set(env, "observation_space", "action_space")
-    return SyncVectorEnv([lambda: env])
+    return SyncVectorEnv([lambda: _Shaped(env)])
+
+
+class _Shaped(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose observations have the shape that its space says; a vector would fail at them in numpy."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._checked(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        told = self.env.step(action)
+        if not isinstance(told, tuple) or len(told) != 5:
+            count = len(told) if isinstance(told, tuple) else type(told).__name__
+            raise MetaRLError(
+                f"{name_of(self.env)}: step returned {count}, not (observation, reward, terminated, truncated, info)"
+            )
+        return self._checked(told[0]), *told[1:]
+
+    def _checked(self, observation: Any) -> Any:
+        wanted, found = self.observation_space.shape, np.shape(observation)
+        if wanted is not None and found != wanted:
+            raise MetaRLError(f"{name_of(self.env)}: the observation has shape {found}, its space says {wanted}")
+        return observation
 
 
 def _check_set(env: Single | Vector, *spaces: str) -> None:

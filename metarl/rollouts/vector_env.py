@@ -61,8 +61,9 @@ class VectorSimulations:
             seen = self._finite("observation", _float32(observation))
             over = torch.as_tensor(np.asarray(terminated) | np.asarray(truncated))
             unknown = torch.zeros(self.num_simulations, dtype=torch.bool)
-            self._over = self._over | over
-            self._last = Step(seen, felt, {}, unknown, over, unknown, felt)
+            failed = torch.as_tensor(np.asarray(info.get("failed", unknown), bool))  # an environment may say so
+            self._over = self._over | over | failed
+            self._last = Step(seen, felt, {}, unknown, over, failed, felt)
         return self._last
 
     def _finite(self, name: str, value: Tensor) -> Tensor:

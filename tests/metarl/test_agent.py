@@ -26,7 +26,7 @@ from envs.adapters.gymnasium import TaskEnv, VectorTaskEnv
 from envs.adapters.sb3 import SB3VecEnv
 from metarl.agent import Agent, Controller
 from metarl.config.composition import compose
-from metarl.errors import MetaRLError, RunWarning
+from metarl.errors import CheckpointError, MetaRLError, RunWarning
 from metarl.rollouts.presented import vector_of
 from metarl.rollouts.recall import forget
 from metarl.rollouts.rollout import collect
@@ -342,6 +342,58 @@ def test_wrappers_that_change_what_is_seen_are_named(agent: Agent, kind: str) ->
 def test_episodes_of_another_length_are_named(agent: Agent, env: Callable[[], Any]) -> None:
     with pytest.warns(RunWarning, match="episodes end after 4 control steps, the policy was trained on 6"):
         agent.adapt(env(), episodes=1)
+
+
+def test_values_of_another_shape_are_refused(agent: Agent, trial: Agent) -> None:
+    _, one = agent.predict(rows(1)[0])
+    _, four = agent.predict(rows(4))
+    for call, line in [
+        (lambda: agent.predict(rows(1)[0], one, reward=np.ones(2)), r"1 rewards expected, got .* shape \(2,\)"),
+        (lambda: agent.predict(rows(4), four, reward=np.ones((4, 1))), r"4 rewards expected, got .* shape \(4, 1\)"),
+        (lambda: agent.predict(rows(4), four, reward=np.array([[1.0], [2.0, 3.0]], object)), "4 rewards expected, got"),
+        (lambda: agent.predict(rows(4), four, np.ones(3, bool), reward=0.0), "4 values of episode_start expected"),
+        (lambda: agent.predict(np.zeros((2, 3, 2))), r"observation has the shape \(2, 3, 2\), expected \(2,\) or"),
+        (lambda: agent.adapt(single(), episodes="3"), "an integer or a recording for episodes, got '3'"),
+        (lambda: agent.adapt(single(), episodes=2.5), "an integer or a recording for episodes, got 2.5"),
+    ]:
+        with pytest.raises(MetaRLError, match=line):
+            call()
+    agent.predict(rows(4), four, np.zeros(4, bool), reward=np.arange(4.0))
+    agent.predict(rows(4), four, False, reward=1.0)
+
+
+def test_an_environment_that_breaks_its_promise_is_named(agent: Agent) -> None:
+    class Long(Own):
+        def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+            return np.zeros(5, np.float32), {}
+
+    class Short(Own):
+        def step(self, action: np.ndarray) -> Any:
+            return np.zeros(2, np.float32), 0.0, False, {}
+
+    for env, line in ((Long(), r"Long: the observation has shape \(5,\)"), (Short(), "Short: step returned 4, not")):
+        with pytest.raises(MetaRLError, match=line):
+            agent.adapt(env, episodes=2)
+
+
+def test_episodes_that_failed_are_told(agent: Agent) -> None:
+    class Fails(TaskEnv):
+        def step(self, action: np.ndarray) -> Any:
+            observation, reward, _, truncated, info = super().step(action)
+            self.taken = getattr(self, "taken", 0) + 1
+            return observation, reward, self.taken == 3, truncated, info | {"failed": self.taken == 3}
+
+    env = Fails("point2d", horizon=HORIZON)
+    env.set_task({"goal": [0.3, -0.4]})
+    with pytest.warns(RunWarning, match="^1 of the episodes failed"):
+        adapted = agent.adapt(env, episodes=2)
+    assert adapted.adapted is not None
+
+
+def test_another_checkpoint_than_there_is_is_refused(agent: Agent) -> None:
+    for name in ("bets", "", "25"):
+        with pytest.raises(CheckpointError, match=f"^checkpoint={name}: must be one of last, best"):
+            metarl.load(agent.run.folder.path, "cpu", checkpoint=name)
 
 
 def test_what_does_not_fit_names_the_remedy(agent: Agent) -> None:

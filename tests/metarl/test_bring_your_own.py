@@ -21,7 +21,8 @@ from envs.errors import ContractError, EnvsError, ModelError, TaskError, Unknown
 from metarl.assembly.build import build_policy
 from metarl.assembly.opened import open_run
 from metarl.config.composition import compose
-from metarl.errors import KNOWN, MetaRLError
+from metarl.deploy import adapt_run
+from metarl.errors import KNOWN, ConfigError, MetaRLError
 from metarl.evaluation.films import render_run
 from metarl.rollouts.rollout import collect
 from metarl.runs import evaluate_run, train
@@ -115,6 +116,28 @@ def test_a_gymnasium_environment_is_trained_resumed_filmed_and_loaded(
         agent.adapt(user, episodes=1)
     adapted = agent.adapt(gymnasium.wrappers.RescaleAction(user, np.float32(-1), np.float32(1)), episodes=2)
     assert adapted.adapted is not None
+    adapt_run(compose(["run=run", "out=kept", "episodes=2"], "adapt"))
+    assert metarl.load("kept", "cpu").history[0]["env"] == "Point"
+    with pytest.raises(UnknownEnvironmentError, match=f"^{place}: got an unexpected keyword argument 'colour'"):
+        adapt_run(compose(["run=run", "out=other", f"env={place}", "env.colour=red"], "adapt"))
+
+
+@pytest.mark.parametrize("option", ["seed=3", "threads=2", "num_simulations=3"])
+def test_what_the_run_says_is_no_option_of_an_environment(written: Write, tmp_path: Path, option: str) -> None:
+    for place in (f"{written(POINT)}:Point", f"{written(cart())}:Cart"):
+        with pytest.raises(ConfigError, match=f"^env.{option}: .*give .*= in its place"):
+            train(compose([f"env={place}", "env.horizon=9", f"env.{option}", *TINY, f"run_dir={tmp_path / 'run'}"]))
+
+
+def test_an_action_that_is_not_finite_does_not_reach_the_environment(written: Write) -> None:
+    moved = "self.position = self.position + "
+    place = f"{written(POINT.replace(moved, f'assert np.isfinite(action).all(); {moved}'))}:Point"
+    env = registry.make(place, 4, horizon=5)
+    env.set_tasks(env.distribution.published("train", 2))
+    env.reset()
+    step = env.step(torch.tensor([[0.1, 0.1], [torch.nan, 0.0], [0.0, torch.inf], [0.0, 0.0]]))
+    assert step.failed.tolist() == [False, True, True, False]
+    assert env.last_failure is not None and "the action is not finite" in env.last_failure
 
 
 def test_an_agent_adapts_to_a_class_that_was_trained_at_its_own_horizon(
@@ -153,6 +176,13 @@ def test_episodes_that_end_early_are_cut_in_the_rollout(written: Write) -> None:
 def test_a_registered_gymnasium_environment_is_named_on_the_command_line() -> None:
     env = compose(["env=gymnasium:envs:metarl/Point2d-v0", "env.horizon=5"]).env
     assert env.entry == "gymnasium:envs:metarl/Point2d-v0" and env.name == "Point2d-v0"
+
+
+def test_one_that_a_module_of_ones_own_registers(written: Write) -> None:
+    name = written(f"{POINT}\ngymnasium.register('Lab-v0', entry_point=Point)\n")
+    assert registry.make(f"gymnasium:{name}:Lab-v0", 2, horizon=5).horizon == 5
+    line = line_of("gymnasium:Elsewhere-v0", UnknownEnvironmentError)
+    assert line.endswith("; if a module registers it: gymnasium:my_module:Elsewhere-v0")
 
 
 # What goes wrong, in one line each

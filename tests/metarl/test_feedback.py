@@ -242,6 +242,9 @@ def test_the_baseline_of_feedback_is_the_mean_of_the_tasks_episodes() -> None:
 def test_inner_steps_without_feedback_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^env\.feedback=none: .*algo=maml"):
         compose(("env=reach", "algo=maml", "env.feedback=none"))
+    with pytest.raises(ConfigError, match=r"algo=multitask have nothing to learn from; set algo\.inner\.steps=0$"):
+        compose(("env=reach", "algo=multitask", "env.feedback=none"))
+    assert compose(("env=reach", "algo=multitask", "env.feedback=none", "algo.inner.steps=0"))
     assert compose(("env=reach", "algo=in_context", "env.feedback=none")).env.feedback == "none"
 
 

@@ -207,6 +207,16 @@ def test_links_to_a_run_and_within_it_are_followed(run: Path) -> None:
     assert RunFolder("link").subfolder("evaluation").is_dir()
 
 
+def test_all_modules_that_it_needs_are_named_at_once(run: Path) -> None:
+    put(run, "env", "evil:E")
+    put(run, "algo", "worse.awr:AWR")
+    for word in ([], ["trust=evil"], ["trust=worse"], ["trust=[other,worse]"]):
+        with pytest.raises(UnknownEnvironmentError) as caught:
+            USES["evaluate"]("run", word)
+        wanted = "[evil,other,worse]" if "other" in str(word) else "[evil,worse]"
+        assert str(caught.value).endswith(f"say so with 'trust={wanted}'")
+
+
 def test_words_are_what_a_command_needs(run: Path) -> None:
     def settings(**entries: Any) -> Any:
         return compose(["agent=mlp", *(f"{group}={entry}" for group, entry in entries.items())])
