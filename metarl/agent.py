@@ -97,7 +97,7 @@ class Agent:
 
         def experience(adapted: Parameters | None) -> Batch:
             rounds.append(play(adapted))
-            if failures := rounds[-1].failures:
+            if count and (failures := rounds[-1].failures):
                 text = f"{failures} of the episodes failed, as the environment says; they end there"
                 warnings.warn(text, RunWarning, stacklevel=5)
             return self.run.learner.prepare(rounds[-1])
