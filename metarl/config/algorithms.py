@@ -29,7 +29,7 @@ WarmAlgorithm = Annotated[str, Field(pattern="^(in_context|multitask)$"), said("
 class InnerSteps(Settings):
     """Gradient steps on a task's own episodes."""
 
-    steps: Passes = setting(1, "inner gradient steps")
+    steps: Steps = setting(1, "inner gradient steps")
     rate: Positive = setting(0.001, "of the inner steps; where it is learned, the start")
     later_rate: Positive = setting(1.0, "factor on the rates of every step after the first")
     normalize_advantage: bool = setting(
@@ -42,9 +42,8 @@ class InnerSteps(Settings):
 
 
 class InnerLoop(InnerSteps):
-    """Inner steps beside an outer gradient; where it does not go through them, there may be none."""
+    """Inner steps beside an outer gradient."""
 
-    steps: Steps = setting(1, "inner gradient steps")
     workers: Threads = setting(
         0, "threads of each process that share an update on a CPU; 0: one per core where the run begins, or its share"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metarl.config.algorithms import InContextSettings, MultitaskSettings, WarmStarted
+from metarl.config.algorithms import InContextSettings, MultitaskSettings, ReptileSettings, WarmStarted
 from metarl.config.settings import TrainSettings
 from metarl.errors import ConfigError
 
@@ -49,8 +49,9 @@ def _check_feedback(settings: TrainSettings) -> None:
     Raises:
         ConfigError: if that is nothing.
     """
-    steps = max(phase.settings.inner.steps for phase in settings.phases())
-    if settings.env.feedback == "none" and steps:
+    each = [phase.settings for phase in settings.phases()]
+    learns = any(one.inner.steps or isinstance(one, ReptileSettings) for one in each)  # Reptile's is one step more
+    if settings.env.feedback == "none" and learns:
         algo = settings.algo.entry or settings.algo.name
         remedy = "; set algo.inner.steps=0" if isinstance(settings.algo, InContextSettings) else ""
         raise ConfigError(f"env.feedback=none: the inner steps of algo={algo} have nothing to learn from{remedy}")
@@ -64,7 +65,7 @@ def _check_critic(settings: TrainSettings) -> None:
     """
     phases = [phase.settings for phase in settings.phases()]
     begun = getattr(getattr(settings.algo, "warm_start", None), "run", None)
-    if settings.agent.critic_sees_task and all(phase.baseline == "linear" for phase in phases):
+    if getattr(settings.agent, "critic_sees_task", False) and all(phase.baseline == "linear" for phase in phases):
         raise ConfigError(
             "agent.critic_sees_task=true: algo.baseline=linear asks no critic; choose algo.baseline=critic"
         )

@@ -252,7 +252,11 @@ def test_inner_steps_without_feedback_are_refused() -> None:
     ("given", "line"),
     [
         ("algo=maml algo.inner.steps=0", r"algo\.inner\.steps=0: must be an integer from 1"),
-        ("algo=reptile algo.inner.steps=0", r"algo\.inner\.steps=0: must be an integer from 1"),
+        ("algo=fomaml algo.inner.steps=0", r"algo\.inner\.steps=0: must be an integer from 1"),
+        (
+            "env.feedback=none algo=reptile algo.inner.steps=0",
+            "env.feedback=none: the inner steps of algo=reptile have",
+        ),
         ("algo=maml algo.baseline=linear agent.critic_sees_task=true", r".*algo\.baseline=linear asks no critic"),
         (
             "algo=maml agent.critic_sees_task=true agent.estimates_task=true",
