@@ -72,7 +72,7 @@ class Processes(AsyncVectorEnv):
             raise value from WorkerTraceback(trace)
 
 
-TAKEN = ("horizon", "vectorization", "train_tasks")  # options that are not the environment's own, unless it has them
+TAKEN = ("horizon", "vectorization", "train_tasks")  # options that are ours, unless an environment has them too
 VECTORISATION = {"sync": SyncVectorEnv, "async": Processes}
 
 

@@ -129,6 +129,13 @@ def test_what_the_run_says_is_no_option_of_an_environment(written: Write, tmp_pa
             train(compose([f"env={place}", "env.horizon=9", f"env.{option}", *TINY, f"run_dir={tmp_path / 'run'}"]))
 
 
+def test_tasks_that_are_none_are_one_line(written: Write) -> None:
+    place = f"{written(POINT.replace('return [', 'self.drawn = ['))}:Point"
+    assert line_of(place, ContractError, horizon=5) == (
+        f"{place}: sample_tasks(100) returned a NoneType, not a list of tasks"
+    )
+
+
 def test_an_action_that_is_not_finite_does_not_reach_the_environment(written: Write) -> None:
     moved = "self.position = self.position + "
     place = f"{written(POINT.replace(moved, f'assert np.isfinite(action).all(); {moved}'))}:Point"

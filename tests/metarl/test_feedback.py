@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -229,6 +230,12 @@ def test_feedback_that_is_always_the_same_teaches_nothing() -> None:
     assert not normalise(nothing, valid, (1, 2)).any()
     little = episode_baseline_advantage(0.3 * valid + 1e-3 * torch.arange(20.0)[:, None], valid, 0.98)
     assert normalise(little, valid, (1, 2)).square().mean() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_the_deviation_that_is_told_is_that_of_the_actions() -> None:
+    policy = MLPPolicy(2, 2, hidden=[8])
+    torch.nn.init.constant_(policy.log_std, -6.0)  # acting does not go below -4
+    assert learner(policy).action_std() == pytest.approx(math.exp(-4.0))
 
 
 def test_the_baseline_of_feedback_is_the_mean_of_the_tasks_episodes() -> None:
