@@ -77,7 +77,10 @@ def test_all_else_is_as_in_navigate() -> None:
     plain.set_tasks(Tasks({**given.values, "goal": search.goal}))
     assert torch.equal(plain.obstacles, search.obstacles)
     goal = torch.tensor([[0.5, Y], [1.7, -Y]]).repeat_interleave(10, 0)
-    given = tasks(20, goal=goal, chassis_mass=torch.linspace(2.0, 6.0, 20)[:, None])
+    ahead = [1.2, Y] + [-1.2, -2.0] * (OBSTACLES - 1)
+    given = tasks(
+        20, goal=goal, obstacles=ahead, obstacle_count=[1.0], chassis_mass=torch.linspace(2.0, 6.0, 20)[:, None]
+    )
     for env in (plain, search):
         env.set_tasks(given)
         put(env, 0.0, Y, 0.0)  # out of sight of the wall between the rooms
@@ -86,13 +89,15 @@ def test_all_else_is_as_in_navigate() -> None:
         one, two = plain.step(action), search.step(action)
         assert torch.equal(one.observation[:, RAYS:], two.observation[:, RAYS : RAYS + 8])
         assert torch.equal(two.observation[:, FLAG + 1 :], search.goal)
-        for term in ("arrival", "collision", "proximity", "effort"):
+        for term in ("collision", "proximity", "effort"):
             assert torch.equal(one.terms[term], two.terms[term])
+        assert torch.equal(two.terms["arrival"], one.terms["arrival"] * ~search.collided)
         assert two.terms.keys() == one.terms.keys() - {"beacon"} | {"search"} and torch.equal(one.success, two.success)
         assert torch.equal(two.observation[:, FLAG] == 1, search.recognised)
         arrived.append(torch.stack([one.success, search.recognised]))
     seen = torch.stack(arrived)
     assert seen.any(0)[:, :10].all() and not seen.any(0)[:, 10:].any() and not seen[-1, 0].all()
+    assert search.collided.any() and bool((one.terms["arrival"] > 0.0).all())
 
 
 def test_a_dock_stands_clear_of_the_wall_on_its_side() -> None:
