@@ -48,6 +48,7 @@ class Environment(ABC):
             which tells near from very near; `sparse`, what `signal` tells; or `none`, which is always 0.
         documented_by: another class whose docstring tells of its observation and action, see `envs.core.described`.
         highest_reward: of a control step, where there is one; `log_reward` needs it.
+        paid_once: whether a reward term depends on earlier episodes of the trial, so that returns do not compare.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class Environment(ABC):
     action_repeat: int = 1
     feedback: str = "reward"
     highest_reward: float | None = None
+    paid_once: ClassVar[bool] = False
     begun: bool = False  # whether `reset` was called
 
     def __init__(self, num_simulations: int, distribution: TaskDistribution, seed: int = 0) -> None:

@@ -58,6 +58,7 @@ class NavigateSearch(Navigate):
 
     name = "navigate_search"
     feedback = "sparse"
+    paid_once = True
     horizon, observation_size = 70, Navigate.observation_size + 3
     edition = 2  # the wall, and how near to it docks stand, were chosen on the first two
     parameters = {**Navigate.parameters, "goal": replace(GOALS, semantic=True)}

@@ -6,8 +6,8 @@ Train all contenders on one environment, load those that are trained already, an
   env     a task family. Those that cannot be done without adapting compare memories: of a trial, of an episode, none,
           and one that is told the task; the others gradient steps, and reach, grasp and navigate have most contenders
   seeds   default: 0,1,2, but 0 on push, the cheetahs and the ants; some contenders get the first seed
-  only    train only these contenders; the report also has the others that are trained on these seeds, and what the
-          results in `out` say of other runs with the same settings
+  only    train only these contenders (none: nobody); the report also has the others that are trained on these seeds,
+          and what the results in `out` say of other runs with the same settings
   steps   gradient steps after which those who take any are measured (default: as in the recipes; 3 of fine-tuning)
   task    of env=metaworld: which of Meta-World's tasks (default: reach), as ML1
   runs    the folder of the runs (default: runs/compare): finished runs are loaded, others are continued
@@ -30,8 +30,9 @@ from rich.console import Console
 import metarl  # noqa: F401  - first: it checks the packages' places
 from envs.registry import names as environments
 from experiments.arguments import command, flag, given, numbers
-from experiments.compare.comparison import Comparison
+from experiments.compare.comparison import Comparison, measured
 from experiments.compare.contenders import ADAPTATION, MAIN, METAWORLD, contenders
+from experiments.compare.contrasts import Result
 from experiments.compare.kept import kept
 from experiments.compare.plan import Plan
 from experiments.compare.report import body, document, write
@@ -50,7 +51,7 @@ class Request:
     chosen: tuple[str, ...]
     out: Path
     quick: bool
-    command: str  # without `only`
+    command: str  # without `only` and `seeds`
 
 
 def read(arguments: Sequence[str]) -> Request:
@@ -64,7 +65,7 @@ def read(arguments: Sequence[str]) -> Request:
     if env not in valid:
         raise ConfigError(f"env={env}: unknown environment; {nearest(env, valid)}")
     quick = flag(values, "quick")
-    seeds = numbers(values, "seeds", (0, 1, 2) if env in (*MAIN, *ADAPTATION) and not quick else (0,))
+    seeds = numbers(values, "seeds", usual_seeds(env, quick))
     runs = Path(values.get("runs") or ("runs/compare-quick" if quick else "runs/compare"))
     steps = numbers(values, "steps", ())
     if len(steps) > 1 or 0 in steps:
@@ -75,25 +76,52 @@ def read(arguments: Sequence[str]) -> Request:
     plan = Plan(env, runs, seeds, SMALL if quick else (), 2 if quick else None, steps[0] if steps else None, task)
     known = tuple(contenders(plan))
     chosen = tuple(values["only"].split(",")) if values.get("only") else known
+    chosen = () if chosen == ("none",) else chosen
     for name in chosen:
         if name not in known:
             raise ConfigError(f"only={name}: is not a contender on {plan.name}; {nearest(name, known)}")
     out = Path(values["out"]) if values.get("out") else runs / "results" if quick else RESULTS
-    kept = [argument for argument in arguments if not argument.startswith("only=")]
-    return Request(plan, chosen, out, quick, shlex.join(["python", "-m", "experiments.compare", *kept]))
+    rest = [argument for argument in arguments if not argument.startswith(("only=", "seeds="))]
+    return Request(plan, chosen, out, quick, shlex.join(["python", "-m", "experiments.compare", *rest]))
+
+
+def usual_seeds(env: str, quick: bool) -> tuple[int, ...]:
+    return (0, 1, 2) if env in (*MAIN, *ADAPTATION) and not quick else (0,)
+
+
+def made_by(request: Request, results: Sequence[Result]) -> str:
+    """The command lines that make exactly these results: one for contenders with the same seeds."""
+    seeds: dict[str, tuple[int, ...]] = {}
+    for result in results:
+        seeds[result.contender] = (*seeds.get(result.contender, ()), result.seed)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, own in seeds.items():
+        groups.setdefault(own, []).append(name)
+    usual, everybody = usual_seeds(request.plan.env, request.quick), list(contenders(request.plan))
+    lines = []
+    for own, names in groups.items():
+        words = [f"seeds={','.join(map(str, own))}"] if own != usual else []
+        words += [f"only={','.join(names)}"] if names != everybody else []
+        lines.append(" ".join([request.command, *map(shlex.quote, words)]))
+    return " && ".join(lines)
 
 
 def compare(arguments: Sequence[str]) -> None:
     """Train, measure and report.
 
     Raises:
-        ConfigError: for a wrong argument. Interrupted: after Ctrl-C.
+        ConfigError: for a wrong argument, or results in `out` that cannot be read. Interrupted: after Ctrl-C.
     """
     request = read(arguments)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     env, again = request.plan.name, shlex.join(["python", "-m", "experiments.compare", *arguments])
     comparison = Comparison(request.plan, console, request.quick, request.command)
     pairs = comparison.order(request.chosen)
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={request.out}: {error.strerror}") from None
+    earlier = kept(request.out, env)  # a mistake in either should not wait until all are trained
     try:
         for number, (name, seed) in enumerate(pairs, 1):
             console.print(f"\n[{number}/{len(pairs)}] {env}: {name}, seed {seed}", style="bold", markup=False)
@@ -102,8 +130,8 @@ def compare(arguments: Sequence[str]) -> None:
         raise Interrupted(f"stopped; continue with: {again}", stop.signal) from None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; continue with: {again}") from None
-    results = comparison.results(kept(request.out, env))
-    content = document(env, results, request.quick, request.command)
+    results = comparison.results(earlier)
+    content = document(env, results, request.quick, made_by(request, results), measured(request.plan.env))
     paths = write(request.out, content, results)
     console.print("\n".join(["", *body(content), *(f"result: {path}" for path in paths)]), markup=False)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from envs.registry import make as environment
 from experiments.compare import rl2_sb3, scratch
 from experiments.compare.contenders import contenders, in_context, jobs_of, seeds_of
-from experiments.compare.contrasts import Result
+from experiments.compare.contrasts import BOTH, Result
 from experiments.compare.fine_tuning import described
 from experiments.compare.kept import fingerprint, merged
 from experiments.compare.plan import Job, Plan, composed
@@ -28,7 +28,7 @@ class Comparison:
     """All contenders of a plan: trains them, and collects their results.
 
     Args:
-        command: the command line of the whole comparison, without `only=`.
+        command: the command line of the whole comparison, without `only=` and `seeds=`.
     """
 
     def __init__(self, plan: Plan, console: Console, quick: bool, command: str) -> None:
@@ -97,8 +97,8 @@ class Comparison:
         commands = [line for job in jobs for line in job.commands()]
         note = ""
         if contender.tuned:
-            note = f"seed {seed} fine-tuned with {described(folder.read_evaluation('fine_tuning'))}"
-            commands.append(f"{self.command} only={name}")
+            note = f"fine-tuned with {described(folder.read_evaluation('fine_tuning'))}"
+            commands.append(f"{self.command} seeds={seed} only={name}")
         else:
             commands += self._evaluations(contender.gradient, folder, evaluations, seed)
         env_steps, seconds = cost(folder)
@@ -132,7 +132,7 @@ class Comparison:
             f"on the first {content['tasks']} test tasks, {content['env_steps']:,} environment steps and"
             f" {content['seconds']:.0f} s for each; {tuned}"
         )
-        return Result(name, seed, 0.0, 0.0, {"test": content}, [f"{self.command} only={name}"], note)
+        return Result(name, seed, 0.0, 0.0, {"test": content}, [f"{self.command} seeds={seed} only={name}"], note)
 
     def _recurrent(self, name: str, seed: int) -> None:
         """Train it for as long as in_context, which is trained first."""
@@ -147,7 +147,7 @@ class Comparison:
         if not path.exists():
             return None
         content = json.loads(path.read_bytes())
-        commands = [f"{self.command} only={name}"]
+        commands = [f"{self.command} seeds={seed} only={name}"]
         return Result(name, seed, content["env_steps"], content["seconds"], content["splits"], commands)
 
 
@@ -156,6 +156,12 @@ def _is_finished(job: Job) -> bool:
         return finished(RunFolder.open(job.folder), job)
     except RunFolderError:
         return False
+
+
+@functools.cache
+def measured(env: str) -> tuple[str, ...]:
+    """What contrasts on an environment are about: success, and the return unless it depends on earlier episodes."""
+    return BOTH[:1] if environment(env, 1).paid_once else BOTH
 
 
 @functools.cache

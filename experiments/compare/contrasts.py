@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.summary import MEASURES, values
+from experiments.summary import MEASURES, RATES, values
 from metarl.evaluation.statistics import Interval, crossed_interval
 
 CONFIDENCE = 0.95  # of all contrasts of an environment together
+BOTH = ("success", "return")  # what contrasts are about
 SPLITS = {"test": "", "ood": "beyond the training ranges "}
 WAYS = ("sgd", "ppo")  # of fine-tuning the in-context policy
 META = ("maml", "fomaml", "reptile")
@@ -100,7 +101,8 @@ class Contrast(NamedTuple):
         if self.alone:
             ours, theirs = ours.mean(0, keepdims=True), theirs.mean(0, keepdims=True)
         groups = [ours - theirs] if self.paired or self.alone else [ours, -theirs]
-        return crossed_interval(groups, confidence)
+        found = crossed_interval(groups, confidence)
+        return Interval(found.mean, max(found.low, -1.0), min(found.high, 1.0)) if measure in RATES else found
 
     def _rows(self, measure: str, split: str) -> list[list[np.ndarray]]:
         sides = zip((self.ours, self.theirs), self.seeds, strict=True)
@@ -150,11 +152,11 @@ def contrasts(by_name: Mapping[str, Seeds]) -> list[Contrast]:
     return found
 
 
-def sentences(env: str, results: Sequence[Result]) -> list[str]:
-    """The contrasts with their numbers.
+def sentences(env: str, results: Sequence[Result], measured: Sequence[str] = BOTH) -> list[str]:
+    """The contrasts with their numbers, in these measures.
 
-    By Bonferroni's correction the intervals of all contrasts, in one measure on one split, are right together in 95 of
-    100 comparisons.
+    By Bonferroni's correction the intervals of all contrasts, in one measure on one split, are meant to be right
+    together in at least 95 of 100 comparisons.
     """
     by_name: dict[str, dict[int, Result]] = {}
     for result in results:
@@ -165,23 +167,23 @@ def sentences(env: str, results: Sequence[Result]) -> list[str]:
     number = len(asked)
     confidence = 1 - (1 - CONFIDENCE) / number
     head = f"On {env}, with intervals at {confidence:.2%}, as there are {number} contrasts (1 - 0.05 / {number}):"
-    return [head, *(said(contrast, contrast.splits(), confidence) for contrast in asked)]
+    return [head, *(said(contrast, measured, confidence) for contrast in asked)]
 
 
-def said(contrast: Contrast, splits: Sequence[str], confidence: float) -> str:
+def said(contrast: Contrast, measured: Sequence[str], confidence: float) -> str:
     """A contrast in words."""
-    parts = [SPLITS[split] + numbers(contrast, split, confidence) for split in splits]
+    parts = [SPLITS[split] + numbers(contrast, split, measured, confidence) for split in contrast.splits()]
     return f"{contrast.text} ({_basis(contrast)}): {'; '.join(parts)}."
 
 
-def numbers(contrast: Contrast, split: str, confidence: float) -> str:
-    """The differences in success and return, with their intervals."""
+def numbers(contrast: Contrast, split: str, measured: Sequence[str], confidence: float) -> str:
+    """The differences in these measures, with their intervals."""
     mark = "*" if contrast.alone else ""
     texts = []
-    for measure, name in (("success", "success"), ("return", "return")):
+    for measure in measured:
         mean, low, high = contrast.interval(measure, split, confidence)
         form = MEASURES[measure]
-        texts.append(f"{mean:+{form}} [{low:+{form}}, {high:+{form}}]{mark} in {name}")
+        texts.append(f"{mean:+{form}} [{low:+{form}}, {high:+{form}}]{mark} in {measure}")
     return " and ".join(texts)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.compare.contrasts import Result
 from experiments.compare.per_task import read
+from metarl.errors import ConfigError
 
 
 def fingerprint(settings: Any) -> str:
@@ -29,12 +30,23 @@ def entry_of(result: Result) -> dict[str, Any]:
 
 
 def kept(folder: Path, env: str) -> list[Result]:
-    """The results in the files of an environment; none if there are none, or only those of an earlier version."""
+    """The results in the files of an environment; none if there are none, or only those of an earlier version.
+
+    Raises:
+        ConfigError: if they cannot be read, or do not belong together.
+    """
     try:
-        content = json.loads((folder / f"{env}.json").read_bytes())
-        tasks = read(folder / f"{env}-tasks.json.gz")
+        return _read(folder, env)
     except FileNotFoundError:
         return []
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        name = f"{folder / env}.json and -tasks.json.gz"
+        raise ConfigError(f"{name} cannot be read ({type(error).__name__}: {error}); move them away") from None
+
+
+def _read(folder: Path, env: str) -> list[Result]:
+    content = json.loads((folder / f"{env}.json").read_bytes())
+    tasks = read(folder / f"{env}-tasks.json.gz")
     found = []
     for name, entry in content["contenders"].items():
         for run in entry.get("runs", ()):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compare.contenders import EPISODES, GRADIENT, note
-from experiments.compare.contrasts import Result, sentences
+from experiments.compare.contrasts import BOTH, Result, sentences
 from experiments.compare.kept import entry_of
 from experiments.compare.per_task import gathered, packed
 from experiments.summary import MEASURES, Curve, cell, measures, over_seeds
@@ -25,24 +25,36 @@ COLUMNS = (
     "adaptation episodes / gradient steps",
 )
 INTERVALS = "over seeds and tasks together"
-STEPS = range(4)  # gradient steps of the table of these
+STEPS = 3  # the first gradient steps, all of which are in the table of these, beside the last
 LEGEND = (
     "On the published lists of held-out tasks, with sampled actions, or by mean actions where a recipe says"
     " `evaluate.deterministic`; ppo_scratch on the first of them, by its mean action in 10 fresh episodes of each."
-    " `a -> b`: before and after the gradient steps of adaptation; who forgets a task when its episode ends has the"
-    " same value in all episodes. Brackets in tables are 95% intervals over seeds and tasks together (a bootstrap with"
-    " Student's t for few seeds), or, marked *, over the tasks of a single seed. Contrasts are paired by task, and by"
-    " seed where runs share a beginning; their intervals are corrected for their number (Bonferroni), for each measure"
-    " and split by itself. Every task's values are in `<env>-tasks.json.gz` (`experiments.compare.per_task.read`)."
+    " `a -> b`: before and after the gradient steps of adaptation; whose memory ends with the episode was measured in"
+    " one, and has the same value in all. Brackets in tables are 95% intervals over seeds and tasks together (a"
+    " bootstrap with Student's t, nowhere narrower than Student's t over the seeds alone), or, marked *, over the tasks"
+    " of a single seed. Contrasts are paired by task, and by seed where runs share a beginning; their intervals are"
+    " corrected for their number (Bonferroni), for each measure and split by itself. Every task's values are in"
+    " `<env>-tasks.json.gz` (`experiments.compare.per_task.read`)."
 )
 EARLIER = (
     "Measured by an earlier version: of several seeds the brackets are over seeds alone (Student's t), contrasts are"
     " not corrected for their number, and in them maml is in_context+maml."
 )
 
+RETURNS = (
+    "Returns are those of training, in which the first search of a place is paid once in a trial: they do not compare"
+    " from episode to episode, nor between memories, and stand in the files alone."
+)
 
-def document(env: str, results: Sequence[Result], quick: bool, command: str) -> dict[str, Any]:
-    """The content of <env>.json, with contenders in the order of the results."""
+
+def document(
+    env: str, results: Sequence[Result], quick: bool, command: str, measured: Sequence[str] = BOTH
+) -> dict[str, Any]:
+    """The content of <env>.json, with contenders in the order of the results.
+
+    Args:
+        measured: what is compared: success, and the return unless it is another quantity in each episode.
+    """
     commit, changed = git_commit(Path(__file__))
     names = dict.fromkeys(result.contender for result in results)
     groups = {name: [result for result in results if result.contender == name] for name in names}
@@ -50,12 +62,13 @@ def document(env: str, results: Sequence[Result], quick: bool, command: str) -> 
         "env": env,
         "quick": quick,
         "intervals": INTERVALS,
+        "measured": list(measured),
         "command": command,
         "git_commit": commit,
         "git_changes": changed,
         "versions": versions(),
         "contenders": {name: contender(name, own) for name, own in groups.items()},
-        "sentences": sentences(env, results),
+        "sentences": sentences(env, results, measured),
     }
 
 
@@ -67,10 +80,17 @@ def contender(name: str, own: Sequence[Result]) -> dict[str, Any]:
         "env_steps": sum(result.env_steps for result in own) / len(own),
         "seconds": sum(result.seconds for result in own) / len(own),
         "tasks": own[0].evaluations["test"]["tasks"],
-        "notes": [text for text in (note(name), *(result.note for result in own)) if text],
+        "notes": [text for text in (note(name), *notes(own)) if text],
         "curves": {split: over_seeds([result.evaluations[split] for result in own]) for split in splits},
         "runs": [entry_of(result) for result in own],
     }
+
+
+def notes(own: Sequence[Result]) -> list[str]:
+    """What there is to say of single runs, and of which seeds unless of all."""
+    texts = dict.fromkeys(result.note for result in own if result.note)
+    seeds = {text: [result.seed for result in own if result.note == text] for text in texts}
+    return [text if len(of) == len(own) else f"seed {' '.join(map(str, of))} {text}" for text, of in seeds.items()]
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -78,7 +98,8 @@ def table(content: Mapping[str, Any]) -> str:
     entries = content["contenders"]
     trial = max((len(by_episode(entry["curves"]["test"])) for entry in entries.values()), default=1)
     beyond = any("ood" in entry["curves"] for entry in entries.values())
-    lines = rows_of([*COLUMNS, *titles(trial, beyond)])
+    columns = [index for index, title in enumerate(titles(trial, beyond)) if _compares(content, title)]
+    lines = rows_of([*COLUMNS, *(titles(trial, beyond)[index] for index in columns)])
     for name, entry in entries.items():
         test, trained = entry["curves"]["test"], name not in EPISODES
         cells = [
@@ -88,8 +109,13 @@ def table(content: Mapping[str, Any]) -> str:
             f"{entry['seconds'] / 60:.1f} min" if trained else "none",
             f"{test[-1]['episodes'] - len(by_episode(test)) + 1} / {test[-1]['step']}",
         ]
-        lines += rows_of([*cells, *measured(entry, trial, beyond)], head=False)
+        values = measured(entry, trial, beyond)
+        lines += rows_of([*cells, *(values[index] for index in columns)], head=False)
     return "\n".join(lines)
+
+
+def _compares(content: Mapping[str, Any], title: str) -> bool:
+    return "return" in content.get("measured", BOTH) or not title.startswith("return")
 
 
 def titles(trial: int, beyond: bool = True) -> list[str]:
@@ -131,26 +157,33 @@ def step_table(content: Mapping[str, Any]) -> str:
     """The Markdown table of each gradient step, in the last episode of a trial; "" if nobody takes a second one."""
     taken = {name: by_episode(entry["curves"]["test"])[-1] for name, entry in content["contenders"].items()}
     chosen = {name: curve for name, curve in taken.items() if len(curve) > 1 and curve[1]["step"] == 1}
-    if not any(len(curve) > 2 for curve in chosen.values()):
+    most = max((len(curve) - 1 for curve in chosen.values()), default=0)
+    if most < 2:
         return ""
-    steps = ["1 step" if step == 1 else f"{step} steps" for step in STEPS]
-    lines = rows_of(["contender", *(f"{name}, {step}" for name in ("success", "return") for step in steps)])
+    shown = sorted({*range(min(STEPS, most) + 1), most})
+    steps = ["1 step" if step == 1 else f"{step} steps" for step in shown]
+    lines = rows_of(["contender", *(f"{name}, {step}" for name in BOTH for step in steps)])
     for name, curve in chosen.items():
         alone = len(content["contenders"][name]["seeds"]) == 1
         values = [
             cell(curve[step][measure], MEASURES[measure], alone) if step < len(curve) else ""
-            for measure in ("success", "return")
-            for step in STEPS
+            for measure in BOTH
+            for step in shown
         ]
         lines += rows_of([name, *values], head=False)
     return "\n".join(lines)
 
 
 def body(content: Mapping[str, Any]) -> list[str]:
-    """The tables and the contrasts, as lines of Markdown."""
+    """The tables, what there is to say of single runs, and the contrasts, as lines of Markdown."""
     lines, steps = [table(content), ""], step_table(content)
     if steps:
-        lines += ["After each gradient step, on `test`:", "", steps, ""]
+        lines += ["After gradient steps, on `test`:", "", steps, ""]
+    if not _compares(content, "return"):
+        lines += [RETURNS, ""]
+    entries = content["contenders"].items()
+    own = [f"- {name}: {text}" for name, entry in entries for text in entry["notes"] if text != note(name)]
+    lines += [*own, *([""] if own else [])]
     if content.get("intervals") != INTERVALS:
         lines += [EARLIER, ""]
     for line in content["sentences"]:
@@ -176,14 +209,11 @@ def legend(contents: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The tables, the contrasts, and how to read them."""
-    entries = content["contenders"].items()
-    own = [f"- {name}: {text}" for name, entry in entries for text in entry["notes"] if text != note(name)]
     lines = [
         f"# {content['env']}",
         "",
         *body(content),
         *legend([content]),
-        *([*own, ""] if own else []),
         f"Made by `{content['command']}`; the commands of every run are in {content['env']}.json.",
     ]
     return "\n".join(lines) + "\n"
@@ -204,13 +234,13 @@ def write(folder: Path, content: Mapping[str, Any], results: Sequence[Result]) -
     """Write <env>.json, .csv, .md, .png and -tasks.json.gz, and for `ood` another .png."""
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / str(content["env"])
-    files = {base.with_suffix(".json"): json.dumps(content, indent=1).encode() + b"\n"}
-    files[base.with_suffix(".csv")] = table_bytes(rows(content))
-    files[base.with_suffix(".md")] = markdown(content).encode()
     by_name: dict[str, dict[str, Any]] = {}
     for result in results:
         by_name.setdefault(result.contender, {})[str(result.seed)] = result.evaluations
-    files[base.with_name(f"{base.name}-tasks.json.gz")] = packed(gathered(by_name))
+    files = {base.with_name(f"{base.name}-tasks.json.gz"): packed(gathered(by_name))}  # the next cannot do without it
+    files[base.with_suffix(".json")] = json.dumps(content, indent=1).encode() + b"\n"
+    files[base.with_suffix(".csv")] = table_bytes(rows(content))
+    files[base.with_suffix(".md")] = markdown(content).encode()
     for split, path in (("test", base.with_suffix(".png")), ("ood", base.with_name(f"{base.name}-ood.png"))):
         curves = {n: e["curves"][split] for n, e in content["contenders"].items() if split in e["curves"]}
         if curves:

@@ -136,11 +136,13 @@ def crossed_interval(
     A bootstrap: the seeds' means, group by group, and the tasks' means are drawn with replacement, independently of
     each other (Owen 2007, without the interaction of seed and task, which is in both). Its standard error is corrected
     as in `mean_interval` for the few that are drawn from, and multiplied by Student's t, whose degrees of freedom are
-    Satterthwaite's. Noise of each seed on each task is counted twice: where there is nothing else, the interval is 40%
-    too wide.
+    Satterthwaite's. They count the tasks too, which says too much where a few seeds happen to agree, so that the
+    interval is nowhere narrower than Student's t over the seeds alone (Welch's, of two groups). Noise of each seed on
+    each task is counted twice: where there is nothing else, the interval is 40% too wide.
 
-    What it covers at 95% with 100 tasks in 400 simulated experiments each: where seeds differ far more than tasks 0.92,
-    0.96, 0.94 with 2, 3, 5 seeds; where both count as much 0.90, 0.92, 0.95. Two seeds are few.
+    What it covers with 100 tasks and 2, 3, 5 seeds, in 400 simulated experiments each: where seeds differ far more than
+    tasks 0.96, 0.94, 0.93 at 95%, and 0.99, 0.99, 0.98 at 99%; where both count as much 0.99, 0.97, 0.96, and 1.00,
+    1.00, 0.99.
 
     A group of one seed tells nothing of other seeds; if all groups are such, this is `mean_interval` over the tasks.
 
@@ -160,9 +162,11 @@ def crossed_interval(
     samples = [part for part in (*(group.mean(1) for group in groups), by_task) if len(part) > 1]
     drawn = sum(_resampled_deviation(part, resamples, generator) for part in samples)
     spread = [float(part.var(ddof=1)) / len(part) for part in samples]
-    total, rest = sum(spread), sum(v**2 / (len(part) - 1) for v, part in zip(spread, samples, strict=True))
-    freedom = total**2 / rest if rest > 0 else 1.0
-    half = student_quantile((1 + confidence) / 2, freedom) * float(np.std(drawn))
+    sizes = [len(part) for part in samples]
+    half = student_quantile((1 + confidence) / 2, satterthwaite(spread, sizes)) * float(np.std(drawn))
+    if len(by_task) > 1:  # the last of them: without it, seeds alone
+        spread, sizes = spread[:-1], sizes[:-1]
+    half = max(half, student_quantile((1 + confidence) / 2, satterthwaite(spread, sizes)) * math.sqrt(sum(spread)))
     low, high = mean - half, mean + half
     if bounded:
         rate_low, rate_high = success_interval(by_task, confidence, episodes)
@@ -177,6 +181,12 @@ def _resampled_deviation(
     count = len(values)
     deviation = (values - values.mean()) * math.sqrt(count / (count - 1))
     return deviation[generator.integers(0, count, (resamples, count))].mean(1)
+
+
+def satterthwaite(spread: Sequence[float], sizes: Sequence[int]) -> float:
+    """Degrees of freedom of a sum of means, each with an estimated variance and from so many values; 1 if all are 0."""
+    rest = sum(variance**2 / (size - 1) for variance, size in zip(spread, sizes, strict=True))
+    return sum(spread) ** 2 / rest if rest > 0 else 1.0
 
 
 def student_quantile(probability: float, freedom: int | float) -> float:

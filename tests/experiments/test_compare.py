@@ -15,10 +15,12 @@ import torch
 from rich.console import Console
 
 from experiments.compare import fine_tuning, scratch, training
-from experiments.compare.__main__ import SMALL, main, read
+from experiments.compare.__main__ import SMALL, made_by, main, read
 from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import Contender, contenders, jobs_of, seeds_of
+from experiments.compare.contrasts import Result
 from experiments.compare.fine_tuning import METHODS
+from experiments.compare.per_task import packed
 from experiments.compare.plan import Plan
 from experiments.compare.training import settle
 from metarl.config.composition import compose
@@ -329,6 +331,36 @@ def test_what_is_asked_for() -> None:
     assert asked.plan.steps is None and read(["env=grasp", "steps=5"]).plan.steps == 5
     quick = read(["env=grasp", "quick=true"])
     assert quick.plan.runs != asked.plan.runs and quick.out != asked.out  # no toy among the results
+
+
+def test_the_command_that_is_printed_makes_what_is_there() -> None:
+    def results(**seeds: tuple[int, ...]) -> list[Result]:
+        return [Result(name, seed, 1.0, 1.0, {}, []) for name, own in seeds.items() for seed in own]
+
+    asked, start = (
+        read(["env=push", "seeds=3", "only=none", "steps=2"]),
+        "python -m experiments.compare env=push steps=2",
+    )
+    assert asked.chosen == ()
+    uneven = results(in_context=(0, 1), oracle=(0,), multitask=(0, 1))
+    assert made_by(asked, uneven) == f"{start} seeds=0,1 only=in_context,multitask && {start} only=oracle"
+    everybody = dict.fromkeys(contenders(asked.plan), (0,))
+    assert made_by(asked, results(**everybody)) == start
+
+
+def test_results_that_cannot_be_kept_are_found_out_before_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[object] = []
+    monkeypatch.setattr(Comparison, "train", lambda *job: trained.append(job))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "push.json").write_text('{"contenders": {"oracle": {"runs": [{"seed": 0}]}}}')
+    for name, content in (("push-tasks.json.gz", b"\x1f\x8b"), ("push-tasks.json.gz", packed({}))):
+        (tmp_path / name).write_bytes(content)
+        assert main(["env=push", f"out={tmp_path}"]) == 2
+        assert f"error: {tmp_path}/push.json and -tasks.json.gz cannot be read (" in capsys.readouterr().err
+    assert main(["env=push", f"out={tmp_path / 'file'}"]) == 2
+    assert capsys.readouterr().err == f"error: out={tmp_path / 'file'}: File exists\n" and not trained
 
 
 def test_ctrl_c_says_how_to_go_on(

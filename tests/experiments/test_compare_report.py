@@ -12,7 +12,7 @@ import pytest
 from experiments.compare.contrasts import Contrast, Result, Side, sentences
 from experiments.compare.kept import kept, merged
 from experiments.compare.per_task import read
-from experiments.compare.report import document, drawn, markdown, step_table, table, write
+from experiments.compare.report import body, document, drawn, markdown, step_table, table, write
 
 
 def crafted(
@@ -93,6 +93,32 @@ def test_the_episodes_of_a_trial_stand_side_by_side() -> None:
     assert tuned.startswith("in_context+sgd after adaptation minus in_context (") and "+0.200 [" in tuned
 
 
+def test_success_differs_by_one_at_most() -> None:
+    wild = [crafted("in_context", seed, [[value], [1.0]]) for seed, value in ((0, 0.0), (1, 1.0))]
+    theirs = [crafted("oracle", seed, [[1.0], [0.9]]) for seed in (0, 1)]
+    sides = Side(by_seed(*wild)), Side(by_seed(*theirs))
+    assert list(Contrast("", *sides).interval("success"))[1:] == [-1.0, 1.0]
+    assert Contrast("", *sides).interval("return").low < -10.0
+
+
+def test_returns_that_do_not_compare_are_left_out() -> None:
+    results = [crafted("in_context", 0, [[0.1, 0.3], [0.3, 0.5]], trial=2)]
+    content = document("navigate_search", results, False, "", ["success"])
+    text = "\n".join(body(content))
+    assert "return, episode" not in text and "in return" not in text and "Returns are those of training" in text
+    usual = "\n".join(body(document("navigate_search", results, False, "")))
+    assert "return, episode 2 |" in usual and "in return" in usual and "Returns are" not in usual
+
+
+def test_what_sets_runs_apart_stands_below_the_table() -> None:
+    def said(*notes: str) -> list[str]:
+        runs = [replace(crafted("maml", seed, [[0.5]]), note=text) for seed, text in enumerate(notes)]
+        return [line for line in body(document("reach", runs, False, "")) if line.startswith("- maml: ")]
+
+    assert said("by hand", "by hand") == ["- maml: by hand"] and said("", "") == []
+    assert said("by hand", "", "by hand") == ["- maml: seed 0 2 by hand"]
+
+
 def test_more_contrasts_are_wider() -> None:
     noisy = [[0.1, 0.5], [0.3, 0.4], [0.2, 0.9], [0.4, 0.6]]
     few = [crafted("maml", seed, noisy[seed:] + noisy[:seed]) for seed in (0, 1, 2)]
@@ -114,6 +140,8 @@ def test_every_gradient_step_has_its_column() -> None:
         *("0.00", "9.00", "8.00", "7.00"),
     ]
     assert step_table(document("reach", results[1:], False, "")) == ""
+    head = step_table(document("reach", [crafted("maml", 0, [[0.1] * 11])], False, "")).splitlines()[0]
+    assert "success, 3 steps | success, 10 steps | return, 0 steps" in head
 
 
 def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:

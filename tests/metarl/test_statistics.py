@@ -222,9 +222,9 @@ def two_way(seeds: float, tasks: float, rest: float, shape: tuple[int, int, int]
 
 @pytest.mark.parametrize(
     ("scatter", "least"),
-    [((1.0, 0.0, 0.3), 0.92), ((0.1, 1.0, 1.0), 0.92), ((1.0, 3.0, 3.0), 0.89), ((0.0, 0.0, 1.0), 0.95)],
+    [((1.0, 0.0, 0.3), 0.92), ((0.1, 1.0, 1.0), 0.93), ((1.0, 3.0, 3.0), 0.93), ((0.0, 0.0, 1.0), 0.95)],
 )
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_coverage_over_seeds_and_tasks_together(scatter: tuple[float, float, float], least: float, seeds: int) -> None:
     experiments = two_way(*scatter, (EXPERIMENTS, seeds, 50), seed=16)
     intervals = [crossed_interval([values], resamples=500, seed=i) for i, values in enumerate(experiments)]
@@ -235,13 +235,19 @@ def test_coverage_over_seeds_and_tasks_together(scatter: tuple[float, float, flo
         assert sum(low <= 0.0 <= high for _, low, high in naive) / EXPERIMENTS < 0.5
 
 
+def test_the_coverage_of_a_corrected_interval_over_few_seeds() -> None:
+    experiments = two_way(1.0, 4.0, 1.0, (EXPERIMENTS, 2, 100), seed=23)
+    intervals = [crossed_interval([values], 0.99, resamples=500, seed=i) for i, values in enumerate(experiments)]
+    assert sum(low <= 0.0 <= high for _, low, high in intervals) / EXPERIMENTS >= 0.98
+
+
 def test_coverage_of_the_difference_of_independent_runs_on_the_same_tasks() -> None:
     ours = two_way(0.5, 0.0, 1.0, (EXPERIMENTS, 5, 50), seed=17)
     theirs = two_way(1.0, 0.0, 1.0, (EXPERIMENTS, 3, 50), seed=18)
     tasks = np.random.default_rng(19).normal(0, 5.0, (EXPERIMENTS, 1, 50))  # hard for both
     pairs = zip(ours + tasks, theirs + tasks, strict=True)
     intervals = [crossed_interval([a, -b], resamples=500) for a, b in pairs]
-    assert 0.91 <= sum(low <= 0.0 <= high for _, low, high in intervals) / EXPERIMENTS <= 0.99
+    assert 0.93 <= sum(low <= 0.0 <= high for _, low, high in intervals) / EXPERIMENTS <= 0.99
     assert (
         np.mean([high - low for _, low, high in intervals]) < 5.0
     )  # 2 * 2.8 * sqrt(1 / 3 + 0.25 / 5), and not the tasks'
