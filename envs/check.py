@@ -86,6 +86,7 @@ def _actions(env: Environment) -> Iterator[Tensor]:
 def _play(env: Environment, tasks: Tasks) -> Played:
     env.generator.manual_seed(SEED)
     env.set_tasks(tasks)
+    env.begin_trial()
     observations, told, failures = [env.reset().clone()], [], 0
     for action in _actions(env):
         step = env.step(action)

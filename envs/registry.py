@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from envs.core.environment import Environment
+from envs.core.explained import unexpected
 from envs.core.step import FEEDBACK, check_highest
 from envs.entry import Factory, load_entry, own_environment
 from envs.errors import EnvsError, UnknownEnvironmentError
@@ -81,7 +82,7 @@ def make(
     try:
         environment = factory(num_simulations, **options)
     except TypeError as error:
-        if "unexpected keyword" not in str(error):
+        if not unexpected(error, options):
             raise
         raise EnvsError(f"environment '{name}': {str(error).split('() ')[-1]}") from None
     if feedback == "log_reward":

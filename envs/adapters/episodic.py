@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.core.environment import Environment, Step
-from envs.core.tasks import SPLITS, Categories, Parameter, TaskDistribution, Tasks
+from envs.core.tasks import SPLITS, Categories, Parameter, Range, TaskDistribution, Tasks, span
 from envs.errors import TaskError
 
 
@@ -35,11 +35,12 @@ class Episodic:
         self._drawn = torch.zeros(environment.num_simulations, dtype=torch.bool)  # (N,) since the last seed
 
     def seed(self, seed: int) -> None:
-        """Seed the tasks and the initial states, each by a stream of its own."""
+        """Seed the tasks and the initial states, each by a stream of its own; what a trial remembers is forgotten."""
         tasks, states = np.random.SeedSequence(seed).generate_state(2, np.uint64)
         self.environment.distribution.generator.manual_seed(int(tasks >> np.uint64(1)))
         self.environment.generator.manual_seed(int(states >> np.uint64(1)))
         self._drawn[:] = False
+        self.environment.begin_trial()
 
     def fix(self, tasks: Sequence[Mapping[str, object]] | Tasks | None) -> None:
         """Keep M tasks (N a multiple of M) from each simulation's next start on; None: draw new ones in every episode.
@@ -68,7 +69,14 @@ class Episodic:
         return environment.reset(None if mask.all() else mask)
 
     def step(self, action: Tensor) -> tuple[Step, Tensor]:
-        """One control step with action (N, A); returns it, and (N,) bool: the horizon has cut the episode off."""
+        """One control step with action (N, A); returns it, and (N,) bool: the horizon has cut the episode off.
+
+        Raises:
+            TaskError: if the action has another shape.
+        """
+        wanted = (self.environment.num_simulations, self.environment.action_size)
+        if action.shape != wanted:
+            raise TaskError(f"{self.environment.name}: an action of shape {tuple(action.shape)}, expected {wanted}")
         step = self.environment.step(action)
         self.elapsed += 1
         return step, (self.elapsed >= self.environment.horizon) & ~step.terminated
@@ -94,10 +102,13 @@ def as_tasks(distribution: TaskDistribution, tasks: Sequence[Mapping[str, object
     """Tasks from dictionaries: parameter name to a number, a list or array of numbers, or a category's name.
 
     Raises:
-        TaskError: for a missing or unknown parameter, a wrong length, a value that is not finite, an unknown category.
+        TaskError: for a missing or unknown parameter, a wrong length, a value that is not finite or not possible at all
+            (`Range.within`), an unknown category.
     """
     wanted = distribution.parameters
     for task in tasks:
+        if not isinstance(task, Mapping):
+            raise TaskError(f"a task is a dictionary of its parameters, got {task!r}")
         wrong = sorted(set(wanted) ^ set(task))
         if wrong:
             raise TaskError(
@@ -129,6 +140,10 @@ def _as_row(name: str, parameter: Parameter, value: object) -> np.ndarray:
         raise TaskError(f"task parameter '{name}': expected {parameter.size} numbers, got shape {row.shape}")
     if not np.isfinite(row).all():
         raise TaskError(f"task parameter '{name}' is not finite: {row.tolist()}")
+    if isinstance(parameter, Range) and parameter.within is not None:
+        low, high = (np.asarray(bound, np.float32) for bound in parameter.within)
+        if not ((low <= row) & (row <= high)).all():
+            raise TaskError(f"task parameter '{name}' must be within {span(*parameter.within)}, got {row.tolist()}")
     if isinstance(parameter, Categories) and (row[0] % 1 or not 0 <= row[0] < len(parameter.names)):
         raise TaskError(f"task parameter '{name}': no category has the number {row[0]:g}")
     return row

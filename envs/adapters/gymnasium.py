@@ -86,6 +86,8 @@ class TaskEnv(TaskInterface, gymnasium.Env[np.ndarray, np.ndarray]):
         **options: object,
     ) -> None:
         check_render_mode(render_mode, RENDER_MODES)
+        if "seed" in options:
+            raise EnvsError(f"{name}: no option 'seed'; it is reset(seed=...) that seeds everything")
         self.environment = make(name, 1, **options)
         self.episodes = Episodic(self.environment, split, keep=True)
         self.observation_space, self.action_space = spaces(self.environment)
@@ -162,6 +164,8 @@ class VectorTaskEnv(TaskInterface, VectorEnv[np.ndarray, np.ndarray, np.ndarray]
         **options: object,
     ) -> None:
         check_render_mode(render_mode, RENDER_MODES)
+        if "seed" in options:
+            raise EnvsError(f"{name}: no option 'seed'; it is reset(seed=...) that seeds everything")
         self.environment = make(name, num_envs, **options)
         self.episodes = Episodic(self.environment, split, keep=True)
         self.num_envs = num_envs

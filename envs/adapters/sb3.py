@@ -54,11 +54,13 @@ class SB3VecEnv(VecEnv):
     ) -> None:
         check_render_mode(render_mode, RENDER_MODES)
         if isinstance(environment, str):
-            environment = make(environment, num_envs or 1, **options)
+            environment = make(environment, 1 if num_envs is None else num_envs, **options)
         elif num_envs is not None or options:
             raise EnvsError("num_envs and options are for an environment's name: this environment is made already")
         self.environment = environment
         self.episodes = Episodic(environment, split)
+        if options.get("seed") is not None:
+            self.episodes.seed(int(str(options["seed"])))
         self.render_mode = render_mode
         self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": frame_rate(environment)}
         self._pictures = Pictures(

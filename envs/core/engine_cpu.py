@@ -105,6 +105,10 @@ class CpuSimulator(Simulator):
         ids = None if mask is None else mask.nonzero()[:, 0].numpy().astype(np.int32)
         if ids is not None and len(ids) == 0:
             return
+        for name, value in state.items():
+            if value.shape != self.field(name).shape:
+                wanted, given = tuple(self.field(name).shape), tuple(value.shape)
+                raise ModelError(f"the initial '{name}' has the shape {given}, expected {wanted}")
         self.batch.reset(ids=ids, stage=int(mujoco.mjtStage.mjSTAGE_NONE))
         for name, value in state.items():
             if ids is None:

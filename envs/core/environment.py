@@ -312,7 +312,7 @@ class MujocoEnvironment(Environment):
         """
         kept = self.simulator.state()
         noise = self.generator.get_state()
-        before = self.initial_state()
+        before = {name: value.clone() for name, value in self.initial_state().items()}
         self.set_tasks(tasks)
         self.generator.set_state(noise)
         after = self.initial_state()
@@ -342,6 +342,7 @@ class MujocoEnvironment(Environment):
             self._check(observation)
             check_first_step(type(self).__name__, first, observation)
             check_step(type(self).__name__, terms, success, self.num_simulations)
+        terms = {name: term.float() for name, term in terms.items()}
         reward = torch.stack(tuple(terms.values())).sum(0)
         feedback = self.felt(reward, self.signal)
         # One sum tells in one pass whether anything is not finite; only then the culprit is searched.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ def explained(owner: str, call: Callable[..., Any], constructs: bool = False) ->
     """`call`, with one line and the place for whatever it raises; the exception itself is the cause of that error.
 
     Args:
-        constructs: leave the TypeError of an unexpected keyword to the caller.
+        constructs: leave the TypeError of an unexpected keyword, if it is one of the options, to the caller.
     """
 
     def call_and_explain(*arguments: Any, **options: Any) -> Any:
@@ -31,7 +31,7 @@ def explained(owner: str, call: Callable[..., Any], constructs: bool = False) ->
                 raise
             raise type(error)(f"{owner} ({where}): {error}") from error
         except Exception as error:
-            if constructs and isinstance(error, TypeError) and "unexpected keyword" in str(error):
+            if constructs and unexpected(error, options):
                 raise
             where = place(error) or place(error, installed=True)
             text = " ".join(str(error).split())[:300]
@@ -39,6 +39,13 @@ def explained(owner: str, call: Callable[..., Any], constructs: bool = False) ->
             raise ContractError(f"{line}: {type(error).__name__}: {text}") from error
 
     return call_and_explain
+
+
+def unexpected(error: Exception, options: Collection[str]) -> bool:
+    """Whether a call did not know one of its options, and not code further inside one of its own."""
+    text = str(error)
+    named = any(f"unexpected keyword argument '{option}'" in text for option in options)
+    return isinstance(error, TypeError) and named
 
 
 def place(error: BaseException, installed: bool = False, whole: bool = False) -> str:

@@ -18,6 +18,8 @@ from envs.errors import ModelError
 _GEOM_FIELDS = ("type", "size", "pos", "quat", "rgba", "rbound", "aabb")
 _BODY_FIELDS = ("body_pos", "body_quat")
 _REFERRING = ("actuators", "sensors", "tendons", "equalities", "pairs", "excludes")
+_WRAPPED = (mujoco.mjtWrap.mjWRAP_SPHERE, mujoco.mjtWrap.mjWRAP_CYLINDER)
+_DISTANCES = (mujoco.mjtSensor.mjSENS_GEOMDIST, mujoco.mjtSensor.mjSENS_GEOMNORMAL, mujoco.mjtSensor.mjSENS_GEOMFROMTO)
 # A specification does not know where it was read from, but error messages name the source.
 _SOURCES: WeakKeyDictionary[mujoco.MjSpec, str] = WeakKeyDictionary()
 
@@ -57,8 +59,9 @@ def parse_spec(text: str, source: str) -> mujoco.MjSpec:
 def physics_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
     """The compiled model without the geoms that are only drawn.
 
-    A geom stays if a sensor or a pair names it, or if its moving body gets its inertia from it. Meshes stay, used or
-    not: simulations may differ in them.
+    A geom stays if a sensor, a pair or a tendon names it, if its moving body gets its inertia from it, or if a fluid
+    acts on it; all stay where a sensor may meet any of them, or masses are scaled to a total. Meshes stay, used or not:
+    simulations may differ in them.
 
     Raises:
         ModelError: in one line, naming the file, if it does not compile.
@@ -69,11 +72,24 @@ def physics_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
         _compile(spec, _SOURCES.get(spec))
     named = {name for sensor in bare.sensors for name in (sensor.objname, sensor.refname)}
     named |= {name for pair in bare.pairs for name in (pair.geomname1, pair.geomname2)}
+    named |= {wrap.target.name for tendon in bare.tendons for wrap in tendon.path if wrap.type in _WRAPPED}
+    if any(_may_meet_any(sensor) for sensor in bare.sensors) or bare.compiler.settotalmass > 0:
+        return _compile(bare, _SOURCES.get(spec))
+    weighs_all = bare.compiler.inertiafromgeom == mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_TRUE
     for geom in list(bare.geoms):
-        drawn = not geom.contype and not geom.conaffinity
-        if drawn and geom.name not in named - {""} and (geom.parent.explicitinertial or _is_static(geom.parent)):
+        weightless = _is_static(geom.parent) or (geom.parent.explicitinertial and not weighs_all)
+        touches = geom.contype or geom.conaffinity or geom.fluid_ellipsoid
+        if weightless and not touches and geom.name not in named - {""}:
             bare.delete(geom)
     return _compile(bare, _SOURCES.get(spec))
+
+
+def _may_meet_any(sensor: mujoco.MjsSensor) -> bool:
+    """Whether it measures to whatever geom is there: a ray, or a distance or contact of a whole body."""
+    bodies = (mujoco.mjtObj.mjOBJ_BODY, mujoco.mjtObj.mjOBJ_XBODY)
+    return sensor.type == mujoco.mjtSensor.mjSENS_RANGEFINDER or (
+        sensor.type in _DISTANCES and (sensor.objtype in bodies or sensor.reftype in bodies)
+    )
 
 
 def _is_static(body: mujoco.MjsBody) -> bool:

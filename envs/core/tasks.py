@@ -88,7 +88,7 @@ class Range:
                 low <= x and y <= high for low, x, y, high in zip(bounds[0], a, b, bounds[1], strict=True)
             ):
                 of = "" if unit == "1" else f" {unit}"
-                raise TaskError(f"must be within {_span(*bounds)}{of}, got {_span(a, b)}")
+                raise TaskError(f"must be within {span(*bounds)}{of}, got {span(a, b)}")
         for a, b in self.ood:
             if not self.outside(a, b):
                 raise TaskError(f"ood range {a} to {b} overlaps the training range {self.low} to {self.high}")
@@ -132,7 +132,7 @@ def _wide(bound: object, size: int) -> tuple[float, ...]:
     return values * size if len(values) == 1 else values
 
 
-def _span(low: tuple[float, ...], high: tuple[float, ...]) -> str:
+def span(low: tuple[float, ...], high: tuple[float, ...]) -> str:
     """Two bounds as a user writes them: "0 to 20", "(0, 0) to (1, 2)"."""
     shown = (", ".join(f"{x:g}" for x in bound) for bound in (low, high))
     return " to ".join(text if len(low) == 1 else f"({text})" for text in shown)

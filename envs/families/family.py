@@ -12,6 +12,7 @@ from torch import Tensor
 
 from envs.core.environment import Environment, MujocoEnvironment
 from envs.core.tasks import Parameter, TaskDistribution
+from envs.errors import EnvsError
 
 Vector = tuple[float, float, float]
 
@@ -32,7 +33,15 @@ class Family(Environment):
         return TaskDistribution(dict(self.parameters), edition=self.edition).override(changes or {})
 
     def take_options(self, horizon: int | None, oracle: bool) -> None:
-        """Set what the options change: the horizon (None: the family's own), and whether an oracle observes."""
+        """Set what the options change: the horizon (None: the family's own), and whether an oracle observes.
+
+        Raises:
+            EnvsError: for a horizon that is not an integer from 1, or an `oracle` that is not true or false.
+        """
+        if horizon is not None and (type(horizon) is not int or horizon < 1):
+            raise EnvsError(f"{self.name}: horizon={horizon!r}: must be an integer from 1")
+        if not isinstance(oracle, bool):
+            raise EnvsError(f"{self.name}: an oracle is asked for by true or false, got {oracle!r}")
         self.horizon = self.horizon if horizon is None else horizon
         self.oracle = oracle
         self.observation_size += self.hidden_size * oracle

@@ -147,7 +147,7 @@ class Grasp(ArmEnvironment):
         return [*hand, *thing, self.fingers, self.touching]
 
     def hidden(self) -> Tensor:
-        shape = one_hot(self.assigned["object_shape"][:, 0].long(), len(KINDS))
+        shape = one_hot(torch.tensor([KINDS.index(kind) for kind in self.kinds()]), len(KINDS))
         return torch.cat([shape, *(self.assigned[name] for name in ("object_size", "object_mass", "friction"))], -1)
 
     def reward_terms(self, action: Tensor) -> dict[str, Tensor]:

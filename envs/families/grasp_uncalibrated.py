@@ -106,6 +106,7 @@ class GraspUncalibrated(Grasp):
         self.breaking_force = (self.assigned["strength"] * holding)[:, 0]
         half = 0.5 * self.assigned["camera_turn"][:, 0].double()
         self.half_turn = torch.stack([half.cos(), half.sin()], -1)
+        self._limit()  # which the family's other model fields have set back
 
     def on_reset(self, mask: Tensor) -> None:
         super().on_reset(mask)
@@ -117,13 +118,16 @@ class GraspUncalibrated(Grasp):
         self.broken_before = self.broken.clone()
         self.level += REGULATION * (action[:, 4].double() - self.level)
         self._regulate()
-        limit = self.closing_force[:, None].expand(-1, 2)
-        self.drive_limits.copy_(torch.stack([-limit, limit], -1))
+        self._limit()
         super().control(action[:, :4])
 
     def _regulate(self) -> None:
         middle, span = (WEAKEST * STRONGEST) ** 0.5, (STRONGEST / WEAKEST) ** 0.5
         self.closing_force = middle * span**self.level
+
+    def _limit(self) -> None:
+        limit = self.closing_force[:, None].expand(-1, 2)
+        self.drive_limits.copy_(torch.stack([-limit, limit], -1))
 
     def sense(self) -> None:
         super().sense()

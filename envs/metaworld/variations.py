@@ -49,7 +49,11 @@ class Variations(TaskDistribution):
         order = torch.stack(
             [torch.cat([torch.randperm(COUNT, generator=self.generator) for _ in range(rounds)]) for _ in range(kinds)]
         )
-        rows = (order.T * kinds + torch.arange(kinds)).flatten()[:n]
+        placed = order.T * kinds + torch.arange(kinds)  # a row has one task of each kind
+        if n % kinds:  # of the last row only some: any of them
+            last = n // kinds
+            placed[last] = placed[last, torch.randperm(kinds, generator=self.generator)]
+        rows = placed.flatten()[:n]
         drawn = table.select(rows)
         if split != "train" or self.goals_for is None:
             return drawn

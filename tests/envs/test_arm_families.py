@@ -226,3 +226,10 @@ def test_touch_means_the_object_and_not_the_table() -> None:
         env.step(down)
     assert float(env.grip[0, 2]) < 0.02, "the closed fingers press on the table"
     assert not env.touching.any()
+
+
+@pytest.mark.parametrize("kind", shapes.KINDS)
+def test_an_oracle_is_told_the_shape_whatever_the_range_of_shapes(kind: str) -> None:
+    env = Grasp(2, threads=1, object_visible=True, tasks_override={"object_shape": [kind]})
+    env.set_tasks(env.distribution.published("train", 2))
+    assert env.hidden()[:, : len(shapes.KINDS)].argmax(-1).tolist() == [shapes.KINDS.index(kind)] * 2

@@ -228,3 +228,35 @@ def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """Nothing of this prints anything."""
     yield
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (1, 7)])
+def test_an_action_of_another_shape_is_refused_and_harms_nothing(shape: tuple[int, ...]) -> None:
+    one, two = TaskEnv("reach"), VectorTaskEnv("reach", 2)
+    one.reset(seed=0), two.reset(seed=0)
+    with pytest.raises(TaskError, match=r"an action of shape \(1, .*, expected \(1, 7\)"):
+        one.step(np.zeros(shape))
+    with pytest.raises(TaskError, match=r"expected \(2, 7\)"):
+        two.step(np.zeros(shape))
+    one.step(np.zeros(7)), two.step(np.zeros((2, 7)))
+
+
+def test_a_task_that_is_not_possible_is_refused() -> None:
+    env = TaskEnv("reach")
+    task = env.sample_tasks(1)[0]
+    with pytest.raises(TaskError, match=r"'payload_mass' must be within .*, got \[-2.0\]"):
+        env.set_task({**task, "payload_mass": -2.0})
+    env.set_task({**task, "payload_mass": 20.0})
+
+
+def test_a_seed_is_for_reset() -> None:
+    for make in (TaskEnv, VectorTaskEnv):
+        with pytest.raises(EnvsError, match="no option 'seed'; it is reset"):
+            make("reach", seed=5)
+
+
+@pytest.mark.parametrize("horizon", [0, -3, True])
+@pytest.mark.parametrize("name", ["reach", "point2d"])
+def test_a_horizon_is_a_number_of_steps(name: str, horizon: int) -> None:
+    with pytest.raises(EnvsError, match=f"{name}: horizon={horizon}: must be an integer from 1"):
+        TaskEnv(name, horizon=horizon)

@@ -55,3 +55,14 @@ def test_each_simulation_keeps_its_task_until_it_is_given_another() -> None:
     before = goals(env)
     env.reset()
     assert not (goals(env) == before).all(-1).any()
+
+
+def test_a_seed_repeats_what_a_trial_remembers_too() -> None:
+    env = TaskEnv("navigate_search")
+
+    def searched() -> float:
+        env.reset(seed=3)
+        return sum(env.step(np.array([1.0, 0.5], np.float32))[4]["reward_terms"]["search"] for _ in range(35))
+
+    first = searched()
+    assert first > 0.0 and searched() == first

@@ -44,6 +44,46 @@ def test_the_physics_does_without_what_is_only_drawn() -> None:
     np.testing.assert_array_equal(*ends)
 
 
+MOVING = """
+<mujoco model="moving"> {0}
+  <option density="200"/>
+  <worldbody>
+    <site name="hook" pos="0.5 0 1"/> <site name="side" pos="0 0.2 0.5"/>
+    <body name="bob" pos="0 0 0.5">
+      <joint type="slide" axis="1 0 0"/> <joint type="slide" axis="0 0 1"/>
+      <inertial mass="1" pos="0 0 0" diaginertia="0.01 0.01 0.01"/>
+      <geom name="shell" type="sphere" size="0.1" contype="0" conaffinity="0" {1}/> <site name="eye" pos="0.2 0 0"/>
+    </body>
+    <body name="post" pos="1 0 0.4"><geom name="disc" size="0.1" contype="0" conaffinity="0"/></body>
+  </worldbody>
+  <tendon> <spatial name="rope" stiffness="50"><site site="hook"/> {2} <site site="eye"/></spatial> </tendon>
+  <sensor> <framepos objtype="body" objname="bob"/> {3} </sensor>
+</mujoco>
+"""
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ('<compiler inertiafromgeom="true"/>', "", "", ""),
+        pytest.param(
+            ('<compiler settotalmass="7"/>', "", "", ""), marks=pytest.mark.filterwarnings("ignore:.*settotalmass")
+        ),
+        ("", 'fluidshape="ellipsoid"', "", ""),
+        ("", "", '<geom geom="shell" sidesite="side"/>', ""),
+        ("", "", "", '<rangefinder site="eye"/>'),
+        ("", "", "", '<distance body1="bob" body2="post" cutoff="5"/>'),
+    ],
+)
+def test_what_acts_on_bodies_or_sensors_is_kept(parts: tuple[str, ...]) -> None:
+    spec, ends = mujoco.MjSpec.from_string(MOVING.format(*parts)), []
+    for model in (physics_model(spec), spec.compile()):
+        data = mujoco.MjData(model)
+        mujoco.mj_step(model, data, nstep=200)
+        ends.append(np.concatenate([data.qpos, data.sensordata]))
+    np.testing.assert_array_equal(*ends)
+
+
 def test_a_picture_shows_a_simulation_s_own_geom() -> None:
     spec = mujoco.MjSpec.from_string(SCENE)
     physics = physics_model(spec)

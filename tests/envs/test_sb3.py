@@ -220,3 +220,13 @@ def test_pictures_of_all_simulations_in_one() -> None:
     env.reset()
     picture = env.render()
     assert picture is not None and picture.shape == (96, 128, 3)
+
+
+def test_a_seed_decides_which_tasks_are_drawn() -> None:
+    def goals(seed: int) -> np.ndarray:
+        env = SB3VecEnv("reach", 3, seed=seed)
+        env.reset()
+        return env.environment.assigned["goal"].numpy()
+
+    np.testing.assert_array_equal(goals(1), goals(1))
+    assert not np.array_equal(goals(1), goals(2))

@@ -249,6 +249,12 @@ def test_a_wrong_model_field_is_refused(values: dict[str, Tensor], message: str)
         CpuSimulator(with_payload(0.1), 2, 1).set_model_fields(values)
 
 
+@pytest.mark.parametrize("mask", [None, torch.tensor([True, False])])
+def test_an_initial_state_of_another_shape_is_refused(mask: Tensor | None) -> None:
+    with pytest.raises(ModelError, match=r"the initial 'qpos' has the shape \(2, 1\), expected \(2, 7\)"):
+        CpuSimulator(with_payload(0.1), 2, 1).reset(mask, {"qpos": torch.zeros(2, 1, dtype=torch.float64)})
+
+
 def test_an_unknown_state_field_is_refused() -> None:
     with pytest.raises(ModelError, match="'position' is not a field of a simulation"):
         CpuSimulator(with_payload(0.1), 2, 1).field("position")

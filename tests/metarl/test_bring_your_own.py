@@ -302,6 +302,24 @@ def test_an_option_that_is_none(written: Write, options: dict[str, Any], kind: t
     assert re.fullmatch(line.replace("PLACE", place), line_of(place, kind, **options))
 
 
+def test_rewards_are_single_precision_whatever_their_terms_are(written: Write) -> None:
+    changes = (
+        ('"distance": -self.distance', '"distance": -self.distance.double()'),
+        ('return {"distance"', 'return {"near": self.success(), "distance"'),
+    )
+    env = registry.make(f"{written(cart(*changes))}:Cart", 2, threads=1)
+    env.set_tasks(env.distribution.sample(2))
+    env.reset()
+    step = env.step(torch.zeros(2, 1))
+    assert {step.reward.dtype, step.feedback.dtype, *(term.dtype for term in step.terms.values())} == {torch.float32}
+
+
+def test_a_mistake_inside_a_class_is_not_an_option(written: Write) -> None:
+    place = f"{written(cart(('TaskDistribution(ranges)', 'TaskDistribution(ranges, sead=3)')))}:Cart"
+    found = line_of(place, ContractError, horizon=9)
+    assert re.fullmatch(rf"{place} \(\w+.py:\d+\): TypeError: .*unexpected keyword argument 'sead'", found)
+
+
 def test_ranges_that_a_class_does_not_take_up(written: Write) -> None:
     place = f"{written(cart(('.override(tasks_override or {})', '')))}:Cart"
     found = line_of(place, TaskError, tasks_override={"mass": [1, 2]})

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 
 import metarl
 from envs import registry
-from envs.check import _speed
+from envs.check import _play, _same, _speed
 from envs.core.tasks import SPLITS
 from tests.metarl.own import POINT, cart
 
@@ -86,3 +87,10 @@ def test_a_split_that_an_environment_cannot_draw(written: Write) -> None:
 def test_a_module_that_is_not_there() -> None:
     [line] = wrong("nowhere.at_all:Cart")
     assert line.startswith("fail  contract: nowhere.at_all:Cart: No module named 'nowhere'")
+
+
+def test_what_a_trial_remembers_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.check._actions", lambda env: torch.tensor([1.0, 0.5]).expand(35, 8, 2))
+    env = registry.make("navigate_search", 8, threads=1)
+    tasks = env.distribution.published("train", 8)
+    assert _same(_play(env, tasks), _play(env, tasks))
