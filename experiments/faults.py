@@ -36,6 +36,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import metarl.runs as runs
 from metarl.config.composition import compose
 from metarl.config.settings import ResumeSettings, TrainSettings
+from metarl.errors import KNOWN
 from metarl.run_folder import RunFolder, files
 
 SOURCE = ("git_commit", "git_dirty")  # the source may change meanwhile
@@ -50,6 +51,7 @@ WARM += [f"algo.warm_start.settings.{key}" for key in ("tasks=4", "episodes=3", 
 # Modules that training imports late; here they are imported once, instead of in every process.
 LATE = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "tensorboard.compat.proto.event_pb2")
 LIVES = 3  # at most, after the first
+SHORTEST = 0.01  # s after which a kill is not tried earlier still
 AGAIN = 0.4  # the chance that a resumed run is killed again
 
 
@@ -179,9 +181,18 @@ def check_steps(found: dict[str, Any]) -> None:
 def survive(
     overrides: Sequence[str], expected: dict[str, Any], folder: Path, dice: random.Random, moment: dict[str, Any]
 ) -> list[str]:
-    """Kill a run at a moment, resume it until it ends, and return what is not as expected."""
+    """Kill a run at a moment, resume it until it ends, and return what is not as expected.
+
+    A run that ended before its moment is begun again, with half the time; one that was never killed has not survived.
+    """
     log, settings = folder.with_suffix(".log"), compose([*overrides, f"run_dir={folder}"])
     status = live(settings, log, **moment)
+    while status == 0 and moment.get("after", 0.0) > SHORTEST:
+        shutil.rmtree(folder)
+        moment = {"after": 0.5 * moment["after"]}
+        status = live(settings, log, **moment)
+    if status == 0:
+        return ["it ended before it was killed"]
     for _ in range(LIVES):
         if status != -signal.SIGKILL or dice.random() > AGAIN:
             break
@@ -217,6 +228,13 @@ def moments(writes: Sequence[str], seconds: float, kills: int, dice: random.Rand
     return chosen
 
 
+def positive(text: str) -> int:
+    """An integer from 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be an integer from 1, got {text}")
+    return int(text)
+
+
 def experiment(env: str, algo: str, kills: int, seed: int, base: Path, more: Sequence[str] = ()) -> int:
     """Print what became of each killed run; returns how many survived."""
     overrides, dice = settings_of(env, algo, seed, more), random.Random(f"{env} {algo} {seed}")
@@ -248,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="further settings of the runs, such as agent.layers=1")
     parser.add_argument("--env", default="point2d", help="default: %(default)s")
     parser.add_argument("--algo", nargs="+", default=list(ALGORITHMS), help="default: %(default)s")
-    parser.add_argument("--kills", type=int, default=20, help="of each algorithm (default: %(default)s)")
+    parser.add_argument("--kills", type=positive, default=20, help="of each algorithm (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the runs and of the moments")
     parser.add_argument("--keep", type=Path, help="a folder for the runs, to look at those that did not survive")
     options = parser.parse_intermixed_args(arguments)
@@ -259,9 +277,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     survived = 0
     with tempfile.TemporaryDirectory(prefix="metarl-faults-") as temporary:
         base = options.keep or Path(temporary)
-        base.mkdir(parents=True, exist_ok=True)
-        for algo in options.algo:
-            survived += experiment(options.env, algo, options.kills, options.seed, base, options.overrides)
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            for algo in options.algo:
+                survived += experiment(options.env, algo, options.kills, options.seed, base, options.overrides)
+        except KNOWN as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     total = options.kills * len(options.algo)
     print(f"{survived} survived of {total}")
     return 0 if survived == total else 1

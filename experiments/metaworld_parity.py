@@ -179,8 +179,14 @@ def _work(arguments: list[str]) -> None:
     path = Path(values["recording"]) if "recording" in values else recorded(folder)
     if not path.is_file():
         raise ConfigError(f"recording={path}: there is no such file")
-    with np.load(path) as opened:
-        recording = dict(opened)
+    try:
+        with np.load(path) as opened:
+            recording = dict(opened)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recording={path}: is not a recording ({error})") from None
+    lacking = [task for task in TASKS if f"{task}/succeeded" not in recording]
+    if lacking:
+        raise ConfigError(f"recording={path}: lacks scripted episodes of {', '.join(lacking)}; it may be a small one")
     if "small" in values:
         small: dict[str, Any] = dict(shortened(recording))
         np.savez_compressed(values["small"], **small)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from metarl.assembly.trust import stored_settings
-from metarl.errors import KNOWN
+from metarl.errors import KNOWN, RunFolderError
 from metarl.evaluation.curve import COLUMNS
 from metarl.evaluation.statistics import crossed_interval
 from metarl.run_folder import RunFolder
@@ -29,15 +29,31 @@ Curve = list[dict[str, Any]]
 
 
 def gather(paths: list[Path], split: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Evaluations by (environment, algorithm), each with the run's seed, environment steps and training time."""
+    """Evaluations by (environment, algorithm), each with the run's seed, environment steps and training time.
+
+    Raises:
+        RunFolderError: if a run is named twice or lacks its metrics, or two were measured in other ways.
+    """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise RunFolderError("the same run is named twice: it would count as two seeds")
     for path in paths:
         folder = RunFolder.open(path)
         evaluation = folder.read_evaluation(split)
-        last = folder.read_metrics()[-1]
+        metrics = folder.read_metrics()
+        if not metrics:
+            raise RunFolderError(f"{path}: has no metrics, as it was given away without them")
+        last = metrics[-1]
         run = {"run_seed": folder.read_config().get("seed"), "env_steps": last["env_steps"], "seconds": last["seconds"]}
-        groups[evaluation["env"], label(folder, evaluation["algo"])].append(evaluation | run)
+        group = groups[evaluation["env"], label(folder, evaluation["algo"])]
+        if group and (other := _measured(group[0])) != (own := _measured(evaluation)):
+            raise RunFolderError(f"{path}: was measured at steps {own}, others of its kind at {other}")
+        group.append(evaluation | run)
     return dict(groups)
+
+
+def _measured(evaluation: Mapping[str, Any]) -> list[int]:
+    return [entry["step"] for entry in evaluation["curve"]]
 
 
 def label(folder: RunFolder, otherwise: str) -> str:

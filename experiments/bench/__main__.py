@@ -39,6 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown group '{unknown[0]}' (valid: {', '.join((*GROUPS, GPU))})")
     if (GPU in chosen and chosen != [GPU]) or (options.dry and chosen != [GPU]):
         parser.error(f"--dry belongs to {GPU}, and {GPU} stands alone: python -m experiments.bench {GPU} --dry")
+    # What one group measures must not take the place of what all have.
+    out = options.out or (None if options.dry else RESULTS / f"{chosen[0] if len(chosen) == 1 else 'bench'}.json")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        parser.error(f"--out {out}: must be a file in a folder that there is")
     rows: list[Row] = []
     missing: list[str] = []
     try:
@@ -50,9 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
                 missing.append(str(absence))
     except DeviceError as error:
         parser.error(str(error))
+    except BaseException:
+        if rows:  # what was measured before
+            print_table(machine(), rows, missing)
+        raise
     described = machine()
-    # What one group measures must not take the place of what all have.
-    out = options.out or (None if options.dry else RESULTS / f"{chosen[0] if len(chosen) == 1 else 'bench'}.json")
     if out is not None:
         write_json(out, described, {"groups": chosen, "quick": options.quick or options.dry}, rows, missing)
         if growth.GROUP in chosen:

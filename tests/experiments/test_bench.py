@@ -12,7 +12,7 @@ import torch
 from experiments.bench import before, environment, gpu, gradient, growth, latency, metaworld
 from experiments.bench.__main__ import main
 from experiments.bench.gradient_peers import by_loop, replica
-from experiments.bench.measure import MissingPeer
+from experiments.bench.measure import MissingPeer, Row
 from experiments.bench.trained import Trained, trained
 
 
@@ -94,6 +94,23 @@ def test_one_group_does_not_take_the_place_of_all(
     monkeypatch.setattr("experiments.bench.__main__._measurements", lambda *_: [])
     assert main(groups) == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_mistake_loses_nothing_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> list[Row]:
+        raise RuntimeError("no memory")
+
+    measured = Row("memory", "a figure", 2.0, 1.0, 3.0, "x")
+    monkeypatch.setattr("experiments.bench.__main__._measurements", lambda *_: [lambda: [measured], fail])
+    with pytest.raises(RuntimeError, match="no memory"):
+        main(["memory", "--out", str(tmp_path / "bench.json")])
+    assert "a figure" in capsys.readouterr().out
+    for out in (tmp_path, tmp_path / "nowhere" / "bench.json"):
+        with pytest.raises(SystemExit):
+            main(["memory", "--out", str(out)])
+        assert "must be a file in a folder that there is" in capsys.readouterr().err
 
 
 def test_how_long_an_action_may_take(monkeypatch: pytest.MonkeyPatch) -> None:

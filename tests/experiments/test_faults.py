@@ -48,6 +48,25 @@ def test_a_resume_that_forgets_a_generator_is_noticed(tmp_path: Path) -> None:
     assert "kill 2 in a checkpoint" in result.stdout and "differs in" in result.stdout
 
 
+@pytest.mark.parametrize("moment", [{"at": 10_000}, {"after": 0.02}])
+def test_a_run_that_was_never_killed_has_not_survived(
+    moment: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives: list[dict[str, Any]] = []
+    monkeypatch.setattr(faults, "live", lambda settings, log, **when: lives.append(when) or 0)
+    (tmp_path / "run").mkdir()
+    overrides = faults.settings_of("point2d", "in_context", 0)
+    wrong = faults.survive(overrides, {}, tmp_path / "run", random.Random(0), moment)
+    assert wrong == ["it ended before it was killed"]
+    assert lives == ([moment, {"after": 0.01}] if "after" in moment else [moment])
+
+
+def test_a_mistake_is_one_line() -> None:
+    for words, said in ((["--env", "x"], "error: env=x: "), (["--kills", "0"], "must be an integer from 1, got 0")):
+        result = command(*words)
+        assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+
+
 def content() -> dict[str, Any]:
     points = [(1, 0.5), (2, 0.25)]
     return {"best": 2, "metrics.csv, row 1": {"loss": "0.5"}, "tensorboard, loss": points, "left over": []}

@@ -12,7 +12,8 @@ from envs.metaworld import package
 from envs.metaworld.benchmarks import TASKS
 from experiments import metaworld_parity
 
-RECORDING = dict(np.load(Path(__file__).with_name("metaworld.npz")))
+SMALL = Path(__file__).with_name("metaworld.npz")
+RECORDING = dict(np.load(SMALL))
 
 try:
     package.models()
@@ -41,6 +42,17 @@ def test_the_recording_has_successes_and_failures_and_rewards_of_every_size() ->
         assert found["reward"].max() > 5.0 > found["reward"].min(), task
 
 
-def test_a_recording_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert metaworld_parity.main(["recording=nowhere.npz"]) == 2
-    assert capsys.readouterr().err.splitlines() == ["error: recording=nowhere.npz: there is no such file"]
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nowhere.npz", "there is no such file"),
+        (__file__, "is not a recording ("),
+        (str(SMALL), "lacks scripted episodes of reach, "),
+    ],
+)
+def test_a_recording_that_cannot_be_compared_is_one_line(
+    file: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert metaworld_parity.main([f"recording={file}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: recording={file}: {said}")
