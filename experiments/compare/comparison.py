@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -20,8 +21,10 @@ from experiments.compare.kept import fingerprint, merged
 from experiments.compare.plan import Job, Plan, composed
 from experiments.compare.training import compared, cost, finished, measure, settle
 from metarl.config.settings import TrainSettings
-from metarl.errors import RunFolderError
+from metarl.errors import MetaRLError, RunFolderError
 from metarl.run_folder import RunFolder, atomic_write
+
+SETTINGS = "settings"  # of what is no run of ours, the fingerprint of those it was made with
 
 
 class Comparison:
@@ -118,13 +121,29 @@ class Comparison:
     def _from_scratch(self, name: str, seed: int, episodes: int) -> None:
         settings, folder = self._settings(seed), self.plan.folder(name, seed)
         torch.set_num_threads(settings.torch_threads)
+        self._own(folder, name, seed)
         played = min(episodes, self.most or episodes)
         content = scratch.evaluation(settings, folder, played, self.tasks, self.console)
         atomic_write(folder / "test.json", json.dumps(content, indent=1).encode())
 
+    def _own(self, folder: Path, name: str, seed: int) -> None:
+        """Mark the folder of what is no run of ours as made with the settings of today.
+
+        Raises:
+            MetaRLError: if it was made with others.
+        """
+        if folder.exists() and not self._is_own(folder, name, seed):
+            raise MetaRLError(f"{folder} was made with other settings: move it away, or set another runs=")
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / SETTINGS, self.settings(name, seed).encode())
+
+    def _is_own(self, folder: Path, name: str, seed: int) -> bool:
+        path = folder / SETTINGS
+        return path.exists() and path.read_text() == self.settings(name, seed)
+
     def _scratch_result(self, name: str, seed: int) -> Result | None:
         path = self.plan.folder(name, seed) / "test.json"
-        if not path.exists():
+        if not path.exists() or not self._is_own(path.parent, name, seed):
             return None
         content = json.loads(path.read_bytes())
         tuned = ", ".join(f"{key} {value:g}" for key, value in content["tuned"].items())
@@ -140,11 +159,13 @@ class Comparison:
         jobs = in_context(self.plan, seed)
         self._settle(name, jobs)
         seconds = cost(RunFolder.open(jobs[-1].folder))[1]
-        rl2_sb3.evaluations(self._settings(seed), self.plan.folder(name, seed), seconds, self.console)
+        folder = self.plan.folder(name, seed)
+        self._own(folder, name, seed)
+        rl2_sb3.evaluations(self._settings(seed), folder, seconds, self.console)
 
     def _recurrent_result(self, name: str, seed: int) -> Result | None:
         path = self.plan.folder(name, seed) / rl2_sb3.RESULT
-        if not path.exists():
+        if not path.exists() or not self._is_own(path.parent, name, seed):
             return None
         content = json.loads(path.read_bytes())
         commands = [f"{self.command} seeds={seed} only={name}"]

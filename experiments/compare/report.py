@@ -182,7 +182,7 @@ def body(content: Mapping[str, Any]) -> list[str]:
     if not _compares(content, "return"):
         lines += [RETURNS, ""]
     entries = content["contenders"].items()
-    own = [f"- {name}: {text}" for name, entry in entries for text in entry["notes"] if text != note(name)]
+    own = [f"- {name}: {text}" for name, entry in entries for text in entry.get("notes", ()) if text != note(name)]
     lines += [*own, *([""] if own else [])]
     if content.get("intervals") != INTERVALS:
         lines += [EARLIER, ""]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,16 @@ def measure(
     elif steps is None or not contender.gradient:
         steps = run.gradient_steps
     settings, protocol = run.settings, run.settings.evaluate
+    wanted = {
+        "iteration": run.iteration,
+        "tasks": protocol.tasks,
+        "episodes_per_step": protocol.episodes_per_step,
+        "seed": settings.seed,
+        "deterministic": protocol.deterministic,
+        "edition": run.environment(1, 0, 1).distribution.edition,
+    }
     for split in splits:
-        if not measured(folder, split, run.iteration, steps):
+        if not measured(folder, split, steps, wanted):
             evaluate(
                 run,
                 split=split,
@@ -123,13 +131,17 @@ def measure(
     return {split: folder.read_evaluation(split) for split in splits}
 
 
-def measured(folder: RunFolder, split: str, iteration: int, steps: int) -> bool:
-    """Whether this evaluation of this checkpoint is there, with that many gradient steps."""
+def measured(folder: RunFolder, split: str, steps: int, wanted: Mapping[str, object]) -> bool:
+    """Whether an evaluation is there with that many gradient steps, which says all that is wanted of it.
+
+    An evaluation of an earlier version does not say its list's edition.
+    """
     try:
         evaluation = folder.read_evaluation(split)
     except RunFolderError:
         return False
-    return evaluation["curve"][-1]["step"] == steps and evaluation.get("iteration") == iteration
+    said = {"edition": wanted.get("edition")} | evaluation
+    return evaluation["curve"][-1]["step"] == steps and all(said.get(key) == value for key, value in wanted.items())
 
 
 def cost(folder: RunFolder) -> tuple[float, float]:

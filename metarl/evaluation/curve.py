@@ -154,6 +154,7 @@ def report(
         "algo": algo,
         "split": split,
         "tasks": len(tasks),
+        "edition": env.distribution.edition,
         "episodes_per_step": sequences,
         "trial_episodes": trial,
         "horizon": env.horizon,

@@ -113,6 +113,37 @@ def test_a_run_with_other_settings_is_no_result(plan: Plan) -> None:
         settle(jobs_of(other, "in_context", 0)[-1])
 
 
+def test_what_others_learned_with_other_settings_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def learned(settings: Any, folder: Path, *_: Any) -> dict[str, Any]:
+        return {"tasks": 10, "tuned": {}, "seconds": 1.0, "env_steps": 10}
+
+    monkeypatch.setattr(scratch, "evaluation", learned)
+    plan = Plan("reach", tmp_path, (0,), TINY, 1)
+    for small, there in ((TINY, True), ((*TINY, "algo.gamma=0.5"), False)):
+        comparison = Comparison(replace(plan, small=small), Console(quiet=True), True, "compare")
+        if there:
+            comparison.train("ppo_scratch_1x", 0)
+        else:
+            with pytest.raises(MetaRLError, match="ppo_scratch_1x-0 was made with other settings: move it away"):
+                comparison.train("ppo_scratch_1x", 0)
+        assert [result.contender for result in comparison.results()] == ["ppo_scratch_1x"] * there
+
+
+OTHERWISE = [{"tasks": 3}, {"seed": 1}, {"deterministic": True}, {"edition": 1}, {"iteration": 8}]
+
+
+@pytest.mark.parametrize("other", OTHERWISE)
+def test_what_was_measured_otherwise_is_measured_again(other: dict[str, object]) -> None:
+    wanted = {"iteration": 9, "tasks": 100, "seed": 0, "deterministic": False, "edition": 2}
+    said: dict[str, Any] = {**wanted, "curve": [{"step": 0}, {"step": 3}]}
+    folder: Any = SimpleNamespace(read_evaluation=lambda split: said)
+    assert training.measured(folder, "test", 3, wanted) and not training.measured(folder, "test", 2, wanted)
+    said |= other
+    assert not training.measured(folder, "test", 3, wanted)
+    del said[next(iter(other))]
+    assert training.measured(folder, "test", 3, wanted) == ("edition" in other)
+
+
 def test_the_rate_of_fine_tuning_is_that_of_the_greatest_return(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
