@@ -58,7 +58,10 @@ def half_height(kind: str, extents: Tensor) -> Tensor:
 
 
 def half_width(kind: str, extents: Tensor) -> Tensor:
-    """Half of how far (N, 2) in m it reaches along x and y, lying on the table; extents (N, 3) in m."""
+    """Half of how far (N, 2) in m it reaches along x and y, lying on the table; extents (N, 3) in m.
+
+    Of a mesh the radius, which is more than it reaches along y.
+    """
     a, b, c = _own_axes(kind, extents).unbind(-1)
     if kind in ("box", "ellipsoid"):
         return torch.stack([a, b], -1)
