@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from envs.core.tasks import Tasks
+from envs.families.grasp_uncalibrated import GraspUncalibrated
 from envs.registry import make
 from tests.envs.controllers.grasp_uncalibrated import Controller
 
@@ -28,7 +29,7 @@ def test_a_weight_follows_its_mass(name: str, mass: str) -> None:
 
 
 def test_a_grip_stays_as_firm_as_commanded() -> None:
-    env = make("grasp_uncalibrated", 8, threads=1)
+    env = GraspUncalibrated(8, threads=1)
     given = env.distribution.published("train", 8)
     env.set_tasks(given)
     env.reset()

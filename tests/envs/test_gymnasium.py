@@ -233,12 +233,14 @@ def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 @pytest.mark.parametrize("shape", [(1,), (5,), (1, 7)])
 def test_an_action_of_another_shape_is_refused_and_harms_nothing(shape: tuple[int, ...]) -> None:
     one, two = TaskEnv("reach"), VectorTaskEnv("reach", 2)
-    one.reset(seed=0), two.reset(seed=0)
+    for env in (one, two):
+        env.reset(seed=0)
     with pytest.raises(TaskError, match=r"an action of shape \(1, .*, expected \(1, 7\)"):
         one.step(np.zeros(shape))
     with pytest.raises(TaskError, match=r"expected \(2, 7\)"):
         two.step(np.zeros(shape))
-    one.step(np.zeros(7)), two.step(np.zeros((2, 7)))
+    one.step(np.zeros(7))
+    two.step(np.zeros((2, 7)))
 
 
 def test_a_task_that_is_not_possible_is_refused() -> None:
