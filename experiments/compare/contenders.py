@@ -58,7 +58,7 @@ NOTES = {
     " fine-tuned by gradient descent",
     "sgd": "in_context, and on a held-out task plain gradient descent",
     "ppo": "in_context, and on a held-out task PPO with Adam",
-    "rl2_sb3": "RL^2 as one does it with sb3-contrib: RecurrentPPO, untuned, for the time in which in_context was trained",
+    "rl2_sb3": "RL^2 as one does it with sb3-contrib: RecurrentPPO, untuned, for the time of in_context's training",
     "ppo_scratch_1x": "Stable-Baselines3 PPO from nothing on each task alone, with the episodes of one adaptation step",
     "ppo_scratch_10x": "the same with ten times as many episodes",
     "ppo_scratch_100x": "the same with a hundred times as many episodes",
