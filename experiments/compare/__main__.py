@@ -30,7 +30,7 @@ from rich.console import Console
 import metarl  # noqa: F401  - first: it checks the packages' places
 from envs.registry import names as environments
 from experiments.arguments import command, flag, given, numbers
-from experiments.compare.comparison import Comparison, measured
+from experiments.compare.comparison import Comparison, comparable
 from experiments.compare.contenders import ADAPTATION, MAIN, METAWORLD, contenders
 from experiments.compare.contrasts import Result
 from experiments.compare.kept import kept
@@ -131,7 +131,7 @@ def compare(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; continue with: {again}") from None
     results = comparison.results(earlier)
-    content = document(env, results, request.quick, made_by(request, results), measured(request.plan.env))
+    content = document(env, results, request.quick, made_by(request, results), comparable(request.plan.env))
     paths = write(request.out, content, results)
     console.print("\n".join(["", *body(content), *(f"result: {path}" for path in paths)]), markup=False)
 

@@ -180,7 +180,7 @@ def _is_finished(job: Job) -> bool:
 
 
 @functools.cache
-def measured(env: str) -> tuple[str, ...]:
+def comparable(env: str) -> tuple[str, ...]:
     """What contrasts on an environment are about: success, and the return unless it depends on earlier episodes."""
     return BOTH[:1] if environment(env, 1).paid_once else BOTH
 

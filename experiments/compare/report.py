@@ -98,8 +98,8 @@ def table(content: Mapping[str, Any]) -> str:
     entries = content["contenders"]
     trial = max((len(by_episode(entry["curves"]["test"])) for entry in entries.values()), default=1)
     beyond = any("ood" in entry["curves"] for entry in entries.values())
-    columns = [index for index, title in enumerate(titles(trial, beyond)) if _compares(content, title)]
-    lines = rows_of([*COLUMNS, *(titles(trial, beyond)[index] for index in columns)])
+    shown = {index: title for index, title in enumerate(titles(trial, beyond)) if _compares(content, title)}
+    lines = rows_of([*COLUMNS, *shown.values()])
     for name, entry in entries.items():
         test, trained = entry["curves"]["test"], name not in EPISODES
         cells = [
@@ -110,7 +110,7 @@ def table(content: Mapping[str, Any]) -> str:
             f"{test[-1]['episodes'] - len(by_episode(test)) + 1} / {test[-1]['step']}",
         ]
         values = measured(entry, trial, beyond)
-        lines += rows_of([*cells, *(values[index] for index in columns)], head=False)
+        lines += rows_of([*cells, *(values[index] for index in shown)], head=False)
     return "\n".join(lines)
 
 
