@@ -17,7 +17,7 @@ from envs.families.locomotion import MASS_SCALE, LocomotionEnvironment, add_came
 SUCCESS_WAY = 5.0  # m
 SUCCESS_DISTANCE = 0.5  # m
 HEALTHY = (0.2, 1.0)  # m, height of the torso
-TURN = Range(-math.pi, math.pi, unit="rad", within=(-2 * math.pi, 2 * math.pi))
+TURN = Range(-math.pi, math.pi, unit="rad", within=(-2 * math.pi, 2 * math.pi), semantic=True)
 
 
 class Ant(LocomotionEnvironment):
@@ -58,8 +58,8 @@ class AntDir(Ant):
 
     Success (ours; the paper quotes returns): the torso is 5 m or more from the origin, measured along the direction.
 
-    Task parameters (hidden): `heading` (rad, the whole turn), `mass_scale` (multiplies all masses and inertias). ood:
-    lighter and heavier bodies; there is no direction beyond the whole turn.
+    Task parameters (hidden): `heading` (rad, the whole turn; held out in two blocks of 72 degrees), `mass_scale`
+    (multiplies all masses and inertias). ood: lighter and heavier bodies; there is no direction beyond the whole turn.
 
     Source: arXiv 1903.08254, section 6.1, with rlkit/envs/ant_dir.py of katerakelly/oyster, which draws headings from
     the whole turn unless it is told to have two (the paper's Ant-Fwd-Back). Deviations: (1) `mass_scale` is ours;
@@ -121,8 +121,8 @@ class AntGoal(Ant):
     Success (ours; the paper quotes returns): the torso is within 0.5 m of the goal.
 
     Task parameters (hidden): `goal_angle` (rad) and `goal_radius_squared` (m^2), both uniform, which makes goals
-    uniform on a disk of 3 m; `mass_scale` (multiplies all masses and inertias). ood: goals 3 to 4 m away, lighter and
-    heavier bodies.
+    uniform on a disk of 3 m; blocks of 72 degrees by 1.8 m^2 are held out. `mass_scale` (multiplies all masses and
+    inertias). ood: goals 3 to 4 m away, lighter and heavier bodies.
 
     Source: arXiv 1903.08254, section 6.1 (Ant-Goal-2D), with rlkit/envs/ant_goal.py of katerakelly/oyster, where
     episodes do not end early either. Deviations: (1) `mass_scale` is ours; `env.tasks.mass_scale=1.0` gives the
@@ -140,7 +140,7 @@ class AntGoal(Ant):
     observation_size = 29
     parameters = {
         "goal_angle": TURN,
-        "goal_radius_squared": Range(0.0, 9.0, ood=[(9.0, 16.0)], unit="m^2", within=(0.0, 100.0)),
+        "goal_radius_squared": Range(0.0, 9.0, ood=[(9.0, 16.0)], unit="m^2", within=(0.0, 100.0), semantic=True),
         "mass_scale": MASS_SCALE,
     }
 
