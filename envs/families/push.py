@@ -44,16 +44,17 @@ class Push(ArmEnvironment):
 
     Success: d < 5 cm over the last five control steps.
 
-    Task parameters (hidden): `goal` (2, m), `object_shape`, `object_size` (3 half extents, m, see
-    `envs.families.shapes`), `object_mass` (kg), `friction` (sliding; of the object, whatever it touches). ood: a
-    hexagonal prism and a wedge; heavier and more slippery objects. Where the object starts is drawn in each episode.
+    Task parameters (hidden): `goal` (2, m; held out in blocks of 2.8 x 8 cm), `object_shape`, `object_size` (3 half
+    extents, m, see `envs.families.shapes`), `object_mass` (kg), `friction` (sliding; of the object, whatever it
+    touches). ood: a hexagonal prism and a wedge; heavier and more slippery objects. Where the object starts is drawn in
+    each episode.
     """
 
     name = "push"
     success_criterion = "object's centre within 5 cm of the goal over the last five control steps of the episode"
     horizon, observation_size, action_size, hidden_size = 60, 23, 2, 2
     parameters = {
-        "goal": Range((0.52, -0.20), (0.66, 0.20), unit="m", within=((0.3, -0.4), (0.8, 0.4))),
+        "goal": Range((0.52, -0.20), (0.66, 0.20), unit="m", within=((0.3, -0.4), (0.8, 0.4)), semantic=True),
         "object_size": Range((0.025, 0.025, 0.025), (0.04, 0.04, 0.04), unit="m", within=(0.005, 0.1)),
         "object_mass": Range(0.1, 0.6, ood=[(0.6, 1.2)], unit="kg", within=(0.001, 20.0)),
         "friction": Range(0.3, 0.8, ood=[(0.15, 0.3)], within=(0.0, 5.0)),

@@ -23,6 +23,16 @@ PUBLISHED = {
     ("cheetah_vel", "test"): ({"goal": [0.485871], "mass_scale": [1.027794]}, 1498.8935450746746),
     ("cheetah_vel", "ood"): ({"goal": [2.567114], "mass_scale": [1.14893]}, 2921.6158496985745),
     ("cheetah_vel", "validation"): ({"goal": [1.553294], "mass_scale": [0.932551]}, 2294.096979274373),
+    ("push", "test"): (
+        {
+            "goal": [0.610011, 0.055637],
+            "object_size": [0.032888, 0.032879, 0.025364],
+            "object_mass": [0.211229],
+            "friction": [0.376593],
+            "object_shape": [0.0],
+        },
+        3836.390705880714,
+    ),
     ("push_turned", "test"): (
         {
             "turn": [-1.416068],
