@@ -1,4 +1,4 @@
-"""python -m experiments.view_picture [run=pretrained/navigate_search] [task=42] [out=experiments/results/view.png]
+"""python -m experiments.view_picture [run=pretrained/navigate_search] [task=0] [out=experiments/results/view.png]
 
 Take the picture of `metarl.view` that the README shows: a robot in the episode after its first trial. It needs `pip
 install -e '.[test]'`, and Chromium: `apt install chromium`, or `playwright install chromium`.
@@ -26,7 +26,7 @@ from experiments.arguments import command, given
 from metarl.errors import MetaRLError, install
 from metarl.run_folder import atomic_write
 
-DEFAULTS = {"run": "pretrained/navigate_search", "task": "42", "out": "experiments/results/view.png"}
+DEFAULTS = {"run": "pretrained/navigate_search", "task": "0", "out": "experiments/results/view.png"}
 SIZE = {"width": 1180, "height": 1040}
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # WebGL without a GPU
 PATIENCE = 300  # seconds; without a GPU a browser draws slowly
