@@ -65,6 +65,7 @@ Steps = Annotated[int, Field(ge=0, le=1000), WHOLE]
 Passes = Annotated[int, Field(ge=1, le=1000), WHOLE]
 Threads = Annotated[int, Field(ge=0, le=1024), WHOLE]
 Positive = Annotated[float, Field(gt=0.0)]
+Deviation = Annotated[float, Field(ge=0.02, le=2.7)]  # within agents.policy.LOG_STD_RANGE; outside it learns nothing
 Weight = Annotated[float, Field(ge=0.0)]
 Text = Annotated[str, Field(min_length=1), BeforeValidator(_as_text), said("a name")]
 Entry = Annotated[str, _whole_match(ENTRY), said("package.module:Class")]
@@ -148,7 +149,7 @@ class PolicySettings(Chosen):
     that YAML has (bool, int, float, str, list, dict, Literal), or such a one with bounds, like `Count`.
     """
 
-    initial_std: Positive = setting(0.5, "standard deviation of the actions at the start")
+    initial_std: Deviation = setting(0.5, "standard deviation of the actions at the start")
 
     def remembers(self) -> bool:
         """Whether the policy acts on more than the present observation."""
@@ -208,7 +209,7 @@ class MLPSettings(InformedCritic):
     name: Text = "mlp"
     hidden: Annotated[list[Count], Field(min_length=1)] = setting([100, 100], "widths of the layers")
     activation: Literal["relu", "tanh"] = setting("relu", "between the layers")
-    initial_std: Positive = setting(1.0, "standard deviation of the actions at the start")
+    initial_std: Deviation = setting(1.0, "standard deviation of the actions at the start")
 
     def remembers(self) -> bool:
         return False

@@ -94,7 +94,7 @@ class Learner(ABC):
         Those of inner steps need not be (`inner.normalize_advantage`): a normalised gradient is as long where nearly
         nothing is to be gained as where much is, and a step that it guides goes too far in one and not far enough in
         the other. They are then in units of the returns' spread, which the critic follows; those of a feedback that is
-        not the reward stay in its own.
+        not the reward stay in its own. An inner step never knows of other tasks, also where a task has one episode.
 
         What follows an early end is moved out of the sight of the trial's next episode, as it is in acting.
         """
@@ -104,13 +104,17 @@ class Learner(ABC):
             observation = self.policy.layout.observation(episodes.tokens)
             value = linear_baseline(observation, discounted_returns(episodes.reward, valid, gamma), valid)
         advantage = generalised_advantage(episodes.reward, value, valid, gamma, settings.gae_lambda)
-        over = ((1, 2), these_alone) if episodes.tokens.shape[1] > 1 else ((0, 1, 2), self.ranks.total)
+        alone = ((1, 2), these_alone)
+        over = alone if episodes.tokens.shape[1] > 1 else ((0, 1, 2), self.ranks.total)
         normalised, target = normalise(advantage, valid, *over), advantage + value
-        inner = normalised if alike else centred(advantage, valid, *over) / self.policy.critic.deviation
+        if not alike:
+            inner = centred(advantage, valid, *alone) / self.policy.critic.deviation
+        else:
+            inner = normalised if over is alone else normalise(advantage, valid, *alone)
         # A robot that adapts has neither the reward nor the task that a critic was told: feedback is all.
         if not episodes.fed_the_reward or self.policy.layout.privileged_size:
             felt = episode_baseline_advantage(episodes.feedback, valid, gamma)
-            inner = (normalise if alike else centred)(felt, valid, *over)
+            inner = (normalise if alike else centred)(felt, valid, *alone)
             target = episodes.value if self.critic_adapts else target
         batch = Batch(episodes.tokens, episodes.actions, episodes.log_probability, normalised, target, valid, inner)
         return batch.valid_first() if episodes.trial_episodes > 1 else batch

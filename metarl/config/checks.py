@@ -69,6 +69,10 @@ def _check_critic(settings: TrainSettings) -> None:
         raise ConfigError(
             "agent.critic_sees_task=true: algo.baseline=linear asks no critic; choose algo.baseline=critic"
         )
+    alone = [phase for phase in phases if phase.baseline == "linear" and phase.episodes * phase.trial_episodes == 1]
+    if alone:
+        remedy = "choose algo.episodes=10, or algo.baseline=critic"
+        raise ConfigError(f"algo.baseline=linear: fits the returns of a task's only episode away; {remedy}")
     trained = begun or not all(isinstance(phase, WarmStarted) for phase in phases)
     if getattr(settings.agent, "estimates_task", False) and not trained:
         algo = settings.algo.entry or settings.algo.name

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from agents.settings import WHOLE, Count, Natural, Settings, Text, said, setting
-from metarl.config.settings import DEVICE, TRUST, Device, EnvironmentSettings, Modules, OnARun, RunPath, Split
+from metarl.config.settings import DEVICE, LISTED, TRUST, Device, EnvironmentSettings, Modules, OnARun, RunPath, Split
 
 Numbered = Annotated[int, Field(ge=1, le=1000), WHOLE]
 
@@ -31,7 +31,7 @@ class AdaptSettings(GivenRun):
         None, "an .npz file of recorded episodes to adapt on, or minari:<dataset>, in place of env and episodes"
     )
     split: Split = setting("test", "where the task is drawn from, if the environment has tasks to give")
-    task: Natural = setting(0, "its number in the split's list")
+    task: Annotated[int, Field(ge=0, lt=LISTED), WHOLE] = setting(0, "its number in the split's list")
     device: Device = setting("auto", DEVICE)
 
 

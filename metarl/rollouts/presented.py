@@ -108,11 +108,10 @@ def check_spaces(env: Single | Vector, policy: Policy) -> None:
             text = f"the environment's observation is a {type(seen).__name__}, the policy's is flat"
             text += f": wrap the environment in {place}.FlattenObservation(env)"
         raise MetaRLError(text)
-    if (
-        isinstance(action, Box)
-        and np.isfinite(action.low).all()
-        and not (np.allclose(action.low, -1.0) and np.allclose(action.high, 1.0))
-    ):
+    if not (isinstance(action, Box) and np.issubdtype(action.dtype, np.floating)):
+        given = f"a {type(action).__name__} of {action.dtype}"
+        raise MetaRLError(f"the environment's actions are {given}, the policy's are real numbers from -1 to 1")
+    if np.isfinite(action.low).all() and not (np.allclose(action.low, -1.0) and np.allclose(action.high, 1.0)):
         remedy = "wrap it in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
         raise MetaRLError(f"the environment's actions are not from -1 to 1, as the policy's are: {remedy}")
 

@@ -51,26 +51,26 @@ class VectorSimulations:
         observation, info = self.env.reset()
         self._one_task.check(info)
         self._over = torch.zeros_like(self._over)
-        return self._finite("observation", _float32(observation))
+        return self._finite("observation", _float32(observation), self._over)
 
     def step(self, action: Tensor) -> Step:
         """Raises NotFiniteError for what is not finite in an episode that goes on: no action is chosen by it."""
         if self._last is None or not bool(self._over.all()):
             observation, reward, terminated, truncated, info = self.env.step(action.clamp(-1.0, 1.0).numpy())
-            felt = self._finite("feedback", _float32(feedback_of(info, np.asarray(reward))))
-            seen = self._finite("observation", _float32(observation))
             over = torch.as_tensor(np.asarray(terminated) | np.asarray(truncated))
             unknown = torch.zeros(self.num_simulations, dtype=torch.bool)
             failed = torch.as_tensor(np.asarray(info.get("failed", unknown), bool))  # an environment may say so
+            felt = self._finite("feedback", _float32(feedback_of(info, np.asarray(reward))), self._over | failed)
             self._over = self._over | over | failed
+            seen = self._finite("observation", _float32(observation), self._over)
             self._last = Step(seen, felt, {}, unknown, over, failed, felt)
         return self._last
 
-    def _finite(self, name: str, value: Tensor) -> Tensor:
-        """The value (N, ...), which has to be finite where an episode goes on; where it is over, 0 if it is not."""
+    def _finite(self, name: str, value: Tensor, over: Tensor) -> Tensor:
+        """The value (N, ...), which has to be finite unless an episode is `over`, (N,); there it is 0 if it is not."""
         bad = ~torch.isfinite(value.flatten(1) if value.dim() > 1 else value[:, None]).all(-1)
-        if bool((bad & ~self._over).any()):
-            raise NotFiniteError(f"the {name} is not finite in environment {int((bad & ~self._over).nonzero()[0, 0])}")
+        if bool((bad & ~over).any()):
+            raise NotFiniteError(f"the {name} is not finite in environment {int((bad & ~over).nonzero()[0, 0])}")
         return value.masked_fill(bad.view(-1, *[1] * (value.dim() - 1)), 0.0)
 
     def privileged(self) -> None:

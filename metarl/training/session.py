@@ -95,6 +95,9 @@ def _fresh(settings: TrainSettings, console: Console, ranks: Ranks) -> Iterator[
     settings = settings.model_copy(update={"algo": settings.algo.with_workers(cores())})
     trainer = Trainer(settings, device, ranks)
     settings = from_another_run(trainer, settings)
+    if settings.budget.fraction(trainer.iteration, trainer.env_steps, 0.0) >= 1.0:
+        used = f"{trainer.env_steps:,} environment steps are used already, by the run that it begins with"
+        raise ConfigError(f"the budget leaves nothing to train: {used}; give a larger one")
     # Check now that the evaluation's tasks exist: hours later it would be too late to say so.
     trainer.distribution.published(settings.evaluate.split, settings.evaluate.tasks)
     folder = RunFolder.create(settings.run_dir, name=f"{settings.env.name}-{settings.algo.name}-{settings.seed}")

@@ -133,6 +133,10 @@ class Trainer:
         self.policy.set_attention(learner.attention)
         return learner
 
+    def width(self) -> float:
+        """How much of each semantic range the next iteration trains on: 1 where no curriculum narrows it."""
+        return curriculum_width(self._within_phase(), self.phase()[1].settings.curriculum)
+
     def _within_phase(self) -> int:
         """The iterations of the present phase that are done."""
         earlier = [phase.until for phase, _ in self.phases if phase.until is not None and phase.until <= self.iteration]
@@ -143,8 +147,7 @@ class Trainer:
         learner = self.ready_learner()
         settings = learner.settings
         env = self.environments[settings.tasks * settings.episodes]
-        width = curriculum_width(self._within_phase(), settings.curriculum)
-        tasks = self.distribution.sample(settings.tasks, width=width)
+        tasks = self.distribution.sample(settings.tasks, width=self.width())
         if settings.replay:
             tasks = self.replay.mix(tasks, settings.replay, self.distribution.generator)
         env.set_tasks(self._own(tasks, env))

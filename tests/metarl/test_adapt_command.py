@@ -174,6 +174,7 @@ def test_a_mistake_is_one_line(run: Path, tmp_path: Path) -> None:
         ([], ConfigError, "out=null: must be a folder"),
         (["out=x", "steps=0"], ConfigError, "steps=0: must be an integer from 1"),
         ([f"out={taken}"], RunFolderError, "is there already"),
+        (["out=x", "task=100000"], ConfigError, "task=100000: must be an integer"),
         (["out=x", "env=reach"], MetaRLError, "observation and action shapes"),
         (["out=x", "env=reahc"], Exception, "did you mean 'reach'"),
         (["out=x", RIG, "env.wings=2"], Exception, "wings"),

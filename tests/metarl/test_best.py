@@ -2,10 +2,14 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
+from metarl.config.composition import compose
 from metarl.errors import CheckpointError
+from metarl.run_folder import RunFolder
+from metarl.runs import train
 from metarl.training.best import Best
 
 
@@ -79,3 +83,12 @@ def test_a_best_checkpoint_that_is_gone_is_forgotten() -> None:
 def test_a_record_that_is_none_is_refused(state: object) -> None:
     with pytest.raises(CheckpointError, match="record of the best one is unusable"):
         Best(state)
+
+
+def test_easier_tasks_of_a_curriculum_do_not_count(tmp_path: Path) -> None:
+    tiny = ["env=point2d", "env.horizon=3", "agent.width=8", "agent.layers=1", "algo=in_context", "algo.tasks=4"]
+    given = [*tiny, "algo.curriculum=2", "threads=1", "device=cpu", "report=none", "evaluate.tasks=2"]
+    folder = train(compose([*given, "budget.iterations=2", "checkpoint.every=1", f"run_dir={tmp_path / 'run'}"]))
+    assert RunFolder(folder).best is None
+    train(compose([f"resume={folder}", "budget.iterations=3"]))
+    assert RunFolder(folder).best == 3

@@ -114,6 +114,10 @@ def test_a_gymnasium_environment_is_trained_resumed_filmed_and_loaded(
     agent = metarl.load("run", "cpu")
     with pytest.raises(MetaRLError, match=r"actions are not from -1 to 1.*RescaleAction\(env, -1.0, 1.0\)"):
         agent.adapt(user, episodes=1)
+    space, user.action_space = user.action_space, gymnasium.spaces.MultiBinary(2)
+    with pytest.raises(MetaRLError, match="actions are a MultiBinary of int8, the policy's are real numbers"):
+        agent.adapt(user, episodes=1)
+    user.action_space = space
     adapted = agent.adapt(gymnasium.wrappers.RescaleAction(user, np.float32(-1), np.float32(1)), episodes=2)
     assert adapted.adapted is not None
     adapt_run(compose(["run=run", "out=kept", "episodes=2"], "adapt"))

@@ -1,5 +1,6 @@
 """Composition of configurations: groups, recipes, values, and what is wrong with them in one line."""
 
+import math
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from agents import settings
 from agents.mlp import ACTIVATIONS
-from agents.policy import ADAPT
+from agents.policy import ADAPT, LOG_STD_RANGE
 from agents.transformer import CONTEXTS
 from envs.core.tasks import SPLITS
 from envs.registry import all_names, names
@@ -171,6 +172,16 @@ def test_a_recipe_beats_the_defaults_and_the_command_line_beats_the_recipe() -> 
     assert recipe.algo.tasks == values["algo"]["tasks"] != plain.algo.tasks
     assert compose(["env=point2d", "algo.tasks=7"]).algo.tasks == 7
     assert compose(["env=reach", "algo=maml", "recipe=point2d-maml"]).algo.tasks == values["algo"]["tasks"]
+
+
+@pytest.mark.parametrize("agent", ["transformer", "mlp"])
+def test_a_deviation_that_would_never_change_is_refused(agent: str) -> None:
+    for value in (0.02, 2.7):
+        assert LOG_STD_RANGE[0] < math.log(value) < LOG_STD_RANGE[1]
+        assert compose([f"agent={agent}", f"agent.initial_std={value}"]).agent.options()["initial_std"] == value
+    for value in (0.01, 3.0):
+        with pytest.raises(ConfigError, match=rf"agent\.initial_std={value}: must be"):
+            compose([f"agent={agent}", f"agent.initial_std={value}"])
 
 
 def test_fomaml_is_maml_without_second_derivatives() -> None:

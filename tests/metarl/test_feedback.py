@@ -178,6 +178,20 @@ def test_where_advantages_are_not_normalised_twice_the_reward_is_twice_the_step(
         torch.testing.assert_close(4.0 * one.inner_advantage.std((1, 2)), spread)
 
 
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("fed_the_reward", [True, False])
+@pytest.mark.parametrize("episodes_per_task", [1, 2])
+def test_an_inner_step_knows_of_no_other_task(alike: bool, fed_the_reward: bool, episodes_per_task: int) -> None:
+    policy = MLPPolicy(2, 2, hidden=[8])
+    inner = MetaInnerLoop(normalize_advantage=alike)
+    maml = MAML(policy, MAMLSettings(inner=inner), torch.Generator().manual_seed(0))
+    played = replace(collected(policy), fed_the_reward=fed_the_reward)
+    parts = {name: part for name, part in vars(played).items() if isinstance(part, Tensor)}
+    few = replace(played, **{name: part[:, :episodes_per_task] for name, part in parts.items()})
+    alone = replace(few, **{name: getattr(few, name)[:1] for name in parts})
+    torch.testing.assert_close(maml.prepare(few).inner_advantage[:1], maml.prepare(alone).inner_advantage)
+
+
 @pytest.mark.parametrize("baseline", ["critic", "linear"])
 def test_reptiles_critic_does_not_tell_its_inner_steps_the_reward(baseline: Literal["critic", "linear"]) -> None:
     policy = transformer()
@@ -265,6 +279,7 @@ def test_inner_steps_without_feedback_are_refused() -> None:
             "env.feedback=none: the inner steps of algo=reptile have",
         ),
         ("algo=maml algo.baseline=linear agent.critic_sees_task=true", r".*algo\.baseline=linear asks no critic"),
+        ("algo=maml algo.episodes=1 algo.baseline=linear", r"algo\.baseline=linear: fits the returns of a task's only"),
         (
             "algo=maml agent.critic_sees_task=true agent.estimates_task=true",
             ".*algo=maml trains no estimate; begin",

@@ -238,7 +238,8 @@ def test_a_curriculum_begins_in_the_middle_of_the_training_tasks_and_ends_at_all
     trainer = trainer_of(config)
     widest, goals = [], trainer.distribution.parameters["goal"]
     low, high = torch.tensor(goals.low), torch.tensor(goals.high)
-    for _ in range(4):
+    for width in (0.15, 0.433, 0.717, 1.0):
+        assert trainer.width() == pytest.approx(width, abs=1e-3)
         trainer.iterate()
         tasks = trainer.environments[40].tasks
         assert tasks is not None

@@ -134,3 +134,27 @@ def test_the_episodes_of_a_trial_share_one_memory_and_are_padded_in_it() -> None
         forgetful = policy(tokens).value
     assert not torch.isclose(forgetful[:, 0], episodes.value[0, :, HORIZON]).any()
     assert explored.tokens.shape == (1, 1, HORIZON, 5)
+
+
+class Blown(Counter):
+    """Its last observation is not a number; where it `fails`, the episode is not over but the environment says so."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__(3)
+        self.fails = fails
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        seen, reward, over, _, _ = super().step(action)
+        if not over:
+            return seen, reward, False, False, {}
+        return seen * np.nan, np.nan if self.fails else reward, not self.fails, False, {"failed": self.fails}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_ends_an_episode_need_not_be_finite(fails: bool) -> None:
+    simulations = VectorSimulations(SyncVectorEnv([lambda: Blown(fails)]), HORIZON)
+    episodes = explore(simulations, MLPPolicy(2, 1, hidden=(4,)), episodes=1, generator=generator())
+    assert bool(torch.isfinite(episodes.tokens).all()) and episodes.failures == int(fails)
+    # What a failed step earned is not known.
+    assert episodes.valid[0, 0].sum() == (2 if fails else 3)
+    assert episodes.reward[0, 0].tolist() == [1, 2, 0 if fails else 3, 0, 0, 0]

@@ -144,3 +144,10 @@ def test_a_budget_that_ends_in_the_warm_start_is_told(
     assert "warning: the budget ended before maml began; continue with" in after
     train(compose([f"resume={tmp_path / 'run'}", "budget.env_steps=144"]))
     assert "warning" not in capsys.readouterr().out
+
+
+def test_a_budget_that_the_other_run_has_used_is_refused(warm: Path, tmp_path: Path) -> None:
+    given = [*SIZE, "algo=maml", *SMALL["maml"], f"algo.warm_start.run={warm}", f"run_dir={tmp_path / 'ours'}"]
+    with pytest.raises(ConfigError, match="^the budget leaves nothing to train: 48 environment steps"):
+        train(compose([*given, "budget.iterations=null", "budget.env_steps=48"]))
+    assert not (tmp_path / "ours").exists()
