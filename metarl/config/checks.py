@@ -16,6 +16,7 @@ def check_choices(settings: TrainSettings) -> None:
     _check_memory(settings)
     _check_feedback(settings)
     _check_critic(settings)
+    _check_baseline(settings)
 
 
 def _check_memory(settings: TrainSettings) -> None:
@@ -69,10 +70,6 @@ def _check_critic(settings: TrainSettings) -> None:
         raise ConfigError(
             "agent.critic_sees_task=true: algo.baseline=linear asks no critic; choose algo.baseline=critic"
         )
-    alone = [phase for phase in phases if phase.baseline == "linear" and phase.episodes * phase.trial_episodes == 1]
-    if alone:
-        remedy = "choose algo.episodes=10, or algo.baseline=critic"
-        raise ConfigError(f"algo.baseline=linear: fits the returns of a task's only episode away; {remedy}")
     trained = begun or not all(isinstance(phase, WarmStarted) for phase in phases)
     if getattr(settings.agent, "estimates_task", False) and not trained:
         algo = settings.algo.entry or settings.algo.name
@@ -80,3 +77,15 @@ def _check_critic(settings: TrainSettings) -> None:
             f"agent.estimates_task=true: algo={algo} trains no estimate; begin with algo.warm_start.iterations, or"
             " choose algo=in_context"
         )
+
+
+def _check_baseline(settings: TrainSettings) -> None:
+    """A linear baseline has more to fit than it can.
+
+    Raises:
+        ConfigError: if it has one episode of a task.
+    """
+    phases = [phase.settings for phase in settings.phases()]
+    if any(phase.baseline == "linear" and phase.episodes * phase.trial_episodes == 1 for phase in phases):
+        remedy = "choose algo.episodes=10, or algo.baseline=critic"
+        raise ConfigError(f"algo.baseline=linear: fits the returns of a task's only episode away; {remedy}")
