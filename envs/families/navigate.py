@@ -25,7 +25,7 @@ UPRIGHT, HIDDEN = 3, 5  # geom groups: what the lidar sees, and obstacles that d
 SUCCESS_DISTANCE = 0.3  # m
 DIAGONAL = 6.8  # m, of the arena: the largest distance in it
 KEEP_CLEAR = 0.12  # m between bumper and obstacle
-GOALS = Range((-0.6, -1.9), (1.9, 1.9), unit="m", within=(-2.4, 2.4))
+GOALS = Range((-0.6, -1.9), (1.9, 1.9), unit="m", within=(-2.4, 2.4), semantic=True)
 
 # Geom type, and its size as radius * first + second; all of it lies within the radius. The first two are trained on.
 SHAPES = {
@@ -62,8 +62,8 @@ class Navigate(MujocoFamily):
 
     Reward terms, with d from robot to goal in m and c from bumper to the nearest lidar echo in m:
     `beacon` = -0.1 d, `closing` = -dd/dt in m/s (summed over an episode, ten times the way gained), `arrival` =
-    1 - tanh(3 d), `collision` = -1 in a control step in which the bumper touches anything, `proximity` =
-    -0.5 max(0, 1 - c / 0.12), `effort` = -0.005 |action|^2.
+    1 - tanh(3 d) until the bumper has touched anything, as the episode cannot succeed after that, `collision` = -1 in
+    a control step in which it touches anything, `proximity` = -0.5 max(0, 1 - c / 0.12), `effort` = -0.005 |action|^2.
 
     Success: d < 30 cm, and the bumper has touched nothing since the episode began.
 
@@ -71,7 +71,7 @@ class Navigate(MujocoFamily):
     `obstacle_count` (rounded) are tried, and those omitted that come within 35 cm of the goal or within 50 cm of an
     earlier obstacle (from hull to hull), so that there is a way past every obstacle; `obstacle_radius` (16, m);
     `obstacle_shape`; `wheel_friction`; `chassis_mass` (kg); `motor_gain` (left, right). ood: more obstacles, flat ones
-    (elliptic pillars, slabs), one motor much weaker than the other.
+    (elliptic pillars, slabs), one motor much weaker than the other. Goals are held out in blocks of 50 x 76 cm.
     """
 
     name = "navigate"
@@ -183,7 +183,7 @@ class Navigate(MujocoFamily):
         return {
             "beacon": -0.1 * self.distance,
             "closing": (self.distance_before - self.distance) / self.control_period,
-            "arrival": 1.0 - torch.tanh(3.0 * self.distance),
+            "arrival": (1.0 - torch.tanh(3.0 * self.distance)) * ~self.collided,
             "collision": -1.0 * self.bumped,
             "proximity": -0.5 * (1.0 - clearance / KEEP_CLEAR).clamp(0.0, 1.0),
             "effort": -0.005 * action.square().sum(-1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import mujoco
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.core.tasks import Range, TaskDistribution
-from envs.families.navigate import GOAL_CLEARANCE, GOALS, UPRIGHT, Navigate
+from envs.families.navigate import GOAL_CLEARANCE, UPRIGHT, Navigate
 
 RECOGNISED = 0.8  # m, and neither an obstacle nor the wall in between
 PLACES = 16  # along each axis of the docks' region, to tell how much of it has been searched
@@ -36,12 +35,11 @@ class NavigateSearch(Navigate):
     | 42    | 1 while the dock is recognised, else 0                                | 1     | ray casting|
     | 43-44 | goal, only with `goal_visible` (an oracle)                            | m     | task       |
 
-    Reward terms are those of `Navigate` without `beacon`; `arrival` only until the bumper has touched anything, as the
-    episode cannot succeed after that; `closing` = -dm/dt, m the least distance of the episode so far; `search` = 30
-    times the share of the docks' region that comes within 80 cm, on the robot's side of the wall, for the first time
-    in the trial, as long as the dock has not been recognised in it. Paid by the distance, one who does not know where
-    the dock is stays in between; here one who looks in vain loses nothing. The share newly seen is about how likely
-    the dock was found there.
+    Reward terms are those of `Navigate` without `beacon`; `closing` = -dm/dt, m the least distance of the episode so
+    far; `search` = 30 times the share of the docks' region that comes within 80 cm, on the robot's side of the wall,
+    for the first time in the trial, as long as the dock has not been recognised in it. Paid by the distance, one who
+    does not know where the dock is stays in between; here one who looks in vain loses nothing. The share newly seen is
+    about how likely the dock was found there.
     Where nobody says that a trial begins (`begin_trial`), it lasts until the dock is elsewhere.
 
     Feedback (sparse, unless set otherwise): 1 while d < 30 cm, less 1 in a control step in which the bumper touches
@@ -61,8 +59,6 @@ class NavigateSearch(Navigate):
     paid_once = True
     horizon, observation_size = 70, Navigate.observation_size + 3
     edition = 2  # the wall, and how near to it docks stand, were chosen on the first two
-    parameters = {**Navigate.parameters, "goal": replace(GOALS, semantic=True)}
-
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = super().build_spec(distribution)
         half = 0.5 * (EAST - DOOR)
@@ -135,7 +131,6 @@ class NavigateSearch(Navigate):
         del terms["beacon"]
         fresh = (self.near & ~self.searched).float().mean(-1) * ~self.found
         return terms | {
-            "arrival": terms["arrival"] * ~self.collided,
             "closing": (self.nearest_before - self.nearest) / self.control_period,
             "search": 30.0 * fresh,
         }

@@ -362,6 +362,18 @@ def test_reward_terms() -> None:
     assert drive(env, 0 * FORWARD, 1)[-1].terms["proximity"] == pytest.approx(-0.25, abs=0.01)
 
 
+def test_arriving_is_paid_until_something_was_touched() -> None:
+    env = made(tasks(2, goal=[START_X, 0.0]))
+    put(env, START_X, 0.0, 0.0)
+    env.qpos[1, 0] = -2.3  # in the west wall
+    assert drive(env, 0 * FORWARD, 1)[-1].terms["collision"].tolist() == [0.0, -1.0]
+    env.qpos[:, 0] = START_X
+    arrival = drive(env, 0 * FORWARD, 2)[-1].terms["arrival"]
+    assert arrival[0] > 0.9 and arrival[1] == 0.0
+    put(env, START_X, 0.0, 0.0)
+    assert bool((drive(env, 0 * FORWARD, 1)[-1].terms["arrival"] > 0.9).all()), "in the next episode"
+
+
 def test_success_is_within_30_cm() -> None:
     env = made(tasks(2, goal=[[START_X, 0.31], [START_X, 0.29]]))
     assert drive(env, 0 * FORWARD, 1)[-1].success.tolist() == [False, True]
