@@ -59,6 +59,7 @@ class NavigateSearch(Navigate):
     paid_once = True
     horizon, observation_size = 70, Navigate.observation_size + 3
     edition = 2  # the wall, and how near to it docks stand, were chosen on the first two
+
     def build_spec(self, distribution: TaskDistribution) -> mujoco.MjSpec:
         spec = super().build_spec(distribution)
         half = 0.5 * (EAST - DOOR)
