@@ -1,8 +1,9 @@
 """python -m experiments.paper_tables [seeds=0,1,2] [only=point2d,sinusoid] [runs=runs/compare] [out=...] [quick=true]
 
-Write our numbers beside published ones, and say how the protocols differ. Runs that are not trained yet are trained.
+Write our numbers beside published ones, and say how the protocols differ. What the tables of `experiments.compare` have
+with the settings of today is taken from there; other runs are trained, if they are not there yet.
 
-  seeds   of point2d (default: 0,1,2); the cheetahs get the first
+  seeds   of point2d (default: 0,1,2); what is trained of the cheetahs gets the first
   only    some of point2d, cheetah_dir, cheetah_vel, sinusoid
   runs    the folder of the runs, which `experiments.compare` shares
   out     the file to write (default: experiments/results/paper_tables.md)
@@ -17,14 +18,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 import metarl  # noqa: F401  - first: it checks the packages' places
 from experiments.arguments import command, flag, given, numbers
 from experiments.compare.__main__ import SMALL
+from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import Contender, jobs_of
+from experiments.compare.kept import kept, merged
 from experiments.compare.plan import Job, Plan
 from experiments.compare.training import cost, measure, settle
 from experiments.few_shot.report import stored_tables
@@ -35,6 +38,7 @@ from metarl.run_folder import atomic_write
 RESULTS = Path(__file__).parent / "results"
 KEYS = ("seeds", "only", "runs", "out", "quick")
 POINT2D_STEPS = 8_000_000
+Measured = tuple[Mapping[str, Any], float]  # a seed's evaluation, and the environment steps of its training
 HEAD = ("benchmark", "method", "measure", "0 steps", "1 step", "2 steps", "3 steps", "protocol")
 
 
@@ -100,7 +104,7 @@ class Row(NamedTuple):
 
     Args:
         algo: what trains it. method: what the table calls it. protocol: in words.
-        overrides: of its training; none: it is the run of the comparison. env_steps: None: as in the recipe.
+        overrides: of its training; none: it is the contender of the comparison. env_steps: None: as in the recipe.
         split: the published list that it is measured on.
     """
 
@@ -140,20 +144,35 @@ def job(plan: Plan, mine: Row, seed: int) -> Job:
 
 
 def ours(plan: Plan, mine: Row, console: Console) -> list[str]:
-    """Train or load a row of ours, as cells."""
-    seeds = plan.seeds if plan.env == "point2d" else plan.seeds[:1]
-    evaluations, steps = [], []
-    for seed in seeds:
+    """Load or train a row of ours, as cells."""
+    measured = compared(plan, mine, console) or trained(plan, mine, console)
+    curve = over_seeds([evaluation for evaluation, _ in measured])
+    cells = {entry["step"]: cell(entry["return"], MEASURES["return"], len(measured) == 1) for entry in curve}
+    over = f"{len(measured)} seeds" if len(measured) > 1 else "one seed, interval over tasks"
+    steps = sum(steps for _, steps in measured) / len(measured)
+    protocol = f"{mine.protocol}; {steps / 1e6:.1f}M environment steps; {over}"
+    return row(plan.env, f"{mine.method} (ours)", "return", cells, protocol)
+
+
+def compared(plan: Plan, mine: Row, console: Console) -> list[Measured]:
+    """What the table of the comparison has of a row that is one of its contenders, with the settings of today."""
+    if mine.overrides or mine.env_steps or plan.iterations:
+        return []
+    settings = Comparison(plan, console, quick=False, command="").settings
+    found = [each for each in kept(RESULTS / "compare", plan.env) if each.contender == mine.method]
+    return [(each.evaluations[mine.split], each.env_steps) for each in merged([], found, settings)]
+
+
+def trained(plan: Plan, mine: Row, console: Console) -> list[Measured]:
+    """Train a row, or load its runs."""
+    found: list[Measured] = []
+    for seed in plan.seeds if plan.env == "point2d" else plan.seeds[:1]:
         wanted = job(plan, mine, seed)
         console.print(f"\n{plan.env}: {wanted.contender}, seed {seed}", style="bold", markup=False)
         folder = settle(wanted)
-        evaluations.append(measure(folder, Contender(), console, splits=(mine.split,))[mine.split])
-        steps.append(cost(folder)[0])
-    curve = over_seeds(evaluations)
-    cells = {entry["step"]: cell(entry["return"], MEASURES["return"], len(seeds) == 1) for entry in curve}
-    over = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed, interval over tasks"
-    protocol = f"{mine.protocol}; {sum(steps) / len(steps) / 1e6:.1f}M environment steps; {over}"
-    return row(plan.env, f"{mine.method} (ours)", "return", cells, protocol)
+        evaluation = measure(folder, Contender(), console, splits=(mine.split,))[mine.split]
+        found.append((evaluation, cost(folder)[0]))
+    return found
 
 
 def row(benchmark: str, method: str, measure: str, values: Mapping[int, str], protocol: str) -> list[str]:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from experiments import paper_tables, results_page
+from experiments.compare.comparison import Comparison
 from experiments.compare.contenders import Plan
+from experiments.compare.contrasts import Result
 from experiments.few_shot.report import Row
 from metarl.evaluation.statistics import Interval
 from metarl.run_folder import pretrained
@@ -120,6 +123,23 @@ def test_what_is_published_stands_beside_ours(tmp_path: Path, monkeypatch: pytes
     assert " | -40.41 | -11.68 | -3.33 | -3.23 | " in rows[0]
     assert " | -16.0 |  |  | -1.0 | here |" in rows[2]
     assert "| MAML | gradient | 0.600 [0.500, 0.700] | 80 s |" in lines
+
+
+def test_a_contender_of_the_comparison_is_taken_from_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it was made with the settings of today."""
+    plan, console = Plan("cheetah_dir", tmp_path, (0,), (), None), Console()
+    today = Comparison(plan, console, quick=False, command="").settings("maml", 3)
+    curve = [{"step": 1, "return": {"mean": 868.0, "ci95": [800.0, 900.0]}}]
+    table = [
+        Result("maml", seed, 5e6, 1.0, {"test": {"curve": curve}}, (), settings=of)
+        for seed, of in ((3, today), (4, "old"))
+    ]
+    monkeypatch.setattr(paper_tables, "kept", lambda *_: table)
+    mine = paper_tables.Row("maml", "maml", "here")
+    row = paper_tables.ours(plan, mine, console)
+    assert row[4] == "868.00 [800.00, 900.00]*"
+    assert row[-1] == "here; 5.0M environment steps; one seed, interval over tasks"
+    assert not paper_tables.compared(plan, mine._replace(overrides=("env.tasks.mass_scale=1.0",)), console)
 
 
 def test_without_a_few_shot_file_the_published_numbers_stand_alone(
