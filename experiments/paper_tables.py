@@ -119,7 +119,9 @@ class Row(NamedTuple):
 POINT2D = "here: held-out goals (cells of the same square), 40 episodes per step, PPO outer loss"
 LEARNED = f"{POINT2D}, learned inner rates on advantages in units of the returns' spread"
 CHEETAH_DIR = "here: Gymnasium's HalfCheetah with a hidden mass besides, held-out tasks, mean actions"
-CHEETAH_VEL = "here: Gymnasium's HalfCheetah, new tasks from the ranges of training: 0 to 0.4, 0.8 to 1.2, 1.6 to 2 m/s"
+CHEETAH_VEL = "here: Gymnasium's HalfCheetah, new tasks from the ranges of training:"
+TO_2 = f"{CHEETAH_VEL} 0 to 0.4, 0.8 to 1.2, 1.6 to 2 m/s"
+TO_3 = f"{CHEETAH_VEL} 0 to 0.6, 1.2 to 1.8, 2.4 to 3 m/s (0 to 3 in arXiv 1903.08254 and 1910.08348, as curves)"
 ONE_MASS = ("env.tasks.mass_scale=1.0",)
 OURS = {
     "point2d": (
@@ -128,8 +130,9 @@ OURS = {
     ),
     "cheetah_dir": (Row("in_context", "in_context", CHEETAH_DIR), Row("maml", "maml", CHEETAH_DIR)),
     "cheetah_vel": (
-        Row("in_context", "in_context_one_mass", CHEETAH_VEL, ONE_MASS, split="train"),
-        Row("maml", "maml_one_mass", CHEETAH_VEL, ONE_MASS, split="train"),
+        Row("in_context", "in_context_one_mass", TO_2, ONE_MASS, split="train"),
+        Row("maml", "maml_one_mass", TO_2, ONE_MASS, split="train"),
+        Row("in_context", "in_context_to_3", TO_3, (*ONE_MASS, "env.tasks.goal=[0.0,3.0]"), split="train"),
     ),
 }
 
