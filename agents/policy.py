@@ -299,6 +299,11 @@ class Policy(ABC, nn.Module):
         """
         return self.log_std.clamp(*LOG_STD_RANGE).expand_as(like)
 
+    def keep_in_range(self) -> None:
+        """Bring a deviation back that training has moved out of its range: beyond it no gradient would."""
+        with torch.no_grad():
+            self.log_std.clamp_(*LOG_STD_RANGE)
+
 
 def orthogonal_linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
     """A linear layer with orthogonal weights of the given gain and zero bias."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -50,12 +50,13 @@ class VectorSimulations:
         """
         observation, info = self.env.reset()
         self._one_task.check(info)
-        self._over = torch.zeros_like(self._over)
+        self._over, self._last = torch.zeros_like(self._over), None
         return self._finite("observation", _float32(observation), self._over)
 
     def step(self, action: Tensor) -> Step:
         """Raises NotFiniteError for what is not finite in an episode that goes on: no action is chosen by it."""
         if self._last is None or not bool(self._over.all()):
+            self._reset_what_ended()
             observation, reward, terminated, truncated, info = self.env.step(action.clamp(-1.0, 1.0).numpy())
             over = torch.as_tensor(np.asarray(terminated) | np.asarray(truncated))
             unknown = torch.zeros(self.num_simulations, dtype=torch.bool)
@@ -65,6 +66,12 @@ class VectorSimulations:
             seen = self._finite("observation", _float32(observation), self._over)
             self._last = Step(seen, felt, {}, unknown, over, failed, felt)
         return self._last
+
+    def _reset_what_ended(self) -> None:
+        """Where the environment never does: it cannot be stepped with some of its episodes over."""
+        by_hand = self.env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
+        if by_hand and self._last is not None and bool(self._last.terminated.any()):
+            self.env.reset(options={"reset_mask": self._last.terminated.numpy()})
 
     def _finite(self, name: str, value: Tensor, over: Tensor) -> Tensor:
         """The value (N, ...), which has to be finite unless an episode is `over`, (N,); there it is 0 if it is not."""

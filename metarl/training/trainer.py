@@ -216,6 +216,7 @@ class Trainer:
         else:
             with learner.alone():
                 metrics = learner.update(self._of_all(batches))
+        self.policy.keep_in_range()
         if lacking := {"updates", "skipped_updates"} - metrics.keys():
             raise TrainingError(f"{type(learner).__name__}.update: its metrics lack {', '.join(sorted(lacking))}")
         return metrics

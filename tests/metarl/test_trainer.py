@@ -331,6 +331,17 @@ def test_where_the_optimiser_would_step_anyway_it_is_not_called(monkeypatch: pyt
     assert not torch.equal(parameters(trainer)["log_std"], before["log_std"])
 
 
+@pytest.mark.parametrize("algo", ["in_context", "reptile"])
+def test_a_deviation_that_left_its_range_can_be_learned_again(algo: str) -> None:
+    trainer = trainer_of(point2d(algo, **ALGORITHMS[algo][1]))
+    with torch.no_grad():
+        trainer.policy.log_std.copy_(torch.tensor([1.5, -5.0]))  # as a step of the optimiser leaves it
+    trainer.iterate()
+    torch.testing.assert_close(trainer.policy.log_std.detach(), torch.tensor([1.0, -4.0]), rtol=0.0, atol=0.1)
+    trainer.policy.bounded_log_std(trainer.policy.log_std).sum().backward()
+    assert trainer.policy.log_std.grad is not None and bool(trainer.policy.log_std.grad.all())
+
+
 def test_the_gradient_is_clipped_to_its_limit() -> None:
     trainer = trainer_of(point2d(outer={"max_grad_norm": 0.5}))
     learner = trainer.learner

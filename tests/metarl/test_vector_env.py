@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch.func import functional_call
 
 from agents.mlp import MLPPolicy
@@ -47,13 +47,14 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
 @pytest.mark.parametrize("truncates", [False, True])
-def test_an_episode_that_ends_early_counts_up_to_its_end(truncates: bool) -> None:
+def test_an_episode_that_ends_early_counts_up_to_its_end(truncates: bool, mode: AutoresetMode) -> None:
     inside = [Counter(2, truncates), Counter(4, truncates)]
     torch.manual_seed(0)
     policy = MLPPolicy(2, 1, hidden=(4,), initial_std=2.0)
     episodes = explore(
-        VectorSimulations(SyncVectorEnv([lambda: inside[0], lambda: inside[1]]), HORIZON),
+        VectorSimulations(SyncVectorEnv([lambda: inside[0], lambda: inside[1]], autoreset_mode=mode), HORIZON),
         policy,
         episodes=3,
         generator=generator(),
